@@ -1,0 +1,274 @@
+"""What a run is: every setting with its unit and range, the presets, and the checks that need no data.
+
+This module imports neither torch nor anything else of the package: `--help` and a typing error answer at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+class InputError(ValueError):
+    """The user's input can't be used. The message is one line: the field or file, what is wrong, the way out."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    name: Literal["mnist", "fashion-mnist", "kmnist", "qmnist"] = "mnist"
+    """Data set, by name."""
+    root: Path = Path("data")
+    """Folder of the data, laid out as torchvision writes it; a download goes here too."""
+    source: Literal["auto", "local", "download", "sample"] = "auto"
+    """Where images come from. auto: local files in root, else a download, else the 5,000 digits of the sample."""
+    download_timeout: float = 120.0
+    """Longest that a download may take, in seconds (> 0)."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    architecture: Literal["mlp"] = "mlp"
+    """Pair of networks, by name."""
+    latent_dim: int = 64
+    """Numbers in a latent vector (>= 1)."""
+    hidden_dim: int = 256
+    """Units in a hidden layer, of both networks (>= 1)."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    learning_rate: float = 2e-4
+    """Adam's step size, for both networks (> 0)."""
+    beta1: float = 0.9
+    """Adam's decay of the gradient's mean (in [0, 1))."""
+    beta2: float = 0.999
+    """Adam's decay of the gradient's square (in [0, 1))."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    epochs: int = 300
+    """Passes over the data set (>= 1)."""
+    steps: int | None = None
+    """End after this many steps, even inside an epoch (>= 1). None: epochs decides."""
+    batch_size: int = 100
+    """Images in one step over all processes together (>= 1, divisible by the number of processes)."""
+    seed: int = 0
+    """With the rest of the configuration it fixes the run: first weights, order of the images, latents (>= 0)."""
+    loss: Literal["bce"] = "bce"
+    """Adversarial loss, by name. bce: binary cross entropy, non-saturating."""
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
+    """Precision of the forward passes; fp16 needs a GPU. None: what accelerate launch was given, else no."""
+    threads: int | None = None
+    """CPU threads of a process (>= 1). None: the machine's cores divided by the processes on it."""
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    every_steps: int = 100
+    """Steps between two lines of metrics.jsonl (>= 1); a line holds the means since the one before."""
+
+
+@dataclass(frozen=True)
+class SamplesConfig:
+    every_epochs: int = 1
+    """Epochs between two grids of generated images (>= 1)."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every_steps: int | None = None
+    """Steps between two checkpoints (>= 1). None: one at the end of each epoch."""
+    keep: int = 3
+    """Newest checkpoints that stay on disk (>= 1)."""
+
+
+@dataclass(frozen=True)
+class WandbConfig:
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """Weights & Biases. auto: online if an API key is found, else offline. WANDB_MODE is heeded by auto."""
+    project: str = "gan_dist"
+    """Project on the W&B server."""
+    name: str | None = None
+    """Name of the run on the dashboard. None: the run folder's name."""
+    timeout: float = 30.0
+    """Longest wait for the W&B server, at the start and again at the end, in seconds (> 0)."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    dir: Path = Path("runs/seed")
+    """Folder of the run: configuration, metrics, samples, checkpoints."""
+    resume: Literal["auto", "never", "must"] = "auto"
+    """auto: go on where the run in dir stopped, start if there is none. never, must: refuse the one or the other."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run. (seed, configuration) fixes it; the number of processes changes only its speed."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """The images."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The two networks."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Adam, one for each network."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The training itself."""
+    log: LogConfig = field(default_factory=LogConfig)
+    """metrics.jsonl, the console and the dashboard's curves."""
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+    """Grids of generated images."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """Checkpoints."""
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    """The dashboard."""
+    run: RunConfig = field(default_factory=RunConfig)
+    """The run's folder."""
+
+
+def seed() -> Config:
+    """The teaching notebook's GAN: two small MLPs, binary cross entropy, Adam 2e-4, batch 100, 300 epochs."""
+    return Config()
+
+
+PRESETS: dict[str, Callable[[], Config]] = {"seed": seed}
+
+
+# A resumed run may change these: they say where things are, how often they are shown and when to end, but not
+# one number of the trajectory. Every other field has to be as it was.
+CHANGEABLE_ON_RESUME = (
+    "data.root",
+    "data.source",
+    "data.download_timeout",
+    "train.epochs",
+    "train.steps",
+    "train.threads",
+    "log.",
+    "samples.",
+    "checkpoint.",
+    "wandb.",
+    "run.",
+)
+
+
+def validate(config: Config) -> None:
+    """Check every field that can be checked without the data and the processes.
+
+    Raises:
+        InputError: names the field, its value and the values that work.
+    """
+
+    def require(ok: bool, name: str, must: str) -> None:
+        if not ok:
+            raise InputError(f"{name}={to_flat(config)[name]} can't be used: it must be {must}")
+
+    at_least_one = {
+        "model.latent_dim": config.model.latent_dim,
+        "model.hidden_dim": config.model.hidden_dim,
+        "train.epochs": config.train.epochs,
+        "train.steps": config.train.steps,
+        "train.batch_size": config.train.batch_size,
+        "train.threads": config.train.threads,
+        "log.every_steps": config.log.every_steps,
+        "samples.every_epochs": config.samples.every_epochs,
+        "checkpoint.every_steps": config.checkpoint.every_steps,
+        "checkpoint.keep": config.checkpoint.keep,
+    }
+    for name, value in at_least_one.items():
+        require(value is None or value >= 1, name, "a whole number of at least 1")
+    require(config.train.seed >= 0, "train.seed", "a whole number of at least 0")
+    positive = {
+        "optimizer.learning_rate": config.optimizer.learning_rate,
+        "data.download_timeout": config.data.download_timeout,
+        "wandb.timeout": config.wandb.timeout,
+    }
+    for name, number in positive.items():
+        require(math.isfinite(number) and number > 0, name, "a finite number above 0")
+    require(0 <= config.optimizer.beta1 < 1, "optimizer.beta1", "in [0, 1)")
+    require(0 <= config.optimizer.beta2 < 1, "optimizer.beta2", "in [0, 1)")
+    if config.data.source == "sample" and config.data.name != "mnist":
+        raise InputError(
+            f"data.source=sample has MNIST digits only, not data.name={config.data.name}; use source local or download"
+        )
+
+
+def check_divisible(batch_size: int, processes: int) -> None:
+    """Check that every process gets the same whole number of images of a batch.
+
+    Raises:
+        InputError: names the two nearest batch sizes that work.
+    """
+    rest = batch_size % processes
+    if rest:
+        below, above = batch_size - rest, batch_size - rest + processes
+        use = f"{below} or {above}" if below else f"{above}"
+        raise InputError(f"train.batch_size={batch_size} is not divisible by {processes} processes; use {use}")
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The configuration as JSON has it: nested dictionaries, paths as strings."""
+    return _plain(dataclasses.asdict(config))
+
+
+def to_flat(config: Config) -> dict[str, Any]:
+    """The configuration as one level of dotted names, as on the command line: {"train.epochs": 300, ...}."""
+    return _flatten(to_dict(config))
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """The configuration that `to_dict` gave.
+
+    Raises:
+        InputError: a field that this version does not know, or a section that is no dictionary.
+    """
+    return _build(Config, values, "")
+
+
+def differences(before: Mapping[str, Any], config: Config) -> list[str]:
+    """Fields in which a stored configuration (of `to_dict`) keeps this one from going on with its run.
+
+    Returns:
+        One "name: stored -> new" for each, in the order of the fields.
+    """
+    old, new = _flatten(before), to_flat(config)
+    return [
+        f"{name}: {old.get(name, '(none)')} -> {new.get(name, '(none)')}"
+        for name in {**old, **new}
+        if not name.startswith(CHANGEABLE_ON_RESUME)
+        and old.get(name, dataclasses.MISSING) != new.get(name, dataclasses.MISSING)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return str(value) if isinstance(value, Path) else value
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def _build(cls: type, values: Any, prefix: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise InputError(f"the stored configuration's {prefix.rstrip('.') or 'whole'} is not a dictionary")
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise InputError(f"the stored configuration has a field {prefix + key} that this version doesn't know")
+        kind = hints[key]
+        if dataclasses.is_dataclass(kind):
+            arguments[key] = _build(typing.cast(type, kind), value, f"{prefix}{key}.")
+        else:
+            arguments[key] = Path(value) if kind is Path else value
+    return cls(**arguments)

@@ -1,0 +1,111 @@
+"""Images that live on the device as uint8, fetched a whole batch at a time, in an order fixed by the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from gan_dist.seeding import generator_for
+
+
+def normalize(pixels: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Pixels 0..255, that is x = pixel/255 in [0, 1], to (x - 0.5) / 0.5 in [-1, 1], where Tanh lives.
+
+    The ends are exact: 0 -> -1 and 255 -> 1.
+    """
+    return pixels.to(torch.float32).div_(127.5).sub_(1)
+
+
+def denormalize(images: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Images in [-1, 1] back to [0, 1]: x * 0.5 + 0.5. What lies outside is an error of the caller, and cut off."""
+    return images.mul(0.5).add_(0.5).clamp_(0, 1)
+
+
+class ResidentImages(Dataset[Tensor]):
+    """A data set that lies on the device, so that a batch is one gather and one conversion there.
+
+    Args:
+        images: uint8 (n, C, H, W), on the device where the networks are.
+    """
+
+    def __init__(self, images: UInt8[Tensor, "n c h w"]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Float[Tensor, "c h w"]:
+        return normalize(self.images[index])
+
+    def __getitems__(self, indices: Int[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+        """A whole batch: DataLoader calls this instead of `__getitem__` image by image."""
+        return normalize(self.images.index_select(0, indices))
+
+
+class GlobalBatches(Sampler[Tensor]):
+    """The order of the images: one stream that runs through a fresh permutation for every epoch.
+
+    Step s (from 0) takes places s*B .. (s+1)*B - 1 of the stream, wherever an epoch ends in it. So every batch is
+    full, every image comes exactly once an epoch, and the order depends on nothing but (seed, step): not on the
+    number of processes, and not on where the run was resumed.
+
+    Args:
+        dataset_size: images in the data set.
+        batch_size: images in a global batch; Accelerate gives each rank its slice.
+        seed: the run's seed.
+        steps: the steps to yield, as range(first, last + 1) counted from 0.
+        device: where the indices are wanted.
+    """
+
+    # Read by accelerate.BatchSamplerShard, which cuts the batches for the ranks.
+    drop_last = True
+
+    def __init__(self, dataset_size: int, batch_size: int, seed: int, steps: range, device: torch.device) -> None:
+        assert batch_size <= dataset_size
+        self.dataset_size = dataset_size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.steps = steps
+        self.device = device
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        epoch = -1
+        order = torch.empty(0)
+        for step in self.steps:
+            begin = step * self.batch_size
+            if begin // self.dataset_size != epoch:
+                epoch = begin // self.dataset_size
+                order = self.permutation(epoch)
+            begin -= epoch * self.dataset_size
+            batch = order[begin : begin + self.batch_size]
+            if len(batch) < self.batch_size:  # the batch goes on in the next epoch
+                epoch += 1
+                order = self.permutation(epoch)
+                batch = torch.cat([batch, order[: self.batch_size - len(batch)]])
+            yield batch
+
+    def permutation(self, epoch: int) -> Int[Tensor, " n"]:
+        """The order of epoch `epoch` (from 0). Drawn on the CPU: the same on every kind of device."""
+        generator = generator_for(self.seed, "order", epoch)
+        return torch.randperm(self.dataset_size, generator=generator).to(self.device)
+
+
+def make_loader(dataset: ResidentImages, batches: GlobalBatches) -> DataLoader[Tensor]:
+    """The loader that `Accelerator.prepare` shards (with split_batches: the batch size is global)."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=_as_it_is,  # __getitems__ made the batch
+        generator=torch.Generator(),  # else each iterator draws a seed from the global generator
+    )
+
+
+def _as_it_is(batch: Tensor) -> Tensor:
+    return batch

@@ -1,0 +1,29 @@
+"""The curves of a run, drawn from its metrics.jsonl: both losses and both scores."""
+
+from __future__ import annotations
+
+from gan_dist.run.folder import RunFolder, replacing
+
+
+def draw_curves(folder: RunFolder) -> None:
+    """Draw the losses of both networks, and D's score of real and of fake images, over the epochs."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = folder.read_metrics()
+    epochs = [row["epoch"] for row in rows]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    losses, scores = figure.subplots(1, 2)
+    losses.plot(epochs, [row["loss/discriminator"] for row in rows], label="discriminator")
+    losses.plot(epochs, [row["loss/generator"] for row in rows], label="generator")
+    losses.set(title="losses", xlabel="epoch", ylim=(0, None))
+    scores.plot(epochs, [row["score/real"] for row in rows], label="real_score: D(x)")
+    scores.plot(epochs, [row["score/fake"] for row in rows], label="fake_score: D(G(z))")
+    scores.axhline(0.5, color="gray", linewidth=0.8, linestyle="--")
+    scores.set(title="scores", xlabel="epoch", ylim=(0, 1))
+    for axis in (losses, scores):
+        axis.legend()
+        axis.grid(alpha=0.3)
+    with replacing(folder.curves) as beside:
+        figure.savefig(beside, dpi=100)

@@ -1,0 +1,131 @@
+"""What the launcher gave us: ranks, threads, precision; and ranks that act as one."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, broadcast_object_list
+
+from gan_dist.config import InputError
+
+T = TypeVar("T")
+
+
+def start_accelerator(mixed_precision: str | None, threads: int | None) -> Accelerator:
+    """Join the ranks that the launcher started, on whatever device there is, and take a fair share of the cores.
+
+    Args:
+        mixed_precision: "no", "bf16" or "fp16"; None: what the launcher was given.
+        threads: CPU threads of this process; None: the cores divided by the processes on this machine.
+
+    Raises:
+        InputError: fp16 without a GPU, or ranks that did not find each other.
+    """
+    has_gpu = torch.accelerator.is_available()
+    precision = mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision not in ("no", "bf16", "fp16"):
+        raise InputError(f"mixed_precision={precision} is not supported; use no, bf16 or fp16")
+    if precision == "fp16" and not has_gpu:
+        raise InputError("mixed_precision=fp16 needs a GPU, and there is none here; use bf16 or no")
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    # The launcher sets OMP_NUM_THREADS=1 whatever the machine.
+    torch.set_num_threads(threads or max(1, usable_cores() // local_ranks))
+    accelerator = Accelerator(
+        # Without this a multi-process launch on a machine without a GPU makes two runs of one process each.
+        cpu=not has_gpu,
+        mixed_precision=precision,
+        log_with="wandb",
+        dataloader_config=DataLoaderConfiguration(split_batches=True),  # the batch size is global
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != launched:
+        raise InputError(
+            f"the launcher started {launched} processes and {accelerator.num_processes} found each other; "
+            "launch with accelerate_config.yaml, or with torchrun"
+        )
+    return accelerator
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: those it is bound to, or fewer if its container has a smaller quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # no cgroup, or the quota is "max"
+        return cores
+
+
+def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """Do `work` on rank 0 alone; every rank gets its result, or its InputError.
+
+    So files are read and written once, and no rank can disagree with another about what is in them. A collective:
+    every rank must reach it. The result travels pickled between our own processes.
+    """
+    outcome: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            outcome[0] = work()
+        except InputError as error:
+            outcome[0] = error
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], InputError):
+        raise outcome[0]
+    return outcome[0]
+
+
+def processes_asked_for() -> int | None:
+    """How many processes `accelerate launch` was asked for, where this process is its child and that can be seen.
+
+    Some spellings (--cpu --num_processes 2; a config with MULTI_CPU) start a single one without a word.
+    """
+    try:
+        words = Path(f"/proc/{os.getppid()}/cmdline").read_text().split("\0")
+    except OSError:
+        return None
+    if "ACCELERATE_MIXED_PRECISION" not in os.environ or "launch" not in words:
+        return None
+    options = words[words.index("launch") + 1 :]
+    asked = _option(options, "num_processes")
+    if asked is None and (file := _option(options, "config_file")) is not None:
+        try:
+            asked = yaml.safe_load(Path(file).read_text()).get("num_processes")
+        except (OSError, yaml.YAMLError, AttributeError):
+            return None
+    return int(asked) if str(asked).isdigit() else None
+
+
+def _option(words: list[str], name: str) -> str | None:
+    """The value of --name or --na-me among a command's words, as "--name value" or "--name=value"."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        flag, _, value = word.partition("=")
+        if flag.lstrip("-").replace("-", "_") == name and flag.startswith("--"):
+            return value or following
+    return None
+
+
+def describe_machine(accelerator: Accelerator) -> dict[str, Any]:
+    """What environment.json says of the software and the hardware of this session."""
+    device = accelerator.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    packages = ("gan_dist", "torch", "torchvision", "accelerate", "wandb", "numpy", "safetensors")
+    return {
+        "processes": accelerator.num_processes,
+        "device": str(device.type),
+        "device_name": name,
+        "mixed_precision": accelerator.mixed_precision,
+        "threads_per_process": torch.get_num_threads(),
+        "cores": usable_cores(),
+        "distributed_type": accelerator.distributed_type.value,
+        "platform": platform.platform(),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+    }

@@ -1,0 +1,100 @@
+"""Being asked to stop: signals, the launcher's death, and all ranks deciding it at the same step."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+# Clusters announce the end of a job with one of the last two; NCCL catches USR1 itself, so prefer USR2 on GPUs.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_SAME_WISH = 2.0  # seconds: a terminal and a launcher that both pass on one Ctrl-C are one wish
+_PR_SET_PDEATHSIG = 1
+
+
+class StopRequest:
+    """Whether somebody asked this process to stop. The second time it is asked, it ends at once."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self._asked_at = 0.0
+
+    @property
+    def pending(self) -> bool:
+        return bool(self.reason)
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals over for the time of the block. Only a main thread can; elsewhere this does nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        # What is ignored stays so: under nohup a run outlives its terminal.
+        heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._on_signal) for number in heeded}
+        _die_with_the_launcher()
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if not self.pending:
+            self.reason = signal.Signals(number).name
+            self._asked_at = now
+        elif now - self._asked_at > _SAME_WISH:
+            os._exit(128 + number)  # the last whole checkpoint stays
+
+
+class StopAgreement:
+    """All ranks learn at the same step that one of them was asked to stop.
+
+    Every step each rank puts in its word, and reads the sum of the words of the step before: the exchange runs
+    beside the arithmetic, and nothing waits for it. It has a group of its own on the CPU, so that no GPU does.
+    """
+
+    def __init__(self, request: StopRequest) -> None:
+        self._request = request
+        self._group = dist.new_group(backend="gloo") if dist.is_initialized() and dist.get_world_size() > 1 else None
+        self._word = torch.zeros(1, dtype=torch.int32)
+        self._exchange: dist.Work | None = None
+
+    def reached(self) -> bool:
+        """Whether to stop after this step: the same answer on every rank. Every rank must ask at every step."""
+        if self._group is None:
+            return self._request.pending
+        stop = False
+        if self._exchange is not None:
+            self._exchange.wait()
+            stop = self._word.item() > 0
+        self._word.fill_(self._request.pending)
+        self._exchange = dist.all_reduce(self._word, group=self._group, async_op=True)
+        return stop
+
+    def close(self) -> None:
+        """End the exchange under way. Every rank must reach this after the same number of steps."""
+        if self._exchange is not None:
+            self._exchange.wait()
+
+
+def _die_with_the_launcher() -> None:
+    """Have the kernel send SIGTERM when the launcher dies, which otherwise would leave this process behind.
+
+    Only under a launcher: a process started from a shell must outlive it (nohup). Linux only.
+    """
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+    if launched and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() == 1:  # it died before we asked
+            os.kill(os.getpid(), signal.SIGTERM)

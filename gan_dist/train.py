@@ -1,0 +1,96 @@
+"""The door that `accelerate launch` opens: parse, build, train. Also `python gan_dist/train.py`, and torchrun."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:
+    # Run as a script, Python put this folder first on the path, where config.py and data/ look like packages of
+    # their own. The package's parent belongs there: this checkout is what runs, whatever else is installed.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import contextlib
+import difflib
+import io
+import os
+from collections.abc import Sequence
+
+import tyro
+
+from gan_dist.config import PRESETS, Config, InputError, validate
+
+
+def parse(arguments: Sequence[str], prog: str = "gan_dist/train.py") -> Config:
+    """[PRESET] and flags to a valid configuration. Imports no torch: --help and a typing error answer at once.
+
+    Raises:
+        InputError: an unknown preset or flag, or a value that can't be used.
+        SystemExit: --help was asked for and printed.
+    """
+    preset, rest = "seed", list(arguments)
+    if rest and not rest[0].startswith("-"):
+        preset, *rest = rest
+    if preset not in PRESETS:
+        raise InputError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}")
+    complaints = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaints):
+            config, unknown = tyro.cli(
+                Config,
+                prog=f"{prog} [PRESET]",
+                description=(
+                    "Train a generator and a discriminator. PRESET names the values to start from "
+                    f"({', '.join(PRESETS)}; without one: seed); each flag overrides one of them."
+                ),
+                default=PRESETS[preset](),
+                args=rest,
+                return_unknown_args=True,
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise InputError(_one_line(complaints.getvalue())) from None
+    if unknown:
+        flags = [f"--{name.replace('_', '-')}" for name in _flag_names()]
+        near = difflib.get_close_matches(unknown[0], flags, n=1)
+        hint = f"did you mean {near[0]}?" if near else "--help lists them all"
+        raise InputError(f"there is no flag {unknown[0]}; {hint}")
+    validate(config)
+    return config
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "gan_dist/train.py") -> int:
+    """Train as the command line says.
+
+    Returns:
+        The exit code: 0 finished, 75 stopped by a signal and resumable, 2 bad input. Anything else raises: 1.
+    """
+    try:
+        config = parse(sys.argv[1:] if arguments is None else arguments, prog)
+        from gan_dist.training.engine import run_to_end
+
+        return run_to_end(config)
+    except InputError as error:
+        if os.environ.get("RANK", "0") == "0":  # every rank has the same
+            print(f"gan_dist: {error}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:  # before there was anything to save
+        return 130
+
+
+def _flag_names() -> list[str]:
+    from gan_dist.config import to_flat
+
+    return list(to_flat(Config()))
+
+
+def _one_line(box: str) -> str:
+    """What tyro says in a box over several lines, up to its first rule, as one line."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    end = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
+    return " ".join(lines[:end])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The arithmetic of a run, and the loop around it."""

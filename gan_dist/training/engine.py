@@ -1,0 +1,180 @@
+"""build(config) makes a run, or finds it where it stopped; train(run) is the loop."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+
+import torch
+
+from gan_dist.config import Config, check_divisible
+from gan_dist.data.dataset import GlobalBatches, ResidentImages, make_loader
+from gan_dist.models import build_pair
+from gan_dist.run.checkpoint import Checkpoints, load_optimizer_tensors
+from gan_dist.run.console import Console
+from gan_dist.run.folder import STOPPED_EXIT_CODE, RunFolder
+from gan_dist.run.launcher import on_main, processes_asked_for, start_accelerator
+from gan_dist.run.preemption import StopAgreement, StopRequest
+from gan_dist.run.samples import COUNT
+from gan_dist.run.tracking import WandbTracker
+from gan_dist.training import outputs
+from gan_dist.training.latents import Latents, fixed_latents
+from gan_dist.training.losses import LOSSES
+from gan_dist.training.meter import Meter
+from gan_dist.training.outputs import Run
+from gan_dist.training.schedule import Schedule
+from gan_dist.training.start import find_start
+from gan_dist.training.steps import Gan, discriminator_step, generator_step
+
+
+def train(run: Run) -> str:
+    """Train to the last step, or until somebody asks to stop.
+
+    Returns:
+        "finished" or "stopped".
+    """
+    run.started = time.perf_counter()
+    run.logged = (run.step, run.started)
+    run.console.begin(run.step, run.schedule.total_steps)
+    for step, real in enumerate(run.loader, run.step + 1):  # real: (n, C, H, W) in [-1, 1], this rank's share
+        stats = discriminator_step(run.gan, real, step)
+        stats |= generator_step(run.gan, step)
+        run.meter.add(stats)  # stays on the device
+        run.step = step
+        at = run.schedule.at(step, run.stopping.reached())  # the same answer on every rank
+        if at.log:
+            outputs.log(run)
+        if at.sample and run.writes:
+            outputs.sample(run)
+        if at.checkpoint:
+            outputs.checkpoint(run)
+        if at.stop:
+            break
+    run.stopping.close()
+    return "finished" if run.step >= run.schedule.total_steps else "stopped"
+
+
+def build(config: Config, request: StopRequest) -> Run:
+    """Make a run ready for its next step: the first, or the one after its newest checkpoint.
+
+    Args:
+        config: a valid configuration.
+        request: where the process hears that it should stop.
+
+    Raises:
+        InputError: the same one on every rank.
+    """
+    accelerator = start_accelerator(config.train.mixed_precision, config.train.threads)
+    device, ranks = accelerator.device, accelerator.num_processes
+    train_config = dataclasses.replace(config.train, mixed_precision=accelerator.mixed_precision)
+    config = dataclasses.replace(config, train=train_config)
+    check_divisible(config.train.batch_size, ranks)
+    console = Console(speaks=accelerator.is_main_process)
+    asked = processes_asked_for()
+    if asked is not None and asked > 1 and ranks == 1:
+        console.announce(
+            f"accelerate launch was asked for {asked} processes and started one: on a machine without a GPU use "
+            f"--config_file accelerate_config.yaml --num_processes {asked}"
+        )
+
+    folder = RunFolder(config.run.dir)
+    checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep)
+    # Rank 0 reads, and sends what it read: every rank starts from the same, and needs no file of its own.
+    start = on_main(accelerator, lambda: find_start(config, folder, checkpoints, console.announce))
+    found = start.checkpoint
+    step = found.step if found else 0
+    images = start.images.images
+    schedule = Schedule(config, len(images))
+
+    generator, discriminator = build_pair(config.model, tuple(images.shape[1:]), config.train.seed)
+    if found:
+        generator.load_state_dict(found.tensors["generator"])
+        discriminator.load_state_dict(found.tensors["discriminator"])
+    adam = {"lr": config.optimizer.learning_rate, "betas": (config.optimizer.beta1, config.optimizer.beta2)}
+    generator_optimizer = torch.optim.Adam(generator.to(device).parameters(), fused=True, **adam)
+    discriminator_optimizer = torch.optim.Adam(discriminator.to(device).parameters(), fused=True, **adam)
+    if found:
+        load_optimizer_tensors(generator_optimizer, found.tensors["generator_optimizer"])
+        load_optimizer_tensors(discriminator_optimizer, found.tensors["discriminator_optimizer"])
+    batches = GlobalBatches(
+        len(images), config.train.batch_size, config.train.seed, range(step, schedule.total_steps), device
+    )
+    loader = make_loader(ResidentImages(images.to(device)), batches)
+    prepared = accelerator.prepare(
+        generator, discriminator, generator_optimizer, discriminator_optimizer, loader
+    )
+    generator, discriminator, generator_optimizer, discriminator_optimizer, loader = prepared
+    if found and accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(found.state["scaler"])
+
+    gan = Gan(
+        generator=generator,
+        discriminator=discriminator,
+        bare_generator=accelerator.unwrap_model(generator),
+        bare_discriminator=accelerator.unwrap_model(discriminator),
+        generator_optimizer=generator_optimizer,
+        discriminator_optimizer=discriminator_optimizer,
+        loss=LOSSES[config.train.loss],
+        latents=Latents(
+            config.train.seed,
+            config.model.latent_dim,
+            config.train.batch_size,
+            accelerator.process_index,
+            ranks,
+            device,
+        ),
+        backward=accelerator.backward,
+    )
+    meter = Meter(config.log.every_steps, accelerator.gather, ranks, device)
+    if found:
+        meter.load_state(found.state["metrics_window"])
+    run = Run(
+        config=config,
+        accelerator=accelerator,
+        gan=gan,
+        loader=loader,
+        schedule=schedule,
+        meter=meter,
+        request=request,
+        stopping=StopAgreement(request),
+        folder=folder,
+        checkpoints=checkpoints,
+        wandb=WandbTracker(accelerator, config.wandb, folder, console.announce),
+        console=console,
+        images=start.images,
+        fixed_latents=fixed_latents(config.train.seed, COUNT, config.model.latent_dim).to(device),
+        step=step,
+        seconds=found.state["seconds"] if found else 0.0,
+    )
+    on_main(accelerator, lambda: outputs.begin(run, found.state["wandb_id"] if found else None))
+    return run
+
+
+def run_to_end(config: Config) -> int:
+    """Build a run, train it, and leave the process as it was.
+
+    Returns:
+        The exit code: 0 finished, 75 stopped and resumable.
+
+    Raises:
+        InputError: the user's input can't be used; nothing was written.
+    """
+    request = StopRequest()
+    with request.listening():
+        run = build(config, request)
+        try:
+            state = train(run)
+        except BaseException as error:
+            if run.writes:
+                with contextlib.suppress(OSError):  # the disk may be what failed
+                    outputs.end(run, "failed", f"{type(error).__name__}: {error}")
+            raise
+        if run.writes:
+            outputs.end(run, state, request.reason or f"{run.schedule.epoch(run.step):g} epochs done")
+        # Every rank waits here for rank 0's pictures: a launcher that sees one worker end stops the others.
+        run.accelerator.wait_for_everyone()
+    run.folder.unlock()
+    run.accelerator.trackers = []  # finished above
+    run.accelerator.end_training()
+    return 0 if state == "finished" else STOPPED_EXIT_CODE
