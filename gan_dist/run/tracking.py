@@ -51,7 +51,11 @@ class WandbTracker:
     """
 
     def __init__(
-        self, accelerator: Accelerator, config: WandbConfig, folder: RunFolder, announce: Callable[[str], None]
+        self,
+        accelerator: Accelerator,
+        config: WandbConfig,
+        folder: RunFolder,
+        announce: Callable[[str], None],
     ) -> None:
         self.accelerator = accelerator
         self.config = config
@@ -69,7 +73,7 @@ class WandbTracker:
             resume_id: the W&B run to go on with; None: a new one.
             logged_through: the last step that this run was sent already; those up to it are not sent again.
         """
-        wanted = self.config.mode
+        wanted: str = self.config.mode
         if wanted == "auto":
             wanted = os.environ.get("WANDB_MODE") or ("online" if has_api_key() else "offline")
         self.logged_through = logged_through if resume_id else 0

@@ -7,8 +7,9 @@ import dataclasses
 import time
 
 import torch
+from torch import nn
 
-from gan_dist.config import Config, check_divisible
+from gan_dist.config import Config, OptimizerConfig, check_divisible
 from gan_dist.data.dataset import GlobalBatches, ResidentImages, make_loader
 from gan_dist.models import build_pair
 from gan_dist.run.checkpoint import Checkpoints, load_optimizer_tensors
@@ -85,25 +86,23 @@ def build(config: Config, request: StopRequest) -> Run:
     found = start.checkpoint
     step = found.step if found else 0
     images = start.images.images
-    schedule = Schedule(config, len(images))
+    count, channels, height, width = images.shape
+    schedule = Schedule(config, count)
 
-    generator, discriminator = build_pair(config.model, tuple(images.shape[1:]), config.train.seed)
+    generator, discriminator = build_pair(config.model, (channels, height, width), config.train.seed)
     if found:
         generator.load_state_dict(found.tensors["generator"])
         discriminator.load_state_dict(found.tensors["discriminator"])
-    adam = {"lr": config.optimizer.learning_rate, "betas": (config.optimizer.beta1, config.optimizer.beta2)}
-    generator_optimizer = torch.optim.Adam(generator.to(device).parameters(), fused=True, **adam)
-    discriminator_optimizer = torch.optim.Adam(discriminator.to(device).parameters(), fused=True, **adam)
+    generator_optimizer = _adam(generator.to(device), config.optimizer)
+    discriminator_optimizer = _adam(discriminator.to(device), config.optimizer)
     if found:
         load_optimizer_tensors(generator_optimizer, found.tensors["generator_optimizer"])
         load_optimizer_tensors(discriminator_optimizer, found.tensors["discriminator_optimizer"])
     batches = GlobalBatches(
-        len(images), config.train.batch_size, config.train.seed, range(step, schedule.total_steps), device
+        count, config.train.batch_size, config.train.seed, range(step, schedule.total_steps), device
     )
     loader = make_loader(ResidentImages(images.to(device)), batches)
-    prepared = accelerator.prepare(
-        generator, discriminator, generator_optimizer, discriminator_optimizer, loader
-    )
+    prepared = accelerator.prepare(generator, discriminator, generator_optimizer, discriminator_optimizer, loader)
     generator, discriminator, generator_optimizer, discriminator_optimizer, loader = prepared
     if found and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(found.state["scaler"])
@@ -171,10 +170,15 @@ def run_to_end(config: Config) -> int:
                     outputs.end(run, "failed", f"{type(error).__name__}: {error}")
             raise
         if run.writes:
-            outputs.end(run, state, request.reason or f"{run.schedule.epoch(run.step):g} epochs done")
+            outputs.end(run, state, request.reason or f"{run.schedule.epoch(run.step):.4g} epochs done")
         # Every rank waits here for rank 0's pictures: a launcher that sees one worker end stops the others.
         run.accelerator.wait_for_everyone()
     run.folder.unlock()
     run.accelerator.trackers = []  # finished above
     run.accelerator.end_training()
     return 0 if state == "finished" else STOPPED_EXIT_CODE
+
+
+def _adam(network: nn.Module, config: OptimizerConfig) -> torch.optim.Adam:
+    betas = (config.beta1, config.beta2)
+    return torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=betas, fused=True)

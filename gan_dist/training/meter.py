@@ -24,9 +24,7 @@ class Meter:
         device: where the figures are.
     """
 
-    def __init__(
-        self, window: int, gather: Callable[[Tensor], Tensor], ranks: int, device: torch.device
-    ) -> None:
+    def __init__(self, window: int, gather: Callable[[Tensor], Tensor], ranks: int, device: torch.device) -> None:
         self.window = window
         self.gather = gather
         self.ranks = ranks

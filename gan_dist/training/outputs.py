@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -82,7 +80,12 @@ def begin(run: Run, wandb_id: str | None) -> None:
     sent = max(metrics.last_step(), earlier.get("wandb", {}).get("logged_through", 0))
     metrics.go_back_to(run.step, run.config.log.every_steps)
     save_grid(normalize(run.images.images[:COUNT]), folder.real_samples)
-    run.wandb.start(to_dict(run.config), wandb_id, sent)
+    if run.step < run.schedule.total_steps:
+        run.wandb.start(to_dict(run.config), wandb_id, sent)
+        if run.step:
+            console.announce(f"going on after step {run.step:,}, from {folder.checkpoints}")
+    else:
+        console.announce(f"the run in {folder.path} is finished; a larger --train.epochs trains it further")
     session = {
         "started": timestamp(),
         "from_step": run.step,
@@ -104,7 +107,7 @@ def begin(run: Run, wandb_id: str | None) -> None:
             "device": f"{session['device']}, {session['mixed_precision']} mixed precision, "
             f"{session['threads_per_process']} thread(s) a process",
             "steps": f"{run.step:,} done of {run.schedule.total_steps:,}, "
-            f"{run.schedule.epoch(run.schedule.total_steps):g} epochs",
+            f"{run.schedule.epoch(run.schedule.total_steps):.4g} epochs",
             "W&B": run.wandb.mode,
         },
     )
@@ -175,7 +178,7 @@ def end(run: Run, state: str, reason: str) -> None:
     folder = run.folder
     run.console.end()
     folder.write_status(state, run.step, reason)
-    run.wandb.finish(exit_code=0 if state == "finished" else 1)
+    run.wandb.finish(exit_code=1 if state == "failed" else 0)
     rows = folder.read_metrics()
     seconds = run.seconds + time.perf_counter() - run.started
     summary = {
@@ -191,8 +194,9 @@ def end(run: Run, state: str, reason: str) -> None:
     write_json(folder.summary, summary)
     draw_curves(folder)
     draw_panel(folder)
+    how_to_go_on = "; the same command goes on" if state == "stopped" else ""
     run.console.table(
-        f"{state}: {reason}",
+        f"{state}: {reason}{how_to_go_on}",
         {
             "steps": f"{run.step:,} of {run.schedule.total_steps:,}, {summary['epoch']:.2f} epochs",
             "time": f"{seconds:,.0f} s, {summary['images_per_second']:,.0f} images/s",

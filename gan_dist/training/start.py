@@ -18,9 +18,7 @@ class Start:
     """None: begin at step 0."""
 
 
-def find_start(
-    config: Config, folder: RunFolder, checkpoints: Checkpoints, announce: Callable[[str], None]
-) -> Start:
+def find_start(config: Config, folder: RunFolder, checkpoints: Checkpoints, announce: Callable[[str], None]) -> Start:
     """Read all that a run starts from and check that it fits together. Writes nothing.
 
     Args:

@@ -1,0 +1,71 @@
+"""Command lines: tyro over a dataclass, with every mistake as one line."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from gan_dist.config import InputError
+
+T = TypeVar("T")
+
+
+def read_arguments(
+    cls: type[T],
+    arguments: Sequence[str],
+    prog: str,
+    description: str,
+    flags: Sequence[str],
+    default: Any = tyro.MISSING_NONPROP,
+) -> T:
+    """Fill a dataclass from a command line.
+
+    Args:
+        cls: the dataclass; its fields' docstrings are the help.
+        arguments: the words after the command.
+        prog: the command, for the help.
+        description: what the command does, for the help.
+        flags: all flags, to suggest the one that was meant.
+        default: an instance to start from; without it, the fields' own defaults.
+
+    Raises:
+        InputError: an unknown flag, or a value that can't be read.
+        SystemExit: --help was asked for and printed.
+    """
+    complaints = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaints):
+            values, unknown = tyro.cli(
+                cls,
+                prog=prog,
+                description=description,
+                args=arguments,
+                default=default,
+                return_unknown_args=True,
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise InputError(_one_line(complaints.getvalue())) from None
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], flags, n=1)
+        hint = f"did you mean {near[0]}?" if near else "--help lists all flags"
+        raise InputError(f"there is no flag {unknown[0]}; {hint}")
+    return values
+
+
+def flag(name: str) -> str:
+    """The flag of a field: "train.batch_size" -> "--train.batch-size"."""
+    return "--" + name.replace("_", "-")
+
+
+def _one_line(box: str) -> str:
+    """What tyro says in a box of several lines, up to its first rule, as one line."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    end = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
+    return " ".join(lines[:end])

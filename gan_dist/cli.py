@@ -1,0 +1,79 @@
+"""The `gan-dist` command: train without a launcher, and everything that is done with a run afterwards."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from gan_dist import train
+from gan_dist.arguments import read_arguments
+from gan_dist.config import InputError
+
+
+@dataclass(frozen=True)
+class SampleArguments:
+    run: Positional[Path]
+    """The run's folder."""
+    count: int = 64
+    """Images to generate (>= 1)."""
+    output: Path = Path("samples.png")
+    """A grid (.png), or an array "images" of uint8 (n, C, H, W) (.npz)."""
+    seed: int = 0
+    """Other images for another seed (>= 0)."""
+
+
+def sample(arguments: Sequence[str]) -> int:
+    """Generate images from a run."""
+    asked = read_arguments(
+        SampleArguments,
+        arguments,
+        prog="gan-dist sample",
+        description="Generate images from a run's generator.",
+        flags=["--count", "--output", "--seed"],
+    )
+    for name in ("count", "seed"):
+        if getattr(asked, name) < (name == "count"):
+            raise InputError(f"{name}={getattr(asked, name)} can't be used: it is too small")
+    from gan_dist.results.generate import generate, load_generator, save_images
+
+    save_images(generate(load_generator(asked.run), asked.count, asked.seed), asked.output)
+    print(f"{asked.count} images in {asked.output}")
+    return 0
+
+
+COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
+    "train": (
+        "train a run in this process, without a launcher",
+        lambda arguments: train.main(arguments, prog="gan-dist train"),
+    ),
+    "sample": ("generate images from a run", sample),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one of COMMANDS.
+
+    Returns:
+        The exit code: 0 done, 2 bad input; 75 a training stopped by a signal, resumable.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: gan-dist COMMAND ...   (gan-dist COMMAND --help says more)\n")
+        for name, (summary, _) in COMMANDS.items():
+            print(f"  {name:8} {summary}")
+        return 0 if words else 2
+    try:
+        if words[0] not in COMMANDS:
+            raise InputError(f"there is no command {words[0]!r}; choose from {', '.join(COMMANDS)}")
+        return COMMANDS[words[0]][1](words[1:])
+    except InputError as error:
+        print(f"gan-dist: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
