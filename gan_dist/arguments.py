@@ -65,7 +65,16 @@ def flag(name: str) -> str:
 
 
 def _one_line(box: str) -> str:
-    """What tyro says in a box of several lines, up to its first rule, as one line."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    end = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
-    return " ".join(lines[:end])
+    """What tyro says below the title of its box, up to the first rule, as one line.
+
+    The box has other corners, or none, where the terminal's encoding lacks them.
+    """
+    said: list[str] = []
+    for line in box.splitlines()[1:]:
+        text = line.strip("│| ")
+        if set(text) <= set("─-╰╯+"):  # a rule
+            if said:
+                break
+        else:
+            said.append(text)
+    return " ".join(said)

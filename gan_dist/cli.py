@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from gan_dist import train
 from gan_dist.arguments import read_arguments
@@ -16,7 +17,7 @@ from gan_dist.config import InputError
 
 @dataclass(frozen=True)
 class SampleArguments:
-    run: Positional[Path]
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
     """The run's folder."""
     count: int = 64
     """Images to generate (>= 1)."""

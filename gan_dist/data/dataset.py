@@ -83,19 +83,19 @@ class GlobalBatches(Sampler[list[int]]):
             begin = step * self.batch_size
             if begin // self.dataset_size != epoch:
                 epoch = begin // self.dataset_size
-                order = self.permutation(epoch)
+                order = epoch_order(self.dataset_size, self.seed, epoch).to(self.device)
             begin -= epoch * self.dataset_size
             batch = order[begin : begin + self.batch_size]
             if len(batch) < self.batch_size:  # the batch goes on in the next epoch
                 epoch += 1
-                order = self.permutation(epoch)
+                order = epoch_order(self.dataset_size, self.seed, epoch).to(self.device)
                 batch = torch.cat([batch, order[: self.batch_size - len(batch)]])
             yield batch
 
-    def permutation(self, epoch: int) -> Int[Tensor, " n"]:
-        """The order of epoch `epoch` (from 0). Drawn on the CPU: the same on every kind of device."""
-        generator = generator_for(self.seed, "order", epoch)
-        return torch.randperm(self.dataset_size, generator=generator).to(self.device)
+
+def epoch_order(dataset_size: int, seed: int, epoch: int) -> Int[Tensor, " n"]:
+    """The order of the images in epoch `epoch` (from 0). Drawn on the CPU: the same for every kind of device."""
+    return torch.randperm(dataset_size, generator=generator_for(seed, "order", epoch))
 
 
 def make_loader(dataset: ResidentImages, batches: GlobalBatches) -> DataLoader[Tensor]:

@@ -76,6 +76,12 @@ class ImageSet:
     images: UInt8[Tensor, "n c h w"]
     provenance: Provenance
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
 
 def load_images(config: DataConfig, announce: Callable[[str], None]) -> ImageSet:
     """Read the training images from the first source that has them, in the order local, download, sample.

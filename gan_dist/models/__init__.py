@@ -22,7 +22,9 @@ ARCHITECTURES: dict[str, tuple[Builder, Builder]] = {
 
 def build_generator(config: ModelConfig, image_shape: ImageShape) -> nn.Module:
     """A generator with unspecified weights: latents (n, latent_dim) to images (n, C, H, W) in [-1, 1]."""
-    return ARCHITECTURES[config.architecture][0](config, image_shape)
+    with torch.device("meta"):  # else the layers would draw first weights from the global generator
+        generator = ARCHITECTURES[config.architecture][0](config, image_shape)
+    return generator.to_empty(device="cpu")
 
 
 def build_pair(config: ModelConfig, image_shape: ImageShape, seed: int) -> tuple[nn.Module, nn.Module]:

@@ -148,7 +148,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     for name, expected in manifest.get("files", {}).items():
         contents[name] = _read(path / name)
         if _fingerprint(contents[name]) != expected:
-            raise Damaged(f"{name} is not what was written (its size or sha256 differs)")
+            raise Damaged(f"{name} is not what {MANIFEST} says (its size or sha256 differs)")
     if STATE not in contents:
         raise Damaged(f"{MANIFEST} does not name {STATE}")
     state = _parse(STATE, contents.pop(STATE))

@@ -77,7 +77,7 @@ class RunFolder:
             )
 
     def lock(self, wait: float = 10.0) -> None:
-        """Keep every other run out of the folder, which exists, until `unlock` or this process's death.
+        """Keep every other run out of the folder, which exists, until `close` or this process's death.
 
         Args:
             wait: seconds to wait for a run that is just ending.
@@ -92,13 +92,14 @@ class RunFolder:
                 return fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 if time.monotonic() > give_up:
-                    self.unlock()
+                    self.close()
                     raise InputError(
                         f"run.dir={self.path} is in use by another process; wait for it, or choose another"
                     ) from error
                 time.sleep(0.1)
 
-    def unlock(self) -> None:
+    def close(self) -> None:
+        """Give the lock back."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

@@ -83,11 +83,25 @@ def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
     return outcome[0]
 
 
-def processes_asked_for() -> int | None:
-    """How many processes `accelerate launch` was asked for, where this process is its child and that can be seen.
+def launch_advice(processes: int) -> list[str]:
+    """What the user should know of the launch: some spellings start fewer processes than asked for, silently.
 
-    Some spellings (--cpu --num_processes 2; a config with MULTI_CPU) start a single one without a word.
+    Among them are --cpu --num_processes 2, and a config file with MULTI_CPU.
+
+    Args:
+        processes: how many run.
     """
+    asked = _processes_asked_for()
+    if asked is None or asked <= 1 or processes > 1:
+        return []
+    return [
+        f"accelerate launch was asked for {asked} processes and started one: on a machine without a GPU use "
+        f"--config_file accelerate_config.yaml --num_processes {asked}"
+    ]
+
+
+def _processes_asked_for() -> int | None:
+    """The number on accelerate launch's command line, else in its config file; None where that can't be seen."""
     try:
         words = Path(f"/proc/{os.getppid()}/cmdline").read_text().split("\0")
     except OSError:

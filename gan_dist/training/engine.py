@@ -9,13 +9,13 @@ import time
 import torch
 from torch import nn
 
-from gan_dist.config import Config, OptimizerConfig, check_divisible
+from gan_dist.config import Config, InputError, OptimizerConfig, check_divisible
 from gan_dist.data.dataset import GlobalBatches, ResidentImages, make_loader
 from gan_dist.models import build_pair
 from gan_dist.run.checkpoint import Checkpoints, load_optimizer_tensors
 from gan_dist.run.console import Console
 from gan_dist.run.folder import STOPPED_EXIT_CODE, RunFolder
-from gan_dist.run.launcher import on_main, processes_asked_for, start_accelerator
+from gan_dist.run.launcher import launch_advice, on_main, start_accelerator
 from gan_dist.run.preemption import StopAgreement, StopRequest
 from gan_dist.run.samples import COUNT
 from gan_dist.run.tracking import WandbTracker
@@ -56,97 +56,85 @@ def train(run: Run) -> str:
     return "finished" if run.step >= run.schedule.total_steps else "stopped"
 
 
-def build(config: Config, request: StopRequest) -> Run:
+def build(config: Config, folder: RunFolder, request: StopRequest) -> Run:
     """Make a run ready for its next step: the first, or the one after its newest checkpoint.
 
     Args:
         config: a valid configuration.
+        folder: where the run is kept; locked from here on.
         request: where the process hears that it should stop.
 
     Raises:
         InputError: the same one on every rank.
     """
     accelerator = start_accelerator(config.train.mixed_precision, config.train.threads)
-    device, ranks = accelerator.device, accelerator.num_processes
+    rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     train_config = dataclasses.replace(config.train, mixed_precision=accelerator.mixed_precision)
     config = dataclasses.replace(config, train=train_config)
     check_divisible(config.train.batch_size, ranks)
     console = Console(speaks=accelerator.is_main_process)
-    asked = processes_asked_for()
-    if asked is not None and asked > 1 and ranks == 1:
-        console.announce(
-            f"accelerate launch was asked for {asked} processes and started one: on a machine without a GPU use "
-            f"--config_file accelerate_config.yaml --num_processes {asked}"
-        )
+    for advice in launch_advice(ranks):
+        console.announce(advice)
 
-    folder = RunFolder(config.run.dir)
-    checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep)
     # Rank 0 reads, and sends what it read: every rank starts from the same, and needs no file of its own.
+    checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep)
     start = on_main(accelerator, lambda: find_start(config, folder, checkpoints, console.announce))
     found = start.checkpoint
     step = found.step if found else 0
-    images = start.images.images
-    count, channels, height, width = images.shape
-    schedule = Schedule(config, count)
+    images = start.images.images.to(device)
+    schedule = Schedule(config, len(images))
 
-    generator, discriminator = build_pair(config.model, (channels, height, width), config.train.seed)
+    generator, discriminator = build_pair(config.model, start.images.shape, config.train.seed)
+    # The optimizers are made for the parameters where they train: on the device.
+    generator_optimizer = _adam(generator.to(device), config.optimizer)
+    discriminator_optimizer = _adam(discriminator.to(device), config.optimizer)
+    meter = Meter(config.log.every_steps, accelerator.gather, ranks, device)
     if found:
         generator.load_state_dict(found.tensors["generator"])
         discriminator.load_state_dict(found.tensors["discriminator"])
-    generator_optimizer = _adam(generator.to(device), config.optimizer)
-    discriminator_optimizer = _adam(discriminator.to(device), config.optimizer)
-    if found:
         load_optimizer_tensors(generator_optimizer, found.tensors["generator_optimizer"])
         load_optimizer_tensors(discriminator_optimizer, found.tensors["discriminator_optimizer"])
-    batches = GlobalBatches(
-        count, config.train.batch_size, config.train.seed, range(step, schedule.total_steps), device
-    )
-    loader = make_loader(ResidentImages(images.to(device)), batches)
-    prepared = accelerator.prepare(generator, discriminator, generator_optimizer, discriminator_optimizer, loader)
-    generator, discriminator, generator_optimizer, discriminator_optimizer, loader = prepared
-    if found and accelerator.scaler is not None:
-        accelerator.scaler.load_state_dict(found.state["scaler"])
-
-    gan = Gan(
-        generator=generator,
-        discriminator=discriminator,
-        bare_generator=accelerator.unwrap_model(generator),
-        bare_discriminator=accelerator.unwrap_model(discriminator),
-        generator_optimizer=generator_optimizer,
-        discriminator_optimizer=discriminator_optimizer,
-        loss=LOSSES[config.train.loss],
-        latents=Latents(
-            config.train.seed,
-            config.model.latent_dim,
-            config.train.batch_size,
-            accelerator.process_index,
-            ranks,
-            device,
-        ),
-        backward=accelerator.backward,
-    )
-    meter = Meter(config.log.every_steps, accelerator.gather, ranks, device)
-    if found:
         meter.load_state(found.state["metrics_window"])
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(found.state["scaler"])
+
+    batch_size, seed, latent_dim = config.train.batch_size, config.train.seed, config.model.latent_dim
+    steps = range(step, schedule.total_steps)
+    loader = make_loader(ResidentImages(images), GlobalBatches(len(images), batch_size, seed, steps, device))
+    generator, discriminator, generator_optimizer, discriminator_optimizer, loader = accelerator.prepare(
+        generator, discriminator, generator_optimizer, discriminator_optimizer, loader
+    )
     run = Run(
         config=config,
         accelerator=accelerator,
-        gan=gan,
+        gan=Gan(
+            generator=generator,
+            discriminator=discriminator,
+            bare_generator=accelerator.unwrap_model(generator),
+            bare_discriminator=accelerator.unwrap_model(discriminator),
+            generator_optimizer=generator_optimizer,
+            discriminator_optimizer=discriminator_optimizer,
+            loss=LOSSES[config.train.loss],
+            latents=Latents(seed, latent_dim, batch_size, rank, ranks, device),
+            backward=accelerator.backward,
+        ),
         loader=loader,
         schedule=schedule,
         meter=meter,
-        request=request,
         stopping=StopAgreement(request),
         folder=folder,
         checkpoints=checkpoints,
         wandb=WandbTracker(accelerator, config.wandb, folder, console.announce),
         console=console,
         images=start.images,
-        fixed_latents=fixed_latents(config.train.seed, COUNT, config.model.latent_dim).to(device),
+        fixed_latents=fixed_latents(seed, COUNT, latent_dim).to(device),
         step=step,
         seconds=found.state["seconds"] if found else 0.0,
     )
-    on_main(accelerator, lambda: outputs.begin(run, found.state["wandb_id"] if found else None))
+    if step < schedule.total_steps:
+        on_main(accelerator, lambda: outputs.begin(run, found.state["wandb_id"] if found else None))
+    else:
+        console.announce(f"the run in {folder.path} is finished; a larger --train.epochs trains it further")
     return run
 
 
@@ -159,9 +147,14 @@ def run_to_end(config: Config) -> int:
     Raises:
         InputError: the user's input can't be used; nothing was written.
     """
-    request = StopRequest()
-    with request.listening():
-        run = build(config, request)
+    request, folder = StopRequest(), RunFolder(config.run.dir)
+    with request.listening(), contextlib.closing(folder):
+        try:
+            run = build(config, folder, request)
+        except InputError:  # every rank is here
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+            raise
         try:
             state = train(run)
         except BaseException as error:
@@ -173,9 +166,8 @@ def run_to_end(config: Config) -> int:
             outputs.end(run, state, request.reason or f"{run.schedule.epoch(run.step):.4g} epochs done")
         # Every rank waits here for rank 0's pictures: a launcher that sees one worker end stops the others.
         run.accelerator.wait_for_everyone()
-    run.folder.unlock()
-    run.accelerator.trackers = []  # finished above
-    run.accelerator.end_training()
+        run.accelerator.trackers = []  # they are finished
+        run.accelerator.end_training()
     return 0 if state == "finished" else STOPPED_EXIT_CODE
 
 

@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gan_dist.config import Config, to_dict
-from gan_dist.data.dataset import normalize
+from gan_dist.data.dataset import epoch_order, normalize
 from gan_dist.data.sources import ImageSet
 from gan_dist.run.checkpoint import Checkpoints, optimizer_tensors, save_generator
 from gan_dist.run.console import Console
 from gan_dist.run.curves import draw_curves
 from gan_dist.run.folder import RunFolder, read_json, timestamp, write_json
 from gan_dist.run.launcher import describe_machine
-from gan_dist.run.preemption import StopAgreement, StopRequest
+from gan_dist.run.preemption import StopAgreement
 from gan_dist.run.samples import COUNT, draw_panel, save_grid, save_samples
 from gan_dist.run.tracking import MetricsFile, WandbTracker
 from gan_dist.training.meter import METRICS, Meter
@@ -36,7 +36,6 @@ class Run:
     loader: DataLoader[Tensor]
     schedule: Schedule
     meter: Meter
-    request: StopRequest
     stopping: StopAgreement
     folder: RunFolder
     checkpoints: Checkpoints
@@ -79,13 +78,11 @@ def begin(run: Run, wandb_id: str | None) -> None:
     earlier = read_json(folder.environment) if folder.environment.exists() else {}
     sent = max(metrics.last_step(), earlier.get("wandb", {}).get("logged_through", 0))
     metrics.go_back_to(run.step, run.config.log.every_steps)
-    save_grid(normalize(run.images.images[:COUNT]), folder.real_samples)
-    if run.step < run.schedule.total_steps:
-        run.wandb.start(to_dict(run.config), wandb_id, sent)
-        if run.step:
-            console.announce(f"going on after step {run.step:,}, from {folder.checkpoints}")
-    else:
-        console.announce(f"the run in {folder.path} is finished; a larger --train.epochs trains it further")
+    first = epoch_order(len(run.images.images), run.config.train.seed, 0)[:COUNT]
+    save_grid(normalize(run.images.images[first]), folder.real_samples)
+    run.wandb.start(to_dict(run.config), wandb_id, sent)
+    if run.step:
+        console.announce(f"going on after step {run.step:,}, from {folder.checkpoints}")
     session = {
         "started": timestamp(),
         "from_step": run.step,
@@ -213,6 +210,6 @@ def describe_generator(run: Run) -> dict[str, str]:
     """What `load_generator` needs to rebuild the network, for the metadata of generator.safetensors."""
     return {
         "config": json.dumps(to_dict(run.config)),
-        "image_shape": json.dumps(list(run.images.images.shape[1:])),
+        "image_shape": json.dumps(run.images.shape),
         "step": str(run.step),
     }

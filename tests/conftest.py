@@ -1,0 +1,135 @@
+"""What the tests share: a small data set, a way to launch real runs, and fixtures that notice what a test leaks."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jaxtyping
+import numpy as np
+import pytest
+from PIL import Image
+
+# Before anything imports the package: every shape and type in its signatures is checked in every test.
+jaxtyping.install_import_hook("gan_dist", "beartype.beartype")
+
+import torch  # noqa: E402
+from accelerate.state import AcceleratorState, GradientState, PartialState  # noqa: E402
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TRAIN = REPOSITORY / "gan_dist" / "train.py"
+IMAGES = 200  # in the small data set
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "gpu" in item.keywords and not torch.accelerator.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+def draw_images(count: int = IMAGES) -> np.ndarray:
+    """(count, 28, 28) uint8: bright discs on black, no two alike; stands in for digits."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:28, :28]
+    center, radius = rng.uniform(8, 20, (count, 2, 1, 1)), rng.uniform(3, 8, (count, 1, 1))
+    distance = np.hypot(y - center[:, 0], x - center[:, 1])
+    return (255 * np.clip(radius - distance, 0, 1)).astype(np.uint8)
+
+
+def idx_bytes(images: np.ndarray) -> bytes:
+    return b"".join(n.to_bytes(4, "big") for n in (0x803, *images.shape)) + images.tobytes()
+
+
+def write_root(root: Path, content: bytes, name: str = "MNIST/raw/train-images-idx3-ubyte") -> Path:
+    """Lay a data root out as torchvision does; returns the file of images."""
+    file = root / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    return file
+
+
+def picture_size(file: Path) -> tuple[int, int]:
+    with Image.open(file) as picture:
+        return picture.size
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_root(root, idx_bytes(draw_images()))
+    return root
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A process that ran to its end."""
+
+    code: int
+    out: str
+    err: str
+
+
+def environment() -> dict[str, str]:
+    """One OpenMP thread (two on busy cores spin), no W&B login of whoever runs the tests."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "ACCELERATE_"))}
+    return kept | {"OMP_NUM_THREADS": "1", "NETRC": os.devnull}
+
+
+def launcher(processes: int) -> list[str]:
+    """accelerate launch with the repository's own config file."""
+    config = str(REPOSITORY / "accelerate_config.yaml")
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", config]
+    return [*command, "--num_processes", str(processes)]
+
+
+def run_command(*words: str | Path, timeout: float = 120, **env: str) -> Ended:
+    done = subprocess.run(
+        [str(word) for word in words],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=timeout,
+        env=environment() | env,
+        cwd=REPOSITORY,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def flags(data_root: Path) -> Callable[..., list[str]]:
+    """Flags of a small run of 10 steps an epoch; more may follow."""
+
+    def make(folder: Path, *more: str) -> list[str]:
+        return [
+            *("--data.root", str(data_root), "--data.source", "local", "--run.dir", str(folder)),
+            *("--train.batch-size", "20", "--train.threads", "1", "--log.every-steps", "5"),
+            *more,
+        ]
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def clean_process() -> Iterator[None]:
+    """Each test starts without Accelerate's global state, and leaves no process group and no variable behind."""
+    reset_accelerate()
+    threads, variables, random_state = torch.get_num_threads(), dict(os.environ), torch.get_rng_state()
+    yield
+    assert not torch.distributed.is_initialized(), "the test left a process group"
+    torch.set_num_threads(threads)
+    reset_accelerate()
+    left = {name for name in os.environ.keys() ^ variables.keys() if not name.startswith(("PYTEST_", "WANDB_"))}
+    # Accelerate and torch set these for libraries that they load.
+    left -= {"ACCELERATE_MIXED_PRECISION", "FORK_LAUNCHED", "KMP_AFFINITY", "KMP_BLOCKTIME", "TORCHINDUCTOR_CACHE_DIR"}
+    assert not left, f"the test left variables: {left}"
+    assert torch.equal(torch.get_rng_state(), random_state), "something drew from the global generator"
+
+
+def reset_accelerate() -> None:
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._shared_state.clear()

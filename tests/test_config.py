@@ -1,0 +1,143 @@
+"""Configuration and command line: what is accepted, and what the refusals say."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from conftest import TRAIN, run_command
+
+from gan_dist.config import (
+    PRESETS,
+    Config,
+    InputError,
+    check_divisible,
+    differences,
+    from_dict,
+    to_dict,
+    to_flat,
+    validate,
+)
+from gan_dist.train import main, parse
+
+
+def test_the_seed_preset_is_the_notebook() -> None:
+    flat = to_flat(PRESETS["seed"]())
+    assert flat["model.latent_dim"] == 64
+    assert flat["model.hidden_dim"] == 256
+    assert flat["optimizer.learning_rate"] == 2e-4
+    assert (flat["optimizer.beta1"], flat["optimizer.beta2"]) == (0.9, 0.999)
+    assert flat["train.batch_size"] == 100
+    assert flat["train.epochs"] == 300
+    assert flat["train.loss"] == "bce"
+
+
+def test_every_field_is_explained() -> None:
+    help_text = run_command("python", TRAIN, "--help")
+    assert help_text.code == 0
+    text = " ".join(help_text.out.replace("│", "").split())
+    for name, value in to_flat(Config()).items():
+        assert f"--{name.replace('_', '-')}" in text
+        assert f"(default: {value})" in text
+    for section in dataclasses.fields(Config):
+        for field in dataclasses.fields(section.default_factory):  # type: ignore[arg-type]
+            assert field.name in Path(TRAIN.parent / "config.py").read_text()
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    program = "import sys; from gan_dist.train import parse; parse(['seed']); print('torch' in sys.modules)"
+    assert run_command("python", "-c", program).out.strip() == "False"
+
+
+def test_flags_override_the_preset() -> None:
+    config = parse(["seed", "--train.epochs", "7", "--train.steps", "9", "--data.root", "/x", "--model.latent-dim=32"])
+    assert config.train.epochs == 7
+    assert config.train.steps == 9
+    assert config.data.root == Path("/x")
+    assert config.model.latent_dim == 32
+    assert config.train.batch_size == 100
+    assert parse([]) == PRESETS["seed"]()
+
+
+def test_configuration_survives_json() -> None:
+    config = parse(["--train.steps", "9", "--run.dir", "somewhere/else", "--wandb.name", "x"])
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_differences_name_what_shapes_the_trajectory_only() -> None:
+    stored = to_dict(parse([]))
+    free = ["--train.epochs", "5", "--run.dir", "x", "--log.every-steps", "7", "--checkpoint.keep", "1"]
+    assert differences(stored, parse(free)) == []
+    assert differences(stored, parse(["--train.seed", "3", "--model.hidden-dim", "8"])) == [
+        "model.hidden_dim: 256 -> 8",
+        "train.seed: 0 -> 3",
+    ]
+    del stored["train"]["loss"]
+    assert differences(stored, parse([])) == ["train.loss: (none) -> bce"]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "processes", "use"), [(100, 3, "use 99 or 102"), (2, 4, "use 4"), (7, 2, "use 6 or 8")]
+)
+def test_an_indivisible_batch_names_the_nearest_that_work(batch_size: int, processes: int, use: str) -> None:
+    with pytest.raises(InputError, match=f"train.batch_size={batch_size} .* {processes} processes; {use}$"):
+        check_divisible(batch_size, processes)
+    check_divisible(12, 3)
+
+
+BAD = [
+    (["nosuch"], "'nosuch'", "choose from seed"),
+    (["--data.name", "emnist"], "--data.name", "'qmnist'"),
+    (["--train.epoch", "3"], "--train.epoch", "did you mean --train.epochs?"),
+    (["--zzz"], "--zzz", "--help"),
+    (["--train.epochs", "many"], "--train.epochs", "'many'"),
+    (["--train.epochs"], "--train.epochs", "Expected 1 value"),
+    (["--train.epochs", "0"], "train.epochs=0", "at least 1"),
+    (["--train.steps", "0"], "train.steps=0", "at least 1"),
+    (["--train.batch-size", "0"], "train.batch_size=0", "at least 1"),
+    (["--train.batch-size", "-5"], "train.batch_size=-5", "at least 1"),
+    (["--train.seed", "-1"], "train.seed=-1", "at least 0"),
+    (["--train.threads", "0"], "train.threads=0", "at least 1"),
+    (["--optimizer.learning-rate", "nan"], "optimizer.learning_rate=nan", "above 0"),
+    (["--optimizer.learning-rate", "0"], "optimizer.learning_rate=0", "above 0"),
+    (["--optimizer.learning-rate", "-0.1"], "optimizer.learning_rate=-0.1", "above 0"),
+    (["--optimizer.learning-rate", "inf"], "optimizer.learning_rate=inf", "above 0"),
+    (["--optimizer.beta1", "1"], "optimizer.beta1=1", "[0, 1)"),
+    (["--checkpoint.keep", "0"], "checkpoint.keep=0", "at least 1"),
+    (["--wandb.timeout", "nan"], "wandb.timeout=nan", "above 0"),
+    (["--data.name", "kmnist", "--data.source", "sample"], "data.source=sample", "local or download"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "names", "way_out"), BAD, ids=[" ".join(case[0]) for case in BAD])
+def test_bad_input_is_one_line(
+    arguments: list[str], names: str, way_out: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    assert main([*arguments, "--run.dir", str(folder)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert names in said.err
+    assert way_out in said.err
+    assert not folder.exists()
+
+
+def test_the_script_itself_exits_with_2() -> None:
+    ended = run_command("python", TRAIN, "--train.epochs", "0")
+    assert ended.code == 2
+    assert ended.err == "gan_dist: train.epochs=0 can't be used: it must be a whole number of at least 1\n"
+
+
+def test_a_stored_configuration_from_elsewhere_is_refused() -> None:
+    with pytest.raises(InputError, match=r"train\.warp"):
+        from_dict({"train": {"warp": 9}})
+    with pytest.raises(InputError, match="train is not a dictionary"):
+        from_dict({"train": 3})
+
+
+def test_presets_are_valid() -> None:
+    for preset in PRESETS.values():
+        validate(preset())

@@ -1,0 +1,206 @@
+"""Real runs through the launcher: two gloo processes against one, what they leave behind, what they say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import wandb_file
+from conftest import REPOSITORY, TRAIN, Ended, launcher, picture_size, run_command
+from safetensors.torch import load_file
+
+from gan_dist.run.folder import RunFolder
+from gan_dist.training.meter import METRICS
+
+STEPS = 20  # two epochs of 10
+
+
+@pytest.fixture(scope="module")
+def two(flags: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Ended]:
+    """A run of two epochs on two processes."""
+    folder = tmp_path_factory.mktemp("two") / "run"
+    ended = run_command(*launcher(2), TRAIN, *flags(folder, "--train.epochs", "2"))
+    assert ended.code == 0, ended.err
+    return RunFolder(folder), ended
+
+
+@pytest.fixture(scope="module")
+def one(flags: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Ended]:
+    """The same run on one process, without a launcher."""
+    folder = tmp_path_factory.mktemp("one") / "run"
+    ended = run_command("python", TRAIN, *flags(folder, "--train.epochs", "2"))
+    assert ended.code == 0, ended.err
+    return RunFolder(folder), ended
+
+
+def read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text())
+
+
+@pytest.mark.processes(2)
+def test_two_processes_form_one_group(two: tuple[RunFolder, Ended]) -> None:
+    environment = read(two[0].environment)
+    assert environment["processes"] == 2
+    if not torch.accelerator.is_available():
+        assert environment["distributed_type"] == "MULTI_CPU"
+        assert environment["device"] == "cpu"
+    assert environment["data"]["source"] == "local"
+    assert len(environment["data"]["sha256"]) == 64
+    assert environment["versions"]["torch"] == version("torch")
+    assert read(two[0].status) | {"time": ""} == {
+        "state": "finished",
+        "step": STEPS,
+        "reason": "2 epochs done",
+        "time": "",
+    }
+
+
+@pytest.mark.processes(2)
+def test_pictures_of_every_epoch(two: tuple[RunFolder, Ended]) -> None:
+    folder = two[0]
+    assert sorted(file.name for file in folder.samples.iterdir()) == ["epoch-0001.png", "epoch-0002.png", "real.png"]
+    for file in folder.samples.iterdir():
+        assert picture_size(file) == (8 * 30 + 2, 8 * 30 + 2)
+    assert picture_size(folder.panel) == (600, 330)  # real images and the last epoch
+    assert picture_size(folder.curves) == (1000, 400)
+
+
+@pytest.mark.processes(2)
+def test_metrics_have_a_line_a_log_point(two: tuple[RunFolder, Ended]) -> None:
+    rows = two[0].read_metrics()
+    assert [row["step"] for row in rows] == [5, 10, 15, 20]
+    for row in rows:
+        assert set(row) == {"step", "epoch", "images_seen", "images_per_second", *METRICS}
+        assert row["images_seen"] == 20 * row["step"]
+        assert row["epoch"] == row["step"] / 10
+        assert row["images_per_second"] > 0
+        assert 0 <= row["score/fake"] <= 1
+        assert 0 <= row["score/real"] <= 1
+    summary = read(two[0].summary)
+    assert summary["state"] == "finished"
+    assert {name: summary[name] for name in METRICS} == {name: rows[-1][name] for name in METRICS}
+
+
+@pytest.mark.processes(2)
+def test_two_processes_compute_what_one_does(two: tuple[RunFolder, Ended], one: tuple[RunFolder, Ended]) -> None:
+    """Law 1, fast mode: equal to rounding. DDP averages what every rank made of its share of the same batch."""
+    for a, b in zip(two[0].read_metrics(), one[0].read_metrics(), strict=True):
+        for name in METRICS:
+            assert a[name] == pytest.approx(b[name], rel=1e-5), (a["step"], name)
+    generators = [load_file(folder.generator) for folder, _ in (two, one)]
+    for name, tensor in generators[0].items():
+        assert torch.allclose(tensor, generators[1][name], atol=1e-5)
+    assert two[0].real_samples.read_bytes() == one[0].real_samples.read_bytes()
+
+
+@pytest.mark.processes(2)
+def test_checkpoints_of_every_epoch(two: tuple[RunFolder, Ended]) -> None:
+    folders = sorted(two[0].checkpoints.iterdir())
+    assert [folder.name for folder in folders] == ["step-00000010", "step-00000020"]
+    last = load_file(folders[-1] / "generator.safetensors")
+    assert all(torch.equal(last[name], tensor) for name, tensor in load_file(two[0].generator).items())
+
+
+@pytest.mark.processes(2)
+def test_rank_1_writes_and_says_nothing(two: tuple[RunFolder, Ended], one: tuple[RunFolder, Ended]) -> None:
+    def files(folder: RunFolder) -> set[str]:
+        return {str(file.relative_to(folder.path)) for file in folder.path.rglob("*") if "wandb" not in file.parts}
+
+    assert files(two[0]) == files(one[0])
+    assert len(list(two[0].wandb.glob("offline-run-*"))) == 1
+    for _, ended in (two, one):
+        lines = ended.out.splitlines()
+        assert len([line for line in lines if line.startswith("epoch ")]) == 4
+        assert len([line for line in lines if "wandb sync" in line]) == 1
+        assert len([line for line in lines if "own" in line]) == 1  # that 200 images are not MNIST's 60,000
+    assert "Traceback" not in two[1].err
+
+
+@pytest.mark.processes(2)
+def test_the_offline_run_of_wandb_holds_it_all(two: tuple[RunFolder, Ended]) -> None:
+    folder = two[0]
+    (file,) = folder.wandb.glob("offline-run-*/run-*.wandb")
+    rows = wandb_file.history(file)
+    figures = [row for row in rows if "loss/generator" in row]
+    assert [row["train/step"] for row in figures] == [5, 10, 15, 20]
+    for row, line in zip(figures, folder.read_metrics(), strict=True):
+        assert {name: row[name] for name in line} == line
+    samples = [row for row in rows if "samples/path" in row or "samples" in row]
+    assert [row["train/step"] for row in samples] == [10, 20]
+    pictures = sorted(file.parent.glob("files/media/images/*.png"))
+    assert {picture.read_bytes() for picture in pictures} == {
+        folder.epoch_samples(epoch).read_bytes() for epoch in (1, 2)
+    }
+    assert wandb_file.config(file)["train"]["batch_size"] == 20
+    assert wandb_file.step_metrics(file)["*"] == "train/step"
+
+
+@pytest.mark.processes(2)
+def test_bf16_on_two_processes(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+    words = [*launcher(2), "--mixed_precision", "bf16", TRAIN, *flags(tmp_path / "run", "--train.steps", "10")]
+    ended = run_command(*words, "--wandb.mode", "disabled")
+    assert ended.code == 0, ended.err
+    folder = RunFolder(tmp_path / "run")
+    assert read(folder.environment)["mixed_precision"] == "bf16"
+    assert read(folder.config)["train"]["mixed_precision"] == "bf16"
+    assert not folder.wandb.exists()
+    assert all(tensor.dtype == torch.float32 for tensor in load_file(folder.generator).values())
+
+
+@pytest.mark.processes(3)
+def test_an_indivisible_batch_is_refused_once(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+    ended = run_command(*launcher(3), TRAIN, *flags(tmp_path / "run"))
+    assert ended.code != 0
+    said = [line for line in ended.err.splitlines() if line.startswith("gan_dist:")]
+    assert said == ["gan_dist: train.batch_size=20 is not divisible by 3 processes; use 18 or 21"]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.processes(2)
+def test_what_rank_0_finds_wrong_ends_every_rank(tmp_path: Path) -> None:
+    words = ["--data.root", str(tmp_path), "--data.source", "local", "--run.dir", str(tmp_path / "run")]
+    ended = run_command(*launcher(2), TRAIN, *words)
+    assert ended.code != 0
+    said = [line for line in ended.err.splitlines() if line.startswith("gan_dist:")]
+    assert len(said) == 1
+    assert "holds no mnist" in said[0]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.processes(1)
+def test_the_config_file_starts_one_process_unedited(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+    config = str(REPOSITORY / "accelerate_config.yaml")
+    words = [*launcher(1)[:-2], TRAIN, *flags(tmp_path / "run", "--train.steps", "5", "--wandb.mode", "disabled")]
+    assert config in words
+    ended = run_command(*words)
+    assert ended.code == 0, ended.err
+    assert read(RunFolder(tmp_path / "run").environment)["processes"] == 1
+
+
+@pytest.mark.processes(2)
+def test_torchrun_starts_the_same_script(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+    words = ["python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", TRAIN]
+    ended = run_command(*words, *flags(tmp_path / "run", "--train.steps", "5", "--wandb.mode", "disabled"))
+    assert ended.code == 0, ended.err
+    assert read(RunFolder(tmp_path / "run").environment)["processes"] == 2
+
+
+@pytest.mark.processes(1)
+def test_a_launch_that_silently_makes_one_process_is_noticed(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+    launch = ["python", "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2"]
+    ended = run_command(*launch, TRAIN, *flags(tmp_path / "run", "--train.steps", "2", "--wandb.mode", "disabled"))
+    assert ended.code == 0, ended.err
+    assert "was asked for 2 processes and started one" in ended.out
+
+
+@pytest.mark.gpu
+def test_fp16_on_a_gpu(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+    words = flags(tmp_path / "run", "--train.steps", "10", "--train.mixed-precision", "fp16")
+    ended = run_command("python", TRAIN, *words, "--wandb.mode", "disabled")
+    assert ended.code == 0, ended.err
+    assert read(RunFolder(tmp_path / "run").environment)["mixed_precision"] == "fp16"

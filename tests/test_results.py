@@ -1,0 +1,87 @@
+"""What is made of a run: its generator, and images from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import picture_size
+
+import gan_dist
+from gan_dist import cli, train
+from gan_dist.run.folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def finished(flags: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results") / "run"
+    assert train.main(flags(folder, "--train.steps", "12", "--wandb.mode", "disabled")) == 0
+    return folder
+
+
+def test_load_generator(finished: Path) -> None:
+    generator = gan_dist.load_generator(finished)
+    assert not generator.training
+    assert generator.latent_dim == 64
+    with torch.no_grad():
+        images = generator(torch.zeros(3, 64))
+    assert images.shape == (3, 1, 28, 28)
+    assert images.abs().max() <= 1
+
+
+def test_sample_writes_a_grid_and_an_array(finished: Path, tmp_path: Path) -> None:
+    grid, array = tmp_path / "grid.png", tmp_path / "many.npz"
+    assert cli.main(["sample", str(finished), "--count", "9", "--output", str(grid)]) == 0
+    assert picture_size(grid) == (3 * 30 + 2, 3 * 30 + 2)
+    assert cli.main(["sample", str(finished), "--count", "1500", "--output", str(array)]) == 0
+    images = np.load(array)["images"]
+    assert images.shape == (1500, 1, 28, 28)
+    assert images.dtype == np.uint8
+    first = array.read_bytes()
+    assert cli.main(["sample", str(finished), "--count", "1500", "--output", str(array), "--seed", "1"]) == 0
+    assert array.read_bytes() != first
+
+
+def test_gan_dist_train_is_the_same_door(finished: Path, flags: Callable[..., list[str]], tmp_path: Path) -> None:
+    assert cli.main(["train", *flags(tmp_path / "run", "--train.steps", "12", "--wandb.mode", "disabled")]) == 0
+    same = [RunFolder(folder).generator.read_bytes()[-10_000:] for folder in (finished, tmp_path / "run")]
+    assert same[0] == same[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["paint"], "no command 'paint'; choose from train, sample"),
+        (["sample", "RUN", "--count", "0"], "count=0"),
+        (["sample", "RUN", "--output", "x.jpg"], "output=x.jpg must end in .png"),
+        (["sample", "RUN", "--output", "/nowhere/x.png"], "output=/nowhere/x.png can't be written"),
+        (["sample", "RUN", "--cuont", "3"], "did you mean --count?"),
+        (["sample", "/nowhere"], "/nowhere holds no generator.safetensors"),
+        (["sample"], "RUN"),
+    ],
+)
+def test_bad_words_are_one_line(
+    words: list[str], says: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([str(finished) if word == "RUN" else word for word in words]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+
+
+def test_a_damaged_generator_is_named(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = RunFolder(finished).generator.read_bytes()
+    damaged = RunFolder(tmp_path).generator
+    damaged.write_bytes(content[:-100])
+    assert cli.main(["sample", str(tmp_path)]) == 2
+    assert f"{damaged} is damaged" in capsys.readouterr().err
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert "train" in said
+    assert "sample" in said

@@ -1,0 +1,263 @@
+"""Stopping and going on: signals, exit codes, folders that belong to another run, W&B that is not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import wandb_file
+from conftest import (
+    REPOSITORY,
+    TRAIN,
+    draw_images,
+    environment,
+    idx_bytes,
+    launcher,
+    reset_accelerate,
+    run_command,
+    write_root,
+)
+from safetensors.torch import load_file
+
+from gan_dist import train
+from gan_dist.run.folder import RunFolder
+
+FILES = ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer")
+Flags = Callable[..., list[str]]
+
+
+def figures(folder: RunFolder) -> list[dict[str, Any]]:
+    """metrics.jsonl without what depends on the clock."""
+    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in folder.read_metrics()]
+
+
+def assert_same_end(a: RunFolder, b: RunFolder, step: int) -> None:
+    assert figures(a) == figures(b)
+    for name in FILES:
+        x, y = (load_file(folder.checkpoints / f"step-{step:08d}" / f"{name}.safetensors") for folder in (a, b))
+        assert x.keys() == y.keys()
+        assert all(torch.equal(x[key], y[key]) for key in x), name
+
+
+def train_here(folder: Path, flags: Flags, *more: str) -> int:
+    reset_accelerate()  # it holds on to its first precision
+    return train.main(flags(folder, "--wandb.mode", "disabled", *more))
+
+
+def stop_mid_run(command: list[str], folder: RunFolder, after: int, number: int) -> tuple[int, str]:
+    """Start a run, send its launcher a signal once it logged `after` steps, wait for every process of it."""
+    log = folder.path.with_suffix(".log")
+    with open(log, "w") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment(), cwd=REPOSITORY, start_new_session=True
+        )
+        deadline = time.monotonic() + 90
+        while not any(row["step"] >= after for row in folder.read_metrics()):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.02)
+        process.send_signal(number)
+        code = process.wait(timeout=60)
+        while _group_lives(process.pid):
+            assert time.monotonic() < deadline, "processes were left behind"
+            time.sleep(0.05)
+    return code, log.read_text()
+
+
+def _group_lives(group: int) -> bool:
+    """Whether any process of a session's group is left (wandb's own service ends by itself when its run does)."""
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, process_group = status.read_text().rpartition(")")[2].split()[:3]
+            command = (status.parent / "cmdline").read_text()
+        except OSError:
+            continue
+        if int(process_group) == group and state != "Z" and "wandb" not in command:
+            return True
+    return False
+
+
+LAUNCHES = {
+    "python": ([sys.executable], {75}),
+    "accelerate": ([sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"], {143, -signal.SIGTERM}),
+    "config file": (launcher(1), {1}),
+    "two processes": (launcher(2), {1}),
+}
+
+
+@pytest.mark.processes(2)
+@pytest.mark.parametrize("launch", LAUNCHES)
+def test_sigterm_saves_and_the_same_command_goes_on(launch: str, flags: Flags, tmp_path: Path) -> None:
+    words, codes = LAUNCHES[launch]
+    stopped, straight = RunFolder(tmp_path / "stopped"), RunFolder(tmp_path / "straight")
+    command = [*words, str(TRAIN), *flags(stopped.path, "--train.epochs", "10000")]
+    code, log = stop_mid_run(command, stopped, 20, signal.SIGTERM)
+    assert code in codes, log
+    status = json.loads(stopped.status.read_text())
+    assert status["state"] == "stopped", log
+    assert status["reason"] == "SIGTERM"
+    step = status["step"]
+    assert (stopped.checkpoints / f"step-{step:08d}").is_dir()
+    assert stopped.curves.exists()
+    assert stopped.panel.exists()
+
+    end = step + 13
+    more = ["--train.epochs", "10000", "--train.steps", str(end)]
+    assert run_command(*words, TRAIN, *flags(stopped.path, *more)).code == 0
+    assert run_command(*words, TRAIN, *flags(straight.path, *more), "--wandb.mode", "disabled").code == 0
+    assert_same_end(stopped, straight, end)
+    steps = [row["step"] for row in stopped.read_metrics()]
+    assert steps == sorted(set(steps))
+
+    # One run on the dashboard, no step twice: both sessions have one id and go on from each other.
+    files = sorted(stopped.wandb.glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 2
+    assert len({file.name for file in files}) == 1
+    logged = [row["train/step"] for file in files for row in wandb_file.history(file) if "loss/generator" in row]
+    assert logged == steps
+
+
+@pytest.mark.processes(1)
+def test_sigint_exits_with_75(flags: Flags, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    command = [sys.executable, str(TRAIN), *flags(folder.path, "--train.epochs", "10000", "--wandb.mode", "disabled")]
+    code, log = stop_mid_run(command, folder, 5, signal.SIGINT)
+    assert code == 75, log
+    assert "Traceback" not in log
+    assert "the same command goes on" in log
+
+
+def test_a_run_stopped_inside_an_epoch_and_a_log_window_ends_as_if_never_stopped(flags: Flags, tmp_path: Path) -> None:
+    straight, pieces = RunFolder(tmp_path / "straight"), RunFolder(tmp_path / "pieces")
+    assert train_here(straight.path, flags, "--train.steps", "29") == 0
+    for steps in ("7", "13", "20", "29"):
+        assert train_here(pieces.path, flags, "--train.steps", steps) == 0
+        assert figures(pieces)[-1]["step"] == int(steps)
+    assert_same_end(pieces, straight, 29)
+    assert [row["step"] for row in pieces.read_metrics()] == [5, 10, 15, 20, 25, 29]
+    sessions = json.loads(pieces.environment.read_text())
+    assert [session["from_step"] for session in sessions["earlier_sessions"]] == [0, 7, 13]
+    assert sessions["from_step"] == 20
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(
+    flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    straight, again = RunFolder(tmp_path / "straight"), RunFolder(tmp_path / "again")
+    for folder in (straight, again):
+        assert train_here(folder.path, flags, "--train.steps", "10") == 0
+    (again.checkpoints / "step-00000010").rename(again.checkpoints / ".writing-1")  # as SIGKILL leaves it
+    assert train_here(again.path, flags, "--train.steps", "10") == 0
+    assert "it begins again" in capsys.readouterr().out
+    assert_same_end(again, straight, 10)
+    assert [folder.name for folder in again.checkpoints.iterdir()] == ["step-00000010"]
+
+
+def test_a_damaged_checkpoint_is_passed_over(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = RunFolder(tmp_path / "run")
+    assert train_here(folder.path, flags, "--train.steps", "15", "--checkpoint.every-steps", "5") == 0
+    before = figures(folder)
+    (folder.checkpoints / "step-00000015" / "discriminator.safetensors").write_bytes(b"")
+    assert train_here(folder.path, flags, "--train.steps", "15", "--checkpoint.every-steps", "5") == 0
+    said = capsys.readouterr().out
+    assert "step-00000015 is damaged" in said
+    assert "going on after step 10" in said
+    assert figures(folder) == before
+
+
+def test_a_finished_run_is_left_as_it_is(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = RunFolder(tmp_path / "run")
+    assert train_here(folder.path, flags, "--train.steps", "7") == 0
+    metrics, generator = folder.metrics.read_bytes(), folder.generator.read_bytes()
+    assert train_here(folder.path, flags, "--train.steps", "7") == 0
+    assert "is finished; a larger --train.epochs" in capsys.readouterr().out
+    assert (folder.metrics.read_bytes(), folder.generator.read_bytes()) == (metrics, generator)
+
+
+def test_folders_that_this_run_may_not_have(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = RunFolder(tmp_path / "run")
+    assert train_here(folder.path, flags, "--train.steps", "6") == 0
+    before = {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()}
+    capsys.readouterr()
+
+    def refused(*more: str, into: Path = folder.path) -> str:
+        assert train_here(into, flags, *more) == 2
+        return capsys.readouterr().err
+
+    said = refused("--train.seed", "3", "--model.hidden-dim", "8")
+    assert "belongs to another configuration (model.hidden_dim: 256 -> 8; train.seed: 0 -> 3)" in said
+    assert "--run.dir" in said
+    assert "mixed_precision: no -> bf16" in refused("--train.mixed-precision", "bf16")
+    assert "run.resume=never" in refused("--run.resume", "never")
+    assert "run.resume=must" in refused("--run.resume", "must", into=tmp_path / "nothing")
+    other = tmp_path / "other data"
+    write_root(other, idx_bytes(draw_images(100)))
+    assert "was trained on other images" in refused("--data.root", str(other))
+    assert "use at most 100" in refused(
+        "--data.root", str(other), "--train.batch-size", "101", into=tmp_path / "nothing"
+    )
+    folder.config.write_text("{")
+    assert f"{folder.config} is damaged" in refused()
+    folder.config.write_bytes(before[folder.config])
+    assert {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()} == before
+    assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_is_refused_before_anything_is_written(flags: Flags, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)], check=False)
+    if mounted.returncode:
+        pytest.skip("this machine does not let root mount a tmpfs")
+    try:
+        ended = run_command("python", TRAIN, *flags(disk / "run", "--train.steps", "2"))
+        assert ended.code == 2
+        assert ended.err.startswith(f"gan_dist: run.dir={disk / 'run'}: its disk is full")
+        assert ended.err.count("\n") == 1
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.processes(1)
+def test_a_server_of_wandb_that_refuses_costs_nothing(flags: Flags, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    key = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": f"http://127.0.0.1:{port}"}
+    more = ["--train.steps", "6", "--wandb.timeout", "3"]
+    ended = run_command("python", TRAIN, *flags(tmp_path / "run", *more), **key)
+    assert ended.code == 0, ended.err
+    assert "W&B online is not to be had" in ended.out
+    assert len([line for line in ended.out.splitlines() if "wandb sync" in line]) == 1
+    folder = RunFolder(tmp_path / "run")
+    assert [row["step"] for row in folder.read_metrics()] == [5, 6]
+    assert json.loads(folder.environment.read_text())["wandb"]["mode"] == "offline"
+
+
+@pytest.mark.processes(1)
+def test_a_key_is_looked_for_where_wandb_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gan_dist.run.tracking import has_api_key
+
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://wandb.local:8080")
+    netrc = tmp_path / "netrc"
+    monkeypatch.setenv("NETRC", str(netrc))
+    program = "from gan_dist.run.tracking import has_api_key; print(has_api_key())"
+    environment = {"WANDB_BASE_URL": "http://wandb.local:8080", "NETRC": str(netrc)}
+    assert run_command("python", "-c", program, **environment).out == "False\n"
+    netrc.write_text("machine wandb.local login user password secret\n")
+    netrc.chmod(0o600)
+    assert run_command("python", "-c", program, **environment).out == "True\n"
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert has_api_key()

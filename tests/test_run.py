@@ -1,0 +1,334 @@
+"""What a run does besides arithmetic: its folder, checkpoints, pictures, tracking, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import environment, picture_size
+from PIL import Image
+from torch import nn
+
+from gan_dist.config import InputError
+from gan_dist.run import launcher
+from gan_dist.run.checkpoint import Checkpoints, Damaged, load_optimizer_tensors, optimizer_tensors, read_checkpoint
+from gan_dist.run.console import Console
+from gan_dist.run.curves import draw_curves
+from gan_dist.run.folder import RunFolder, read_json, replacing, write_json
+from gan_dist.run.preemption import StopAgreement, StopRequest
+from gan_dist.run.samples import COUNT, draw_panel, save_grid, save_samples
+from gan_dist.run.tracking import MetricsFile
+
+# --- folder
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "status.json"
+    write_json(file, {"step": 1})
+
+    def interrupted() -> None:
+        with replacing(file) as beside:
+            beside.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert read_json(file) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]"])
+def test_a_damaged_json_file_is_named(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(content)
+    with pytest.raises(InputError, match=str(file)):
+        read_json(file)
+
+
+def test_a_folder_that_can_not_be_used_is_refused_and_left_alone(tmp_path: Path) -> None:
+    occupied = tmp_path / "file"
+    occupied.write_text("mine")
+    for path in (occupied, occupied / "below"):
+        with pytest.raises(InputError, match=rf"run\.dir={path} can't be used .*--run\.dir"):
+            RunFolder(path).check_usable()
+    with pytest.raises(InputError, match="disk is full"):
+        RunFolder(tmp_path / "new").check_usable(needed_bytes=2**60)
+    RunFolder(tmp_path / "new").check_usable()
+    assert list(tmp_path.iterdir()) == [occupied]
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    first, second = RunFolder(tmp_path), RunFolder(tmp_path)
+    first.lock()
+    with pytest.raises(InputError, match="in use by another process"):
+        second.lock(wait=0.2)
+    first.close()
+    second.lock(wait=0.2)
+    second.close()
+
+
+# --- checkpoint
+
+
+def save(checkpoints: Checkpoints, step: int) -> Path:
+    return checkpoints.save(step, {"generator": {"w": torch.full((3,), float(step))}}, {"seconds": 1.5})
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    assert checkpoints.newest(print) is None
+    folder = save(checkpoints, 600)
+    assert folder.name == "step-00000600"
+    assert {file.name for file in folder.iterdir()} == {"generator.safetensors", "state.json", "manifest.json"}
+    found = checkpoints.newest(print)
+    assert found is not None
+    assert found.step == 600
+    assert torch.equal(found.tensors["generator"]["w"], torch.full((3,), 600.0))
+    assert found.state == {"seconds": 1.5, "step": 600}
+
+
+def test_old_checkpoints_go_when_a_new_one_is_there(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2, 3, 4):
+        save(checkpoints, step)
+    assert checkpoints.steps() == [3, 4]
+
+
+def test_a_checkpoint_that_can_not_be_written_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    save(checkpoints, 1)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        save(checkpoints, 2)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["step-00000001"]
+    assert read_checkpoint(tmp_path / "step-00000001").step == 1
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["generator.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "damage",
+    [flip_a_bit, lambda file: file.write_bytes(file.read_bytes()[:-1]), lambda file: file.write_bytes(b""), os.remove],
+    ids=["bit", "truncated", "emptied", "deleted"],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path, name: str, damage) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    save(checkpoints, 1)
+    damage(save(checkpoints, 2) / name)
+    announced: list[str] = []
+    found = checkpoints.newest(announced.append)
+    assert found is not None
+    assert found.step == 1
+    assert len(announced) == 1
+    assert "step-00000002 is damaged" in announced[0]
+    assert name in announced[0]
+    # The damaged one neither pushes a whole one out, nor stands in the way of its successor.
+    save(checkpoints, 2)
+    assert read_checkpoint(tmp_path / "step-00000002").step == 2
+
+
+def test_only_damaged_checkpoints_are_an_error_and_not_a_new_start(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    flip_a_bit(save(checkpoints, 1) / "generator.safetensors")
+    with pytest.raises(InputError, match="no whole checkpoint"):
+        checkpoints.newest(lambda line: None)
+
+
+def test_a_checkpoint_under_another_name_is_not_taken(tmp_path: Path) -> None:
+    save(Checkpoints(tmp_path, keep=3), 5).rename(tmp_path / "step-00000009")
+    with pytest.raises(Damaged, match="another format or step"):
+        read_checkpoint(tmp_path / "step-00000009")
+
+
+def test_an_optimizer_goes_on_exactly() -> None:
+    def make() -> tuple[nn.Module, torch.optim.Adam]:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = nn.Linear(3, 2)
+        return network, torch.optim.Adam(network.parameters(), lr=0.1, fused=True)
+
+    def advance(network: nn.Module, optimizer: torch.optim.Adam, steps: range) -> None:
+        for i in steps:
+            optimizer.zero_grad()
+            network(torch.full((1, 3), float(i))).sum().backward()
+            optimizer.step()
+
+    network, optimizer = make()
+    advance(network, optimizer, range(3))
+    resumed, resumed_optimizer = make()
+    resumed.load_state_dict(network.state_dict())
+    stored = {name: tensor.clone() for name, tensor in optimizer_tensors(optimizer).items()}
+    load_optimizer_tensors(resumed_optimizer, stored)
+    advance(network, optimizer, range(3, 6))
+    advance(resumed, resumed_optimizer, range(3, 6))
+    assert torch.equal(network.weight, resumed.weight)  # type: ignore[arg-type]
+
+
+# --- pictures
+
+
+class Ramp(nn.Module):
+    """Image i is of one gray, from -1 to 1."""
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents[:, :1, None, None].expand(-1, 1, 28, 28)
+
+
+def test_a_grid_holds_the_images_denormalized_8_by_8(tmp_path: Path) -> None:
+    file = tmp_path / "samples" / "epoch-0001.png"
+    save_samples(Ramp(), torch.linspace(-1, 1, COUNT).unsqueeze(1), file)
+    with Image.open(file) as stored:
+        picture = stored.convert("L")
+    assert picture.size == (8 * 30 + 2, 8 * 30 + 2)
+    grays = [picture.getpixel((2 + 30 * column + 14, 2 + 30 * row + 14)) for row in range(8) for column in range(8)]
+    expected = [255 * i / 63 for i in range(64)]
+    assert all(abs(gray - wanted) <= 1 for gray, wanted in zip(grays, expected, strict=True))  # type: ignore[operator]
+    assert list(file.parent.iterdir()) == [file]
+
+
+def folder_with_epochs(path: Path, epochs: list[int]) -> RunFolder:
+    folder = RunFolder(path)
+    for file in (folder.real_samples, *(folder.epoch_samples(epoch) for epoch in epochs)):
+        save_grid(torch.zeros(COUNT, 1, 28, 28), file)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("epochs", "columns"),
+    [([], 1), ([1, 2], 2), ([9, 10, 11], 2), ([10, 50, 60], 3), ([10, 50, 100, 300], 5), (list(range(1, 301)), 5)],
+)
+def test_the_panel_shows_the_milestones_that_were_reached(tmp_path: Path, epochs: list[int], columns: int) -> None:
+    folder = folder_with_epochs(tmp_path, epochs)
+    draw_panel(folder)
+    assert picture_size(folder.panel)[0] == 300 * columns
+
+
+def test_the_curves_are_drawn_from_metrics_that_a_crash_cut_off(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    row = {"step": 5, "epoch": 0.5, "loss/discriminator": 1, "loss/generator": 2, "score/real": 0.9, "score/fake": 0.1}
+    folder.metrics.write_text(json.dumps(row) + "\n" + json.dumps(row)[:20])
+    draw_curves(folder)
+    assert picture_size(folder.curves) == (1000, 400)
+
+
+# --- metrics
+
+
+def test_no_step_stands_twice_in_the_metrics_after_going_back(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    metrics = MetricsFile(folder)
+    assert metrics.last_step() == 0
+    for step in (5, 10, 12, 15, 20):  # 12: the end of an earlier, shorter run
+        metrics.append({"step": step})
+    with open(folder.metrics, "a") as stream:
+        stream.write('{"step": 2')
+    assert metrics.last_step() == 20
+    metrics.go_back_to(13, every_steps=5)
+    metrics.append({"step": 15})
+    assert [row["step"] for row in folder.read_metrics()] == [5, 10, 15]
+
+
+# --- console
+
+
+def test_a_silent_console_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(speaks=False)
+    console.announce("x")
+    console.table("x", {"a": 1})
+    console.begin(0, 10)
+    console.progress({}, 10, 1.0)
+    console.end()
+    assert capsys.readouterr().out == ""
+
+
+# --- launcher
+
+
+def test_cores_are_those_that_this_process_may_use() -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert launcher.usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def test_threads_follow_the_cores_whatever_the_launcher_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "usable_cores", lambda: 6)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    launcher.start_accelerator(None, None)
+    assert torch.get_num_threads() == 6
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    launcher.start_accelerator(None, None)
+    assert torch.get_num_threads() == 1
+    launcher.start_accelerator(None, 2)
+    assert torch.get_num_threads() == 2
+
+
+def test_precision_is_the_launchers_unless_the_run_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert launcher.start_accelerator(None, 1).mixed_precision == "bf16"
+    with pytest.raises(InputError, match="mixed_precision=fp8"):
+        launcher.start_accelerator("fp8", 1)
+    if not torch.accelerator.is_available():
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+        with pytest.raises(InputError, match="fp16 needs a GPU"):
+            launcher.start_accelerator(None, 1)
+
+
+# --- preemption
+
+
+def test_a_signal_is_a_request_and_the_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    request = StopRequest()
+    with request.listening():
+        agreement = StopAgreement(request)
+        assert not agreement.reached()
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)  # a launcher passes on what the terminal sent already
+        assert agreement.reached()
+        assert request.reason == "SIGTERM"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+PATIENT = """
+import os, signal, time
+from gan_dist.run.preemption import StopRequest
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with StopRequest().listening():
+    print("ready", flush=True)
+    time.sleep(60)
+    print("slept on", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PATIENT], stdout=subprocess.PIPE, text=True, env=environment()
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGHUP)  # ignored, as nohup wants it
+        child.send_signal(signal.SIGTERM)
+        time.sleep(2.5)
+        assert child.poll() is None
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(timeout=10) == 128 + signal.SIGTERM

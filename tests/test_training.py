@@ -1,0 +1,214 @@
+"""The arithmetic: losses against torch's own, which weights a step moves, latents, means, what is due when."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gan_dist.config import Config, ModelConfig, TrainConfig
+from gan_dist.models import build_pair
+from gan_dist.training.latents import Latents, fixed_latents
+from gan_dist.training.losses import LOSSES
+from gan_dist.training.meter import METRICS, Meter
+from gan_dist.training.schedule import Schedule
+from gan_dist.training.steps import Gan, discriminator_step, generator_step
+
+CPU = torch.device("cpu")
+BATCH = 8
+
+
+def make_gan(seed: int = 0, learning_rate: float = 2e-4) -> Gan:
+    """The seed's pair on one process, without a launcher: the steps are plain torch."""
+    generator, discriminator = build_pair(ModelConfig(hidden_dim=32), (1, 28, 28), seed)
+    return Gan(
+        generator=generator,
+        discriminator=discriminator,
+        bare_generator=generator,
+        bare_discriminator=discriminator,
+        generator_optimizer=torch.optim.Adam(generator.parameters(), lr=learning_rate),
+        discriminator_optimizer=torch.optim.Adam(discriminator.parameters(), lr=learning_rate),
+        loss=LOSSES["bce"],
+        latents=Latents(seed, 64, BATCH, rank=0, ranks=1, device=CPU),
+        backward=lambda loss: loss.backward(),
+    )
+
+
+def real_images() -> Tensor:
+    return torch.rand(BATCH, 1, 28, 28, generator=torch.Generator().manual_seed(3)) * 2 - 1
+
+
+def weights(network: nn.Module) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in network.parameters()]
+
+
+def moved(network: nn.Module, before: list[Tensor]) -> list[bool]:
+    return [not torch.equal(a, b) for a, b in zip(weights(network), before, strict=True)]
+
+
+def test_losses_are_torchs_bce_loss_of_the_probability() -> None:
+    generator = torch.Generator().manual_seed(0)
+    real, fake = torch.randn(2, 50, generator=generator) * 3
+    bce = nn.BCELoss()
+    ones, zeros = torch.ones(50), torch.zeros(50)
+    loss = LOSSES["bce"]
+    expected = bce(real.sigmoid(), ones) + bce(fake.sigmoid(), zeros)
+    assert torch.allclose(loss.discriminator(real, fake), expected, rtol=1e-5)
+    assert torch.allclose(loss.generator(fake), bce(fake.sigmoid(), ones), rtol=1e-5)
+
+
+def test_losses_stay_finite_where_the_probability_is_0_or_1() -> None:
+    far = torch.tensor([-1e4, 1e4])
+    for value in (LOSSES["bce"].discriminator(far, far), LOSSES["bce"].generator(far)):
+        assert torch.isfinite(value)
+
+
+def test_the_discriminator_step_moves_the_discriminator_alone() -> None:
+    gan = make_gan()
+    before = weights(gan.generator), weights(gan.discriminator)
+    stats = discriminator_step(gan, real_images(), step=1)
+    assert not any(moved(gan.generator, before[0]))
+    assert all(moved(gan.discriminator, before[1]))
+    assert all(parameter.grad is None for parameter in gan.generator.parameters())
+    assert set(stats) == {"loss/discriminator", "score/real", "score/fake"}
+    assert not any(value.requires_grad for value in stats.values())
+
+
+def test_the_generator_step_moves_the_generator_alone() -> None:
+    gan = make_gan()
+    before = weights(gan.generator), weights(gan.discriminator)
+    stats = generator_step(gan, step=1)
+    assert all(moved(gan.generator, before[0]))
+    assert not any(moved(gan.discriminator, before[1]))
+    assert all(parameter.grad is None for parameter in gan.discriminator.parameters())
+    assert all(parameter.requires_grad for parameter in gan.discriminator.parameters())
+    assert set(stats) == {"loss/generator"}
+
+
+def test_the_steps_are_the_notebooks() -> None:
+    """Both updates against the notebook's own lines: probabilities, BCELoss, two passes, detach."""
+    gan = make_gan()
+    generator, discriminator = copy.deepcopy((gan.generator, gan.discriminator))
+    d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=2e-4)
+    g_optimizer = torch.optim.Adam(generator.parameters(), lr=2e-4)
+    bce, ones, zeros = nn.BCELoss(), torch.ones(BATCH), torch.zeros(BATCH)
+    for step in (1, 2, 3):
+        z_d, z_g = (gan.latents(step, purpose).clone() for purpose in ("discriminator", "generator"))
+        stats = discriminator_step(gan, real_images(), step) | generator_step(gan, step)
+
+        real_score = discriminator(real_images()).sigmoid()
+        fake_score = discriminator(generator(z_d).detach()).sigmoid()
+        d_loss = bce(real_score, ones) + bce(fake_score, zeros)
+        d_optimizer.zero_grad()
+        d_loss.backward()
+        d_optimizer.step()
+        g_loss = bce(discriminator(generator(z_g)).sigmoid(), ones)
+        g_optimizer.zero_grad()
+        g_loss.backward()
+        g_optimizer.step()
+
+        expected = dict(zip(METRICS, (d_loss, g_loss, real_score.mean(), fake_score.mean()), strict=True))
+        for name, value in expected.items():
+            assert torch.allclose(stats[name], value.detach(), rtol=1e-5), name
+    for ours, theirs in ((gan.generator, generator), (gan.discriminator, discriminator)):
+        for a, b in zip(weights(ours), weights(theirs), strict=True):
+            assert torch.allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 6])
+def test_latents_are_the_same_on_any_number_of_ranks(ranks: int) -> None:
+    def draw(rank: int, of: int, step: int, purpose: str) -> Tensor:
+        return Latents(9, 5, 12, rank, of, CPU)(step, purpose).clone()
+
+    whole = draw(0, 1, 4, "generator")
+    shares = torch.cat([draw(rank, ranks, 4, "generator") for rank in range(ranks)])
+    assert torch.equal(whole, shares)
+    assert not torch.equal(whole, draw(0, 1, 5, "generator"))
+    assert not torch.equal(whole, draw(0, 1, 4, "discriminator"))
+
+
+def test_latents_are_standard_normal() -> None:
+    latents = Latents(0, 64, 4096, 0, 1, CPU)
+    drawn = torch.stack([latents(step, "generator").clone() for step in range(4)])
+    assert drawn.mean().abs() < 0.01
+    assert (drawn.std() - 1).abs() < 0.01
+
+
+def test_fixed_latents_are_fixed() -> None:
+    assert torch.equal(fixed_latents(1, 64, 16), fixed_latents(1, 64, 16))
+    assert not torch.equal(fixed_latents(1, 64, 16), fixed_latents(2, 64, 16))
+
+
+def stats(i: int) -> dict[str, Tensor]:
+    return {name: torch.tensor(float(i * 10 + j)) for j, name in enumerate(METRICS)}
+
+
+def alone(window: int) -> Meter:
+    return Meter(window, lambda rows: rows, ranks=1, device=CPU)
+
+
+def test_means_are_over_the_window_since_the_last_full_one() -> None:
+    meter = alone(3)
+    for i in range(1, 6):
+        meter.add(stats(i))
+        first = max(1, 3 * ((i - 1) // 3) + 1)
+        expected = sum(range(first, i + 1)) / (i - first + 1) * 10
+        assert meter.means()["loss/discriminator"] == expected
+        assert meter.means()["score/fake"] == expected + 3
+
+
+def test_means_are_over_the_ranks() -> None:
+    meter = Meter(2, lambda rows: torch.cat([rows, rows + 2]), ranks=2, device=CPU)
+    meter.add(stats(1))
+    meter.add(stats(3))
+    assert meter.means()["loss/discriminator"] == 21.0
+
+
+@pytest.mark.parametrize("stop", range(1, 8))
+def test_a_window_goes_on_after_a_resume_as_if_never_interrupted(stop: int) -> None:
+    whole, first, second = alone(4), alone(4), alone(4)
+    values = [stats(i) | {"loss/generator": torch.tensor(0.1) * i**3} for i in range(8)]
+    for i in range(8):
+        whole.add(values[i])
+        if i == stop:
+            second.load_state(first.state())
+        part = first if i < stop else second
+        part.add(values[i])
+        assert part.means() == whole.means()
+
+
+def schedule(make: Callable[[TrainConfig], TrainConfig], size: int = 100) -> Schedule:
+    return Schedule(dataclasses.replace(Config(), train=make(TrainConfig(batch_size=20, epochs=3))), size)
+
+
+def test_the_schedule_of_whole_epochs() -> None:
+    plan = schedule(lambda train: train)
+    assert plan.total_steps == 15
+    assert [step for step in range(1, 16) if plan.at(step, False).sample] == [5, 10, 15]
+    assert [step for step in range(1, 16) if plan.at(step, False).checkpoint] == [5, 10, 15]
+    assert [step for step in range(1, 16) if plan.at(step, False).log] == [15]
+    assert [step for step in range(1, 16) if plan.at(step, False).stop] == [15]
+    assert plan.epoch(15) == 3.0
+
+
+def test_the_schedule_where_epochs_end_inside_a_batch() -> None:
+    plan = schedule(lambda train: train, size=90)
+    assert plan.total_steps == 14  # 270 images: 13.5 batches
+    assert [step for step in range(1, 15) if plan.at(step, False).sample] == [5, 9, 14]
+    assert plan.epochs_completed(14) == 3
+
+
+def test_steps_end_a_run_inside_an_epoch() -> None:
+    plan = schedule(lambda train: dataclasses.replace(train, steps=7))
+    assert plan.total_steps == 7
+    at = plan.at(7, False)
+    assert (at.log, at.sample, at.checkpoint, at.stop) == (True, False, True, True)
+
+
+def test_a_request_to_stop_saves_and_ends_without_a_log_point() -> None:
+    at = schedule(lambda train: train).at(7, True)
+    assert (at.log, at.sample, at.checkpoint, at.stop) == (False, False, True, True)
