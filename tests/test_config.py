@@ -141,3 +141,9 @@ def test_a_stored_configuration_from_elsewhere_is_refused() -> None:
 def test_presets_are_valid() -> None:
     for preset in PRESETS.values():
         validate(preset())
+
+
+def test_the_readme_has_every_flag_with_its_default() -> None:
+    readme = (TRAIN.parent.parent / "README.md").read_text()
+    for name, value in to_flat(Config()).items():
+        assert f"| `--{name.replace('_', '-')}` | {value} |" in readme

@@ -143,6 +143,14 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path
     assert read_checkpoint(tmp_path / "step-00000002").step == 2
 
 
+def test_a_damaged_newer_checkpoint_does_not_push_out_the_one_just_written(tmp_path: Path) -> None:
+    before, after = Checkpoints(tmp_path, keep=2), Checkpoints(tmp_path, keep=1)
+    save(before, 1)
+    flip_a_bit(save(before, 5) / "generator.safetensors")
+    save(after, 2)  # the run went on from step 1
+    assert after.steps() == [2, 5]
+
+
 def test_only_damaged_checkpoints_are_an_error_and_not_a_new_start(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=3)
     flip_a_bit(save(checkpoints, 1) / "generator.safetensors")
