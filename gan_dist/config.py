@@ -62,6 +62,11 @@ class TrainConfig:
     """With the rest of the configuration it fixes the run: first weights, order of the images, latents (>= 0)."""
     loss: Literal["bce"] = "bce"
     """Adversarial loss, by name. bce: binary cross entropy, non-saturating."""
+    accumulation: int = 1
+    """Micro-batches that a process cuts its share of a batch into, to save memory (>= 1, divides the share)."""
+    exact_shards: int | None = None
+    """Cut every batch into so many shards and add their gradients in one fixed order: bit for bit the same run on any
+    number of processes that divides it. None: the fast way, equal to rounding."""
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     """Precision of the forward passes; fp16 needs a GPU. None: what accelerate launch was given, else no."""
     threads: int | None = None
@@ -174,6 +179,8 @@ def validate(config: Config) -> None:
         "train.epochs": config.train.epochs,
         "train.steps": config.train.steps,
         "train.batch_size": config.train.batch_size,
+        "train.accumulation": config.train.accumulation,
+        "train.exact_shards": config.train.exact_shards,
         "train.threads": config.train.threads,
         "log.every_steps": config.log.every_steps,
         "samples.every_epochs": config.samples.every_epochs,
@@ -192,23 +199,38 @@ def validate(config: Config) -> None:
         require(math.isfinite(number) and number > 0, name, "a finite number above 0")
     require(0 <= config.optimizer.beta1 < 1, "optimizer.beta1", "in [0, 1)")
     require(0 <= config.optimizer.beta2 < 1, "optimizer.beta2", "in [0, 1)")
+    if config.train.exact_shards is not None and config.train.accumulation > 1:
+        raise InputError(
+            "train.accumulation and train.exact_shards both cut the batch into parts; leave out train.accumulation"
+        )
     if config.data.source == "sample" and config.data.name != "mnist":
         raise InputError(
             f"data.source=sample has MNIST digits only, not data.name={config.data.name}; use source local or download"
         )
 
 
-def check_divisible(batch_size: int, processes: int) -> None:
-    """Check that every process gets the same whole number of images of a batch.
+def check_divisible(config: TrainConfig, processes: int) -> None:
+    """Check that a batch can be cut into equal parts: for the processes, and their micro-batches or shards.
 
     Raises:
-        InputError: names the two nearest batch sizes that work.
+        InputError: names the two nearest batch sizes, or the numbers of processes, that work.
     """
-    rest = batch_size % processes
-    if rest:
-        below, above = batch_size - rest, batch_size - rest + processes
+    shards = config.exact_shards
+    if shards is not None and shards % processes:
+        divisors = [str(n) for n in range(1, shards + 1) if shards % n == 0]
+        raise InputError(
+            f"train.exact_shards={shards} can't be spread over {processes} processes; use {', '.join(divisors)} of them"
+        )
+    parts, into = processes, f"{processes} processes"
+    if shards is not None:
+        parts, into = shards, f"train.exact_shards={shards}"
+    elif config.accumulation > 1:
+        parts, into = processes * config.accumulation, f"{into} x train.accumulation={config.accumulation}"
+    size = config.batch_size
+    if rest := size % parts:
+        below, above = size - rest, size - rest + parts
         use = f"{below} or {above}" if below else f"{above}"
-        raise InputError(f"train.batch_size={batch_size} is not divisible by {processes} processes; use {use}")
+        raise InputError(f"train.batch_size={size} is not divisible by {into}; use {use}")
 
 
 def to_dict(config: Config) -> dict[str, Any]:

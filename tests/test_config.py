@@ -13,6 +13,7 @@ from gan_dist.config import (
     PRESETS,
     Config,
     InputError,
+    TrainConfig,
     check_divisible,
     differences,
     from_dict,
@@ -79,12 +80,24 @@ def test_differences_name_what_shapes_the_trajectory_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "processes", "use"), [(100, 3, "use 99 or 102"), (2, 4, "use 4"), (7, 2, "use 6 or 8")]
+    ("train", "processes", "says"),
+    [
+        ({"batch_size": 100}, 3, "train.batch_size=100 is not divisible by 3 processes; use 99 or 102"),
+        ({"batch_size": 2}, 4, "train.batch_size=2 is not divisible by 4 processes; use 4"),
+        (
+            {"batch_size": 100, "accumulation": 3},
+            2,
+            "train.batch_size=100 is not divisible by 2 processes x train.accumulation=3; use 96 or 102",
+        ),
+        ({"batch_size": 102, "exact_shards": 4}, 2, "not divisible by train.exact_shards=4; use 100 or 104"),
+        ({"batch_size": 100, "exact_shards": 4}, 3, "train.exact_shards=4 .* 3 processes; use 1, 2, 4 of them"),
+    ],
 )
-def test_an_indivisible_batch_names_the_nearest_that_work(batch_size: int, processes: int, use: str) -> None:
-    with pytest.raises(InputError, match=f"train.batch_size={batch_size} .* {processes} processes; {use}$"):
-        check_divisible(batch_size, processes)
-    check_divisible(12, 3)
+def test_a_batch_that_can_not_be_cut_names_what_works(train: dict[str, int], processes: int, says: str) -> None:
+    with pytest.raises(InputError, match=f"{says}$"):
+        check_divisible(TrainConfig(**train), processes)  # type: ignore[arg-type]
+    check_divisible(TrainConfig(batch_size=24, accumulation=4), 3)
+    check_divisible(TrainConfig(batch_size=24, exact_shards=4), 2)
 
 
 BAD = [
@@ -107,6 +120,9 @@ BAD = [
     (["--optimizer.beta1", "1"], "optimizer.beta1=1", "[0, 1)"),
     (["--checkpoint.keep", "0"], "checkpoint.keep=0", "at least 1"),
     (["--wandb.timeout", "nan"], "wandb.timeout=nan", "above 0"),
+    (["--train.accumulation", "0"], "train.accumulation=0", "at least 1"),
+    (["--train.exact-shards", "0"], "train.exact_shards=0", "at least 1"),
+    (["--train.exact-shards", "4", "--train.accumulation", "2"], "train.exact_shards", "leave out"),
     (["--data.name", "kmnist", "--data.source", "sample"], "data.source=sample", "local or download"),
 ]
 

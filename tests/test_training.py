@@ -15,6 +15,14 @@ from gan_dist.models import build_pair
 from gan_dist.training.latents import Latents, fixed_latents
 from gan_dist.training.losses import LOSSES
 from gan_dist.training.meter import METRICS, Meter
+from gan_dist.training.reduction import (
+    ExactReduction,
+    FastReduction,
+    Reduction,
+    Update,
+    add_in_a_tree,
+    add_whole_pairs,
+)
 from gan_dist.training.schedule import Schedule
 from gan_dist.training.steps import Gan, discriminator_step, generator_step
 
@@ -22,19 +30,26 @@ CPU = torch.device("cpu")
 BATCH = 8
 
 
-def make_gan(seed: int = 0, learning_rate: float = 2e-4) -> Gan:
+def make_gan(reduction: Reduction | None = None) -> Gan:
     """The seed's pair on one process, without a launcher: the steps are plain torch."""
-    generator, discriminator = build_pair(ModelConfig(hidden_dim=32), (1, 28, 28), seed)
+    generator, discriminator = build_pair(ModelConfig(hidden_dim=32), (1, 28, 28), 0)
+    updates = [
+        Update(
+            network,
+            torch.optim.Adam(network.parameters(), lr=2e-4),
+            reduction or FastReduction(ranks=1),
+            BATCH,
+            lambda loss: loss.backward(),
+        )
+        for network in (generator, discriminator)
+    ]
     return Gan(
         generator=generator,
         discriminator=discriminator,
-        bare_generator=generator,
-        bare_discriminator=discriminator,
-        generator_optimizer=torch.optim.Adam(generator.parameters(), lr=learning_rate),
-        discriminator_optimizer=torch.optim.Adam(discriminator.parameters(), lr=learning_rate),
+        generator_update=updates[0],
+        discriminator_update=updates[1],
         loss=LOSSES["bce"],
-        latents=Latents(seed, 64, BATCH, rank=0, ranks=1, device=CPU),
-        backward=lambda loss: loss.backward(),
+        latents=Latents(0, 64, BATCH, rank=0, ranks=1, device=CPU),
     )
 
 
@@ -73,7 +88,7 @@ def test_the_discriminator_step_moves_the_discriminator_alone() -> None:
     stats = discriminator_step(gan, real_images(), step=1)
     assert not any(moved(gan.generator, before[0]))
     assert all(moved(gan.discriminator, before[1]))
-    assert all(parameter.grad is None for parameter in gan.generator.parameters())
+    assert not gan.generator_update.gradients.any()
     assert set(stats) == {"loss/discriminator", "score/real", "score/fake"}
     assert not any(value.requires_grad for value in stats.values())
 
@@ -84,7 +99,7 @@ def test_the_generator_step_moves_the_generator_alone() -> None:
     stats = generator_step(gan, step=1)
     assert all(moved(gan.generator, before[0]))
     assert not any(moved(gan.discriminator, before[1]))
-    assert all(parameter.grad is None for parameter in gan.discriminator.parameters())
+    assert not gan.discriminator_update.gradients.any()
     assert all(parameter.requires_grad for parameter in gan.discriminator.parameters())
     assert set(stats) == {"loss/generator"}
 
@@ -119,6 +134,38 @@ def test_the_steps_are_the_notebooks() -> None:
             assert torch.allclose(a, b, atol=1e-6)
 
 
+def _pairs_of_updates(a: Gan, b: Gan) -> list[tuple[Update, Update]]:
+    return [(a.generator_update, b.generator_update), (a.discriminator_update, b.discriminator_update)]
+
+
+@pytest.mark.parametrize("reduction", [FastReduction(ranks=1, parts=4), ExactReduction(ranks=1, shards=4)])
+def test_a_batch_in_parts_gives_the_update_of_the_whole(reduction: Reduction) -> None:
+    whole, parts = make_gan(), make_gan(reduction)
+    for step in (1, 2, 3):
+        expected = discriminator_step(whole, real_images(), step) | generator_step(whole, step)
+        stats = discriminator_step(parts, real_images(), step) | generator_step(parts, step)
+        for name in METRICS:
+            assert stats[name].shape == (4,)
+            assert torch.allclose(stats[name].mean(), expected[name].mean(), atol=1e-6)
+        for one, other in _pairs_of_updates(whole, parts):
+            assert torch.allclose(one.gradients[0], other.gradients[0], atol=1e-6)
+    for a, b in ((whole.generator, parts.generator), (whole.discriminator, parts.discriminator)):
+        for x, y in zip(weights(a), weights(b), strict=True):
+            assert torch.allclose(x, y, atol=1e-6)
+    for _, update in _pairs_of_updates(whole, parts):
+        assert {int(state["step"]) for state in update.optimizer.state.values()} == {3}
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 4, 6, 8, 12])
+def test_the_tree_of_shards_does_not_depend_on_the_ranks(shards: int) -> None:
+    gradients = torch.randn(shards, 1000, generator=torch.Generator().manual_seed(0)) * torch.logspace(-4, 4, 1000)
+    whole = add_in_a_tree(gradients)
+    assert torch.allclose(whole, gradients.sum(0), rtol=1e-4)
+    for ranks in (n for n in range(1, shards + 1) if shards % n == 0):
+        sent = [add_whole_pairs(share) for share in gradients.chunk(ranks)]
+        assert torch.equal(add_in_a_tree(torch.cat(sent)), whole)
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 6])
 def test_latents_are_the_same_on_any_number_of_ranks(ranks: int) -> None:
     def draw(rank: int, of: int, step: int, purpose: str) -> Tensor:
@@ -144,11 +191,11 @@ def test_fixed_latents_are_fixed() -> None:
 
 
 def stats(i: int) -> dict[str, Tensor]:
-    return {name: torch.tensor(float(i * 10 + j)) for j, name in enumerate(METRICS)}
+    return {name: torch.tensor([float(i * 10 + j)]) for j, name in enumerate(METRICS)}
 
 
 def alone(window: int) -> Meter:
-    return Meter(window, lambda rows: rows, ranks=1, device=CPU)
+    return Meter(window, 1, lambda rows: rows, ranks=1, device=CPU)
 
 
 def test_means_are_over_the_window_since_the_last_full_one() -> None:
@@ -162,7 +209,7 @@ def test_means_are_over_the_window_since_the_last_full_one() -> None:
 
 
 def test_means_are_over_the_ranks() -> None:
-    meter = Meter(2, lambda rows: torch.cat([rows, rows + 2]), ranks=2, device=CPU)
+    meter = Meter(2, 1, lambda rows: torch.cat([rows, rows + 2]), ranks=2, device=CPU)
     meter.add(stats(1))
     meter.add(stats(3))
     assert meter.means()["loss/discriminator"] == 21.0
@@ -171,7 +218,7 @@ def test_means_are_over_the_ranks() -> None:
 @pytest.mark.parametrize("stop", range(1, 8))
 def test_a_window_goes_on_after_a_resume_as_if_never_interrupted(stop: int) -> None:
     whole, first, second = alone(4), alone(4), alone(4)
-    values = [stats(i) | {"loss/generator": torch.tensor(0.1) * i**3} for i in range(8)]
+    values = [stats(i) | {"loss/generator": torch.tensor([0.1]) * i**3} for i in range(8)]
     for i in range(8):
         whole.add(values[i])
         if i == stop:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import DataLoaderConfiguration, broadcast_object_list
 
 from gan_dist.config import InputError
 
@@ -44,7 +44,6 @@ def start_accelerator(mixed_precision: str | None, threads: int | None) -> Accel
         mixed_precision=precision,
         log_with="wandb",
         dataloader_config=DataLoaderConfiguration(split_batches=True),  # the batch size is global
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     launched = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != launched:

@@ -9,7 +9,7 @@ import time
 import torch
 from torch import nn
 
-from gan_dist.config import Config, InputError, OptimizerConfig, check_divisible
+from gan_dist.config import Config, InputError, OptimizerConfig, TrainConfig, check_divisible
 from gan_dist.data.dataset import GlobalBatches, ResidentImages, make_loader
 from gan_dist.models import build_pair
 from gan_dist.run.checkpoint import Checkpoints, load_optimizer_tensors
@@ -24,6 +24,7 @@ from gan_dist.training.latents import Latents, fixed_latents
 from gan_dist.training.losses import LOSSES
 from gan_dist.training.meter import Meter
 from gan_dist.training.outputs import Run
+from gan_dist.training.reduction import ExactReduction, FastReduction, Reduction, Update
 from gan_dist.training.schedule import Schedule
 from gan_dist.training.start import find_start
 from gan_dist.training.steps import Gan, discriminator_step, generator_step
@@ -71,7 +72,7 @@ def build(config: Config, folder: RunFolder, request: StopRequest) -> Run:
     rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     train_config = dataclasses.replace(config.train, mixed_precision=accelerator.mixed_precision)
     config = dataclasses.replace(config, train=train_config)
-    check_divisible(config.train.batch_size, ranks)
+    check_divisible(config.train, ranks)
     console = Console(speaks=accelerator.is_main_process)
     for advice in launch_advice(ranks):
         console.announce(advice)
@@ -88,7 +89,8 @@ def build(config: Config, folder: RunFolder, request: StopRequest) -> Run:
     # The optimizers are made for the parameters where they train: on the device.
     generator_optimizer = _adam(generator.to(device), config.optimizer)
     discriminator_optimizer = _adam(discriminator.to(device), config.optimizer)
-    meter = Meter(config.log.every_steps, accelerator.gather, ranks, device)
+    reduction = make_reduction(config.train, ranks)
+    meter = Meter(config.log.every_steps, reduction.parts, accelerator.gather, ranks, device)
     if found:
         generator.load_state_dict(found.tensors["generator"])
         discriminator.load_state_dict(found.tensors["discriminator"])
@@ -104,19 +106,19 @@ def build(config: Config, folder: RunFolder, request: StopRequest) -> Run:
     generator, discriminator, generator_optimizer, discriminator_optimizer, loader = accelerator.prepare(
         generator, discriminator, generator_optimizer, discriminator_optimizer, loader
     )
+    # The bare modules: what adds the gradients over the ranks is the update, once, not DDP behind each backward.
+    generator, discriminator = accelerator.unwrap_model(generator), accelerator.unwrap_model(discriminator)
+    share, backward = batch_size // ranks, accelerator.backward
     run = Run(
         config=config,
         accelerator=accelerator,
         gan=Gan(
             generator=generator,
             discriminator=discriminator,
-            bare_generator=accelerator.unwrap_model(generator),
-            bare_discriminator=accelerator.unwrap_model(discriminator),
-            generator_optimizer=generator_optimizer,
-            discriminator_optimizer=discriminator_optimizer,
+            generator_update=Update(generator, generator_optimizer, reduction, share, backward),
+            discriminator_update=Update(discriminator, discriminator_optimizer, reduction, share, backward),
             loss=LOSSES[config.train.loss],
             latents=Latents(seed, latent_dim, batch_size, rank, ranks, device),
-            backward=accelerator.backward,
         ),
         loader=loader,
         schedule=schedule,
@@ -169,6 +171,12 @@ def run_to_end(config: Config) -> int:
         run.accelerator.trackers = []  # they are finished
         run.accelerator.end_training()
     return 0 if state == "finished" else STOPPED_EXIT_CODE
+
+
+def make_reduction(config: TrainConfig, ranks: int) -> Reduction:
+    if config.exact_shards is not None:
+        return ExactReduction(ranks, config.exact_shards)
+    return FastReduction(ranks, config.accumulation)
 
 
 def _adam(network: nn.Module, config: OptimizerConfig) -> torch.optim.Adam:

@@ -65,7 +65,7 @@ def begin(run: Run, wandb_id: str | None) -> None:
         InputError: the folder has no room for the run.
     """
     folder, console = run.folder, run.console
-    networks = [run.gan.bare_generator, run.gan.bare_discriminator]
+    networks = [run.gan.generator, run.gan.discriminator]
     weights = sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
     checkpoint_bytes = 3 * weights  # Adam keeps two numbers more for each weight
     folder.check_usable(needed_bytes=2 * checkpoint_bytes + 2**20)
@@ -133,7 +133,7 @@ def log(run: Run) -> None:
 def sample(run: Run) -> None:
     """Save the epoch's grid of images of the fixed latents. Rank 0 only."""
     file = run.folder.epoch_samples(run.schedule.epochs_completed(run.step))
-    save_samples(run.gan.bare_generator, run.fixed_latents, file)
+    save_samples(run.gan.generator, run.fixed_latents, file)
     run.wandb.log_samples(run.step, file)
 
 
@@ -143,14 +143,14 @@ def checkpoint(run: Run) -> None:
     if not run.writes:
         return
     gan, scaler = run.gan, run.accelerator.scaler
-    generator = gan.bare_generator.state_dict()
+    generator = gan.generator.state_dict()
     run.checkpoints.save(
         run.step,
         {
             "generator": generator,
-            "discriminator": gan.bare_discriminator.state_dict(),
-            "generator_optimizer": optimizer_tensors(gan.generator_optimizer),
-            "discriminator_optimizer": optimizer_tensors(gan.discriminator_optimizer),
+            "discriminator": gan.discriminator.state_dict(),
+            "generator_optimizer": optimizer_tensors(gan.generator_update.optimizer),
+            "discriminator_optimizer": optimizer_tensors(gan.discriminator_update.optimizer),
         },
         {
             "config": to_dict(run.config),

@@ -1,0 +1,172 @@
+"""How gradients are added over the parts of a batch and over the ranks: fast, or exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+PartStats = dict[str, Float[Tensor, ""]]
+Stats = dict[str, Float[Tensor, " parts"]]
+PartLoss = Callable[[slice], tuple[Float[Tensor, ""], PartStats]]
+"""A part of this rank's share -> its mean loss, with its graph, and its figures, detached."""
+
+
+@runtime_checkable
+class Reduction(Protocol):
+    """How the gradients of a rank's parts become the gradient of the global batch."""
+
+    @property
+    def parts(self) -> int:
+        """Parts that this rank's share of a batch is cut into."""
+
+    @property
+    def rows(self) -> int:
+        """Parts whose gradients are kept apart until all are there; 1: they are added as they come."""
+
+    @property
+    def weight(self) -> float:
+        """What a part's mean loss is multiplied with before it goes backward."""
+
+    def __call__(self, gradients: Float[Tensor, "rows weights"]) -> None:
+        """Put the gradient of the global batch into the first row, on every rank. One collective."""
+
+
+@dataclass(frozen=True)
+class FastReduction:
+    """One sum over everything: equal on any number of processes to rounding.
+
+    Args:
+        ranks: how many there are.
+        parts: micro-batches that a rank's share is cut into (gradient accumulation).
+    """
+
+    ranks: int
+    parts: int = 1
+    rows: int = 1
+
+    @property
+    def weight(self) -> float:
+        return 1 / (self.ranks * self.parts)
+
+    def __call__(self, gradients: Float[Tensor, "rows weights"]) -> None:
+        if self.ranks > 1:
+            dist.all_reduce(gradients)
+
+
+@dataclass(frozen=True)
+class ExactReduction:
+    """The batch is always cut into the same shards, whose gradients are added in one tree: bit for bit the same
+    on any number of processes that divides the shards.
+
+    Args:
+        ranks: how many there are.
+        shards: how many the global batch is cut into; `ranks` divides it.
+    """
+
+    ranks: int
+    shards: int
+    weight: float = 1.0
+
+    @property
+    def parts(self) -> int:
+        return self.shards // self.ranks
+
+    @property
+    def rows(self) -> int:
+        return self.parts
+
+    def __call__(self, gradients: Float[Tensor, "rows weights"]) -> None:
+        sums = add_whole_pairs(gradients)
+        if self.ranks > 1:
+            everyones = sums.new_empty(self.ranks * len(sums), sums.shape[1])
+            dist.all_gather(list(everyones.chunk(self.ranks)), sums)
+            sums = everyones
+        torch.div(add_in_a_tree(sums), self.shards, out=gradients[0])
+
+
+def add_in_a_tree(rows: Float[Tensor, "rows weights"]) -> Float[Tensor, " weights"]:
+    """Add all rows in one order: neighbours, then neighbours of those; an odd one out moves up a level alone."""
+    while len(rows) > 1:
+        pairs = len(rows) // 2 * 2
+        rows = torch.cat([rows[0:pairs:2] + rows[1:pairs:2], rows[pairs:]])
+    return rows[0]
+
+
+def add_whole_pairs(rows: Float[Tensor, "rows weights"]) -> Float[Tensor, "fewer weights"]:
+    """Do the part of the tree that lies inside a rank, whose number of rows every rank has: whole levels only."""
+    while len(rows) % 2 == 0:
+        rows = rows[0::2] + rows[1::2]
+    return rows
+
+
+class Update:
+    """Moves one network: the gradient of the global batch, then the optimizer.
+
+    The gradients live in one flat vector, which the parameters' `grad` are views of: they cross the network in one
+    collective, once an update.
+
+    Args:
+        network: the bare module; only its parameters move.
+        optimizer: over those parameters.
+        reduction: how their gradients are added.
+        share: images of a global batch that this rank has.
+        backward: loss -> gradients; Accelerator.backward, which knows of loss scaling.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: Optimizer,
+        reduction: Reduction,
+        share: int,
+        backward: Callable[[Tensor], None],
+    ) -> None:
+        self.network = network
+        self.optimizer = optimizer
+        self.reduction = reduction
+        self.backward = backward
+        size = share // reduction.parts
+        self.parts = [slice(i * size, (i + 1) * size) for i in range(reduction.parts)]
+        parameters = list(network.parameters())
+        weights = sum(parameter.numel() for parameter in parameters)
+        self.gradients = parameters[0].new_zeros(reduction.rows, weights)
+        self._views = [
+            [part.view_as(p) for part, p in zip(row.split([p.numel() for p in parameters]), parameters, strict=True)]
+            for row in self.gradients
+        ]
+        self._parameters = parameters
+        self._collect_in(0)
+
+    def __call__(self, loss_of: PartLoss) -> Stats:
+        """Do one update.
+
+        Args:
+            loss_of: called once for each part, in order.
+
+        Returns:
+            Each figure, (parts,).
+        """
+        self.gradients.zero_()
+        figures = []
+        for i, part in enumerate(self.parts):
+            if self.reduction.rows > 1:
+                self._collect_in(i)
+            loss, stats = loss_of(part)
+            self.backward(loss if self.reduction.weight == 1 else loss * self.reduction.weight)
+            figures.append(stats)
+        if self.reduction.rows > 1:
+            self._collect_in(0)
+        self.reduction(self.gradients)
+        self.optimizer.step()
+        return {name: torch.stack([stats[name] for stats in figures]) for name in figures[0]}
+
+    def _collect_in(self, row: int) -> None:
+        for parameter, view in zip(self._parameters, self._views[row], strict=True):
+            parameter.grad = view
