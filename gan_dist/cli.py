@@ -46,12 +46,35 @@ def sample(arguments: Sequence[str]) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class DiffArguments:
+    runs: Annotated[Positional[tuple[Path, Path]], arg(metavar="RUN RUN")]
+    """Folders of two runs that were trained with --train.log-hashes."""
+
+
+def diff(arguments: Sequence[str]) -> int:
+    """Say where two runs part; 1 if they do."""
+    asked = read_arguments(
+        DiffArguments,
+        arguments,
+        prog="gan-dist diff",
+        description="Find the first step, and the tensors, where two runs part.",
+        flags=[],
+    )
+    from gan_dist.results.diff import compare_hashes
+
+    comparison = compare_hashes(*asked.runs)
+    print(comparison.describe())
+    return 0 if comparison.parted_at is None else 1
+
+
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "train": (
         "train a run in this process, without a launcher",
         lambda arguments: train.main(arguments, prog="gan-dist train"),
     ),
     "sample": ("generate images from a run", sample),
+    "diff": ("find the first step where two runs part", diff),
 }
 
 
@@ -59,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of COMMANDS.
 
     Returns:
-        The exit code: 0 done, 2 bad input; 75 a training stopped by a signal, resumable.
+        The exit code: 0 done, 2 bad input; 75 a training stopped by a signal, resumable; 1 runs that differ.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):

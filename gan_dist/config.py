@@ -69,6 +69,8 @@ class TrainConfig:
     number of processes that divides it. None: the fast way, equal to rounding."""
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     """Precision of the forward passes; fp16 needs a GPU. None: what accelerate launch was given, else no."""
+    log_hashes: int | None = None
+    """Steps between two lines of hashes.jsonl (>= 1), which gan-dist diff compares. None: none are written."""
     threads: int | None = None
     """CPU threads of a process (>= 1). None: the machine's cores divided by the processes on it."""
 
@@ -153,6 +155,7 @@ CHANGEABLE_ON_RESUME = (
     "data.download_timeout",
     "train.epochs",
     "train.steps",
+    "train.log_hashes",
     "train.threads",
     "log.",
     "samples.",
@@ -183,6 +186,7 @@ def validate(config: Config) -> None:
         "train.exact_shards": config.train.exact_shards,
         "train.threads": config.train.threads,
         "log.every_steps": config.log.every_steps,
+        "train.log_hashes": config.train.log_hashes,
         "samples.every_epochs": config.samples.every_epochs,
         "checkpoint.every_steps": config.checkpoint.every_steps,
         "checkpoint.keep": config.checkpoint.keep,

@@ -14,7 +14,7 @@ import wandb_file
 from conftest import REPOSITORY, TRAIN, Ended, launcher, picture_size, run_command
 from safetensors.torch import load_file
 
-from gan_dist.run.folder import RunFolder
+from gan_dist.run.folder import RunFolder, read_json_lines
 from gan_dist.training.meter import METRICS
 
 STEPS = 20  # two epochs of 10
@@ -72,7 +72,7 @@ def test_pictures_of_every_epoch(two: tuple[RunFolder, Ended]) -> None:
 
 @pytest.mark.processes(2)
 def test_metrics_have_a_line_a_log_point(two: tuple[RunFolder, Ended]) -> None:
-    rows = two[0].read_metrics()
+    rows = read_json_lines(two[0].metrics)
     assert [row["step"] for row in rows] == [5, 10, 15, 20]
     for row in rows:
         assert set(row) == {"step", "epoch", "images_seen", "images_per_second", *METRICS}
@@ -89,7 +89,7 @@ def test_metrics_have_a_line_a_log_point(two: tuple[RunFolder, Ended]) -> None:
 @pytest.mark.processes(2)
 def test_two_processes_compute_what_one_does(two: tuple[RunFolder, Ended], one: tuple[RunFolder, Ended]) -> None:
     """Law 1, fast mode: equal to rounding. DDP averages what every rank made of its share of the same batch."""
-    for a, b in zip(two[0].read_metrics(), one[0].read_metrics(), strict=True):
+    for a, b in zip(read_json_lines(two[0].metrics), read_json_lines(one[0].metrics), strict=True):
         for name in METRICS:
             assert a[name] == pytest.approx(b[name], rel=1e-5), (a["step"], name)
     generators = [load_file(folder.generator) for folder, _ in (two, one)]
@@ -128,7 +128,7 @@ def test_the_offline_run_of_wandb_holds_it_all(two: tuple[RunFolder, Ended]) -> 
     rows = wandb_file.history(file)
     figures = [row for row in rows if "loss/generator" in row]
     assert [row["train/step"] for row in figures] == [5, 10, 15, 20]
-    for row, line in zip(figures, folder.read_metrics(), strict=True):
+    for row, line in zip(figures, read_json_lines(folder.metrics), strict=True):
         assert {name: row[name] for name in line} == line
     samples = [row for row in rows if "samples/path" in row or "samples" in row]
     assert [row["train/step"] for row in samples] == [10, 20]

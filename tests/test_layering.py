@@ -21,7 +21,7 @@ ORDER = [
     *("training.latents", "training.losses", "training.reduction", "training.meter"),
     *("training.schedule", "training.steps"),
     *("training.outputs", "training.start", "training.engine", "training"),
-    *("results.generate", "results"),
+    *("results.generate", "results.diff", "results"),
     *("__init__", "train", "cli"),
 ]
 

@@ -30,7 +30,7 @@ from conftest import (
 from safetensors.torch import load_file
 
 from gan_dist import train
-from gan_dist.run.folder import RunFolder
+from gan_dist.run.folder import RunFolder, read_json_lines
 
 FILES = ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer")
 Flags = Callable[..., list[str]]
@@ -38,7 +38,7 @@ Flags = Callable[..., list[str]]
 
 def figures(folder: RunFolder) -> list[dict[str, Any]]:
     """metrics.jsonl without what depends on the clock."""
-    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in folder.read_metrics()]
+    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in read_json_lines(folder.metrics)]
 
 
 def assert_same_end(a: RunFolder, b: RunFolder, step: int) -> None:
@@ -62,7 +62,7 @@ def stop_mid_run(command: list[str], folder: RunFolder, after: int, number: int)
             command, stdout=output, stderr=subprocess.STDOUT, env=environment(), cwd=REPOSITORY, start_new_session=True
         )
         deadline = time.monotonic() + 90
-        while not any(row["step"] >= after for row in folder.read_metrics()):
+        while not any(row["step"] >= after for row in read_json_lines(folder.metrics)):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.02)
@@ -116,7 +116,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(launch: str, flags: Flags, t
     assert run_command(*words, TRAIN, *flags(stopped.path, *more)).code == 0
     assert run_command(*words, TRAIN, *flags(straight.path, *more), "--wandb.mode", "disabled").code == 0
     assert_same_end(stopped, straight, end)
-    steps = [row["step"] for row in stopped.read_metrics()]
+    steps = [row["step"] for row in read_json_lines(stopped.metrics)]
     assert steps == sorted(set(steps))
 
     # One run on the dashboard, no step twice: both sessions have one id and go on from each other.
@@ -144,7 +144,7 @@ def test_a_run_stopped_inside_an_epoch_and_a_log_window_ends_as_if_never_stopped
         assert train_here(pieces.path, flags, "--train.steps", steps) == 0
         assert figures(pieces)[-1]["step"] == int(steps)
     assert_same_end(pieces, straight, 29)
-    assert [row["step"] for row in pieces.read_metrics()] == [5, 10, 15, 20, 25, 29]
+    assert [row["step"] for row in read_json_lines(pieces.metrics)] == [5, 10, 15, 20, 25, 29]
     sessions = json.loads(pieces.environment.read_text())
     assert [session["from_step"] for session in sessions["earlier_sessions"]] == [0, 7, 13]
     assert sessions["from_step"] == 20
@@ -241,7 +241,7 @@ def test_a_server_of_wandb_that_refuses_costs_nothing(flags: Flags, tmp_path: Pa
     assert "W&B online is not to be had" in ended.out
     assert len([line for line in ended.out.splitlines() if "wandb sync" in line]) == 1
     folder = RunFolder(tmp_path / "run")
-    assert [row["step"] for row in folder.read_metrics()] == [5, 6]
+    assert [row["step"] for row in read_json_lines(folder.metrics)] == [5, 6]
     assert json.loads(folder.environment.read_text())["wandb"]["mode"] == "offline"
 
 

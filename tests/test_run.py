@@ -21,10 +21,10 @@ from gan_dist.run import launcher
 from gan_dist.run.checkpoint import Checkpoints, Damaged, load_optimizer_tensors, optimizer_tensors, read_checkpoint
 from gan_dist.run.console import Console
 from gan_dist.run.curves import draw_curves
-from gan_dist.run.folder import RunFolder, read_json, replacing, write_json
+from gan_dist.run.folder import RunFolder, read_json, read_json_lines, replacing, write_json
 from gan_dist.run.preemption import StopAgreement, StopRequest
 from gan_dist.run.samples import COUNT, draw_panel, save_grid, save_samples
-from gan_dist.run.tracking import MetricsFile
+from gan_dist.run.tracking import StepLines
 
 # --- folder
 
@@ -240,7 +240,7 @@ def test_the_curves_are_drawn_from_metrics_that_a_crash_cut_off(tmp_path: Path) 
 
 def test_no_step_stands_twice_in_the_metrics_after_going_back(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    metrics = MetricsFile(folder)
+    metrics = StepLines(folder.metrics)
     assert metrics.last_step() == 0
     for step in (5, 10, 12, 15, 20):  # 12: the end of an earlier, shorter run
         metrics.append({"step": step})
@@ -249,7 +249,7 @@ def test_no_step_stands_twice_in_the_metrics_after_going_back(tmp_path: Path) ->
     assert metrics.last_step() == 20
     metrics.go_back_to(13, every_steps=5)
     metrics.append({"step": 15})
-    assert [row["step"] for row in folder.read_metrics()] == [5, 10, 15]
+    assert [row["step"] for row in read_json_lines(folder.metrics)] == [5, 10, 15]
 
 
 # --- console

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gan_dist.run.folder import RunFolder, replacing
+from gan_dist.run.folder import RunFolder, read_json_lines, replacing
 
 
 def draw_curves(folder: RunFolder) -> None:
@@ -10,7 +10,7 @@ def draw_curves(folder: RunFolder) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = folder.read_metrics()
+    rows = read_json_lines(folder.metrics)
     epochs = [row["epoch"] for row in rows]
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)

@@ -27,6 +27,7 @@ class RunFolder:
         self.environment = path / "environment.json"
         self.status = path / "status.json"
         self.metrics = path / "metrics.jsonl"
+        self.hashes = path / "hashes.jsonl"
         self.samples = path / "samples"
         self.real_samples = self.samples / "real.png"
         self.checkpoints = path / "checkpoints"
@@ -104,16 +105,6 @@ class RunFolder:
             os.close(self._lock)
             self._lock = None
 
-    def read_metrics(self) -> list[dict[str, Any]]:
-        """The objects of metrics.jsonl, in order; a last line that a crash cut off is left out."""
-        rows = []
-        for line in self.metrics.read_text().splitlines() if self.metrics.exists() else []:
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
-        return rows
-
 
 def timestamp() -> str:
     """Now, in UTC, to the second (ISO 8601)."""
@@ -135,6 +126,17 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{file} holds no JSON object; restore it, or choose another --run.dir")
     return values
+
+
+def read_json_lines(file: Path) -> list[dict[str, Any]]:
+    """The objects of a .jsonl file, in order; a last line that a crash cut off is left out."""
+    rows = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
 
 
 def write_json(file: Path, values: Mapping[str, Any]) -> None:

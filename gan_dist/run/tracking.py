@@ -13,30 +13,30 @@ from urllib.parse import urlsplit
 from accelerate import Accelerator
 
 from gan_dist.config import WandbConfig
-from gan_dist.run.folder import RunFolder, replacing
+from gan_dist.run.folder import RunFolder, read_json_lines, replacing
 
 
-class MetricsFile:
-    """metrics.jsonl: one JSON object a line, one line a log point, no step twice."""
+class StepLines:
+    """A file of one JSON object a line, one line a step that is logged, no step twice: metrics.jsonl, hashes.jsonl."""
 
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
+    def __init__(self, file: Path) -> None:
+        self.file = file
 
     def last_step(self) -> int:
         """The last step in the file; 0 if there is none."""
-        return max((row["step"] for row in self.folder.read_metrics()), default=0)
+        return max((row["step"] for row in read_json_lines(self.file)), default=0)
 
     def go_back_to(self, step: int, every_steps: int) -> None:
         """Drop the lines that a run resumed after `step` is going to write again.
 
         They are those of later steps, and a line that an earlier end of the run put between two log points.
         """
-        rows = [row for row in self.folder.read_metrics() if row["step"] <= step and row["step"] % every_steps == 0]
-        with replacing(self.folder.metrics) as beside:
+        rows = [row for row in read_json_lines(self.file) if row["step"] <= step and row["step"] % every_steps == 0]
+        with replacing(self.file) as beside:
             beside.write_text("".join(_line(row) for row in rows))
 
     def append(self, row: Mapping[str, Any]) -> None:
-        with open(self.folder.metrics, "a") as stream:
+        with open(self.file, "a") as stream:
             stream.write(_line(row))
 
 

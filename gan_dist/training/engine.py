@@ -47,6 +47,8 @@ def train(run: Run) -> str:
         at = run.schedule.at(step, run.stopping.reached())  # the same answer on every rank
         if at.log:
             outputs.log(run)
+        if at.hashes:
+            outputs.log_hashes(run)
         if at.sample and run.writes:
             outputs.sample(run)
         if at.checkpoint:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from dataclasses import dataclass
 
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -16,11 +18,11 @@ from gan_dist.data.sources import ImageSet
 from gan_dist.run.checkpoint import Checkpoints, optimizer_tensors, save_generator
 from gan_dist.run.console import Console
 from gan_dist.run.curves import draw_curves
-from gan_dist.run.folder import RunFolder, read_json, timestamp, write_json
+from gan_dist.run.folder import RunFolder, read_json, read_json_lines, timestamp, write_json
 from gan_dist.run.launcher import describe_machine
 from gan_dist.run.preemption import StopAgreement
 from gan_dist.run.samples import COUNT, draw_panel, save_grid, save_samples
-from gan_dist.run.tracking import MetricsFile, WandbTracker
+from gan_dist.run.tracking import StepLines, WandbTracker
 from gan_dist.training.meter import METRICS, Meter
 from gan_dist.training.schedule import Schedule
 from gan_dist.training.steps import Gan
@@ -74,10 +76,12 @@ def begin(run: Run, wandb_id: str | None) -> None:
         folder.lock()
     run.checkpoints.remove_unfinished()
     write_json(folder.config, to_dict(run.config))
-    metrics = MetricsFile(folder)
+    metrics = StepLines(folder.metrics)
     earlier = read_json(folder.environment) if folder.environment.exists() else {}
     sent = max(metrics.last_step(), earlier.get("wandb", {}).get("logged_through", 0))
     metrics.go_back_to(run.step, run.config.log.every_steps)
+    if run.config.train.log_hashes is not None:
+        StepLines(folder.hashes).go_back_to(run.step, run.config.train.log_hashes)
     first = epoch_order(len(run.images.images), run.config.train.seed, 0)[:COUNT]
     save_grid(normalize(run.images.images[first]), folder.real_samples)
     run.wandb.start(to_dict(run.config), wandb_id, sent)
@@ -125,9 +129,22 @@ def log(run: Run) -> None:
         **means,
     }
     run.logged = (step, now)
-    MetricsFile(run.folder).append(row)
+    StepLines(run.folder.metrics).append(row)
     run.wandb.log(step, row)
     run.console.progress(row, run.schedule.total_steps, run.schedule.epoch(run.schedule.total_steps))
+
+
+def log_hashes(run: Run) -> None:
+    """Write down what every weight and every number of the optimizers is. A collective: all ranks must agree."""
+    hashes = {
+        f"{group}/{name}": hashlib.sha256(tensor.detach().cpu().numpy().tobytes()).hexdigest()[:16]
+        for group, tensors in tensors_of(run.gan).items()
+        for name, tensor in tensors.items()
+    }
+    everyones = gather_object([hashes])
+    if run.writes:
+        differ = sorted(name for name in hashes if len({others[name] for others in everyones}) > 1)
+        StepLines(run.folder.hashes).append({"step": run.step, "ranks_differ": differ, "hashes": hashes})
 
 
 def sample(run: Run) -> None:
@@ -142,16 +159,11 @@ def checkpoint(run: Run) -> None:
     window = run.meter.state()
     if not run.writes:
         return
-    gan, scaler = run.gan, run.accelerator.scaler
-    generator = gan.generator.state_dict()
+    scaler = run.accelerator.scaler
+    tensors = tensors_of(run.gan)
     run.checkpoints.save(
         run.step,
-        {
-            "generator": generator,
-            "discriminator": gan.discriminator.state_dict(),
-            "generator_optimizer": optimizer_tensors(gan.generator_update.optimizer),
-            "discriminator_optimizer": optimizer_tensors(gan.discriminator_update.optimizer),
-        },
+        tensors,
         {
             "config": to_dict(run.config),
             "data_sha256": run.images.provenance.sha256,
@@ -161,7 +173,7 @@ def checkpoint(run: Run) -> None:
             "metrics_window": window,
         },
     )
-    save_generator(run.folder.generator, generator, describe_generator(run))
+    save_generator(run.folder.generator, tensors["generator"], describe_generator(run))
     run.folder.write_status("running", run.step)
 
 
@@ -176,7 +188,7 @@ def end(run: Run, state: str, reason: str) -> None:
     run.console.end()
     folder.write_status(state, run.step, reason)
     run.wandb.finish(exit_code=1 if state == "failed" else 0)
-    rows = folder.read_metrics()
+    rows = read_json_lines(folder.metrics)
     seconds = run.seconds + time.perf_counter() - run.started
     summary = {
         "state": state,
@@ -204,6 +216,16 @@ def end(run: Run, state: str, reason: str) -> None:
             "checkpoints": folder.checkpoints,
         },
     )
+
+
+def tensors_of(gan: Gan) -> dict[str, dict[str, Tensor]]:
+    """All tensors that make a run what it is: group -> name -> tensor."""
+    return {
+        "generator": gan.generator.state_dict(),
+        "discriminator": gan.discriminator.state_dict(),
+        "generator_optimizer": optimizer_tensors(gan.generator_update.optimizer),
+        "discriminator_optimizer": optimizer_tensors(gan.discriminator_update.optimizer),
+    }
 
 
 def describe_generator(run: Run) -> dict[str, str]:

@@ -12,6 +12,7 @@ class At:
     """What is due after a step."""
 
     log: bool
+    hashes: bool
     sample: bool
     checkpoint: bool
     stop: bool
@@ -47,9 +48,11 @@ class Schedule:
         epoch = self.epochs_completed(step)
         epoch_ends = epoch > self.epochs_completed(step - 1)
         every = self.config.checkpoint.every_steps
+        hashes = self.config.train.log_hashes
         last = step == self.total_steps
         return At(
             log=last or step % self.config.log.every_steps == 0,
+            hashes=hashes is not None and step % hashes == 0,
             sample=epoch_ends and epoch % self.config.samples.every_epochs == 0,
             checkpoint=last or stop_requested or (epoch_ends if every is None else step % every == 0),
             stop=last or stop_requested,
