@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 import wandb_file
-from conftest import REPOSITORY, TRAIN, Ended, launcher, picture_size, run_command
+from conftest import IMAGES, REPOSITORY, TRAIN, Ended, launcher, picture_size, run_command
 from safetensors.torch import load_file
 
+from gan_dist.results.diff import compare_hashes
 from gan_dist.run.folder import RunFolder, read_json_lines
 from gan_dist.training.meter import METRICS
 
@@ -204,3 +205,107 @@ def test_fp16_on_a_gpu(flags: Callable[..., list[str]], tmp_path: Path) -> None:
     ended = run_command("python", TRAIN, *words, "--wandb.mode", "disabled")
     assert ended.code == 0, ended.err
     assert read(RunFolder(tmp_path / "run").environment)["mixed_precision"] == "fp16"
+
+
+# --- one trajectory
+
+
+def observe(processes: int, output: Path, steps: int, words: list[str]) -> list[dict[str, Any]]:
+    """What every rank of a run saw and sent in its first steps; in the order of the ranks."""
+    script = REPOSITORY / "tests" / "observe.py"
+    ended = run_command(*launcher(processes), script, output, str(steps), *words, "--wandb.mode", "disabled")
+    assert ended.code == 0, ended.err
+    return [torch.load(output / f"rank-{rank}.pt", weights_only=True) for rank in range(processes)]
+
+
+@pytest.mark.processes(4)
+def test_every_number_of_processes_sees_the_same(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+    """Images and latents of every step, in global order, bit for bit; every image once an epoch."""
+    steps = 17  # 200 images, 12 a batch: 16.67 batches an epoch
+    seen = {}
+    for processes in (1, 2, 3, 4):
+        words = flags(tmp_path / f"run-{processes}", "--train.batch-size", "12")
+        ranks = observe(processes, tmp_path / f"seen-{processes}", steps, words)
+        seen[processes] = [torch.cat([rank[what] for rank in ranks], 1) for what in ("images", "latents")]
+    for processes in (2, 3, 4):
+        assert torch.equal(seen[processes][0], seen[1][0])
+        assert torch.equal(seen[processes][1], seen[1][1])
+    epoch = seen[1][0].flatten(0, 1)[:IMAGES].flatten(1)
+    assert len(epoch.unique(dim=0)) == IMAGES
+
+
+@pytest.mark.processes(2)
+@pytest.mark.parametrize("more", [[], ["--train.accumulation", "2"], ["--train.exact-shards", "4"]], ids=str)
+def test_gradients_cross_the_network_once_an_update(
+    more: list[str], flags: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    steps = 6
+    for rank in observe(2, tmp_path / "seen", steps, flags(tmp_path / "run", *more)):
+        collective = "all_gather" if "--train.exact-shards" in more else "all_reduce"
+        assert rank["calls"] == {
+            f"discriminator {collective} {rank['weights']['discriminator']}": steps,
+            f"generator {collective} {rank['weights']['generator']}": steps,
+        }
+
+
+def train_on(processes: int, folder: Path, flags: Callable[..., list[str]], *more: str) -> RunFolder:
+    words = flags(folder, "--wandb.mode", "disabled", "--train.log-hashes", "1", *more)
+    command = launcher(processes) if processes > 1 else ["python"]
+    ended = run_command(*command, TRAIN, *words)
+    assert ended.code == 0, ended.err
+    return RunFolder(folder)
+
+
+def figures(folder: RunFolder) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in read_json_lines(folder.metrics)]
+
+
+@pytest.mark.processes(4)
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_the_exact_mode_is_bit_for_bit_on_1_2_and_4_processes(
+    precision: str, flags: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """Weights, optimizers and figures; with 1 and 2 threads; and stopped on 4, gone on with on 1, ended on 2."""
+    more = ["--train.exact-shards", "4", "--train.mixed-precision", precision]
+    whole = train_on(1, tmp_path / "1", flags, *more, "--train.steps", "27")
+    others = [
+        train_on(1, tmp_path / "threads", flags, *more, "--train.steps", "27", "--train.threads", "2"),
+        train_on(2, tmp_path / "2", flags, *more, "--train.steps", "27"),
+    ]
+    for processes, steps in ((4, "7"), (1, "13"), (2, "27")):
+        pieces = train_on(processes, tmp_path / "pieces", flags, *more, "--train.steps", steps)
+    for other in (*others, pieces):
+        comparison = compare_hashes(whole.path, other.path)
+        assert comparison.parted_at is None, comparison.describe()
+        assert len(comparison.steps) == 27
+        assert figures(other) == figures(whole)
+    assert all(row["ranks_differ"] == [] for row in read_json_lines(pieces.hashes))
+
+
+@pytest.mark.processes(3)
+def test_the_fast_mode_is_equal_to_rounding_wherever_it_goes_on(
+    flags: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """Resumed 2 -> 1, 1 -> 3, 3 -> 2 inside an epoch, with accumulation in between."""
+    common = ["--train.batch-size", "12", "--log.every-steps", "2"]
+    whole = train_on(1, tmp_path / "whole", flags, *common, "--train.steps", "40")
+    for processes, steps in ((2, "7"), (1, "13"), (3, "25"), (2, "40")):
+        pieces = train_on(processes, tmp_path / "pieces", flags, *common, "--train.steps", steps)
+    assert_equal_to_rounding(whole, pieces)
+
+
+@pytest.mark.processes(2)
+def test_accumulation_gives_the_update_of_the_whole_batch(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+    whole = train_on(1, tmp_path / "whole", flags, "--train.steps", "20")
+    parts = train_on(2, tmp_path / "parts", flags, "--train.steps", "20", "--train.accumulation", "5")
+    assert_equal_to_rounding(whole, parts)
+    for name in ("generator", "discriminator"):
+        optimizer = load_file(parts.checkpoints / "step-00000020" / f"{name}_optimizer.safetensors")
+        assert {int(tensor) for key, tensor in optimizer.items() if key.endswith(".step")} == {20}
+
+
+def assert_equal_to_rounding(a: RunFolder, b: RunFolder) -> None:
+    for x, y in zip(figures(a), figures(b), strict=True):
+        assert x.keys() == y.keys()
+        for name in x:
+            assert x[name] == pytest.approx(y[name], rel=1e-5), (x["step"], name)

@@ -15,7 +15,7 @@ from gan_dist.models import build_pair
 from gan_dist.run.checkpoint import Checkpoints, load_optimizer_tensors
 from gan_dist.run.console import Console
 from gan_dist.run.folder import STOPPED_EXIT_CODE, RunFolder
-from gan_dist.run.launcher import launch_advice, on_main, start_accelerator
+from gan_dist.run.launcher import fix_kernels, launch_advice, on_main, start_accelerator
 from gan_dist.run.preemption import StopAgreement, StopRequest
 from gan_dist.run.samples import COUNT
 from gan_dist.run.tracking import WandbTracker
@@ -70,6 +70,8 @@ def build(config: Config, folder: RunFolder, request: StopRequest) -> Run:
     Raises:
         InputError: the same one on every rank.
     """
+    if config.train.exact_shards is not None:
+        fix_kernels()
     accelerator = start_accelerator(config.train.mixed_precision, config.train.threads)
     rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     train_config = dataclasses.replace(config.train, mixed_precision=accelerator.mixed_precision)
