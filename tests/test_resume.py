@@ -157,10 +157,12 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(
     for folder in (straight, again):
         assert train_here(folder.path, flags, "--train.steps", "10") == 0
     (again.checkpoints / "step-00000010").rename(again.checkpoints / ".writing-1")  # as SIGKILL leaves it
+    (again.samples / ".writing-1-epoch-0001.png").write_bytes(b"half")
     assert train_here(again.path, flags, "--train.steps", "10") == 0
     assert "it begins again" in capsys.readouterr().out
     assert_same_end(again, straight, 10)
     assert [folder.name for folder in again.checkpoints.iterdir()] == ["step-00000010"]
+    assert not list(again.path.rglob(".writing-*"))
 
 
 def test_a_damaged_checkpoint_is_passed_over(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

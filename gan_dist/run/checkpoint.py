@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gan_dist.config import InputError
-from gan_dist.run.folder import replacing
+from gan_dist.run.folder import UNFINISHED, replacing
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -70,7 +70,7 @@ class Checkpoints:
             OSError: the disk refused; nothing was published, nothing removed.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        beside = self.folder / f".writing-{os.getpid()}"
+        beside = self.folder / f"{UNFINISHED}{os.getpid()}"
         shutil.rmtree(beside, ignore_errors=True)
         try:
             beside.mkdir()
@@ -125,11 +125,6 @@ class Checkpoints:
                 f"{self.folder} holds no whole checkpoint; choose another --run.dir, or delete the run to start again"
             )
         return None
-
-    def remove_unfinished(self) -> None:
-        """Remove what killed processes left half-written. Call it only while the folder is locked."""
-        for beside in self.folder.glob(".writing-*"):
-            shutil.rmtree(beside, ignore_errors=True)
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"

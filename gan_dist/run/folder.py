@@ -15,6 +15,7 @@ from typing import Any
 
 from gan_dist.config import InputError
 
+UNFINISHED = ".writing-"  # begins the name of whatever is not whole yet
 STOPPED_EXIT_CODE = 75  # EX_TEMPFAIL: stopped after a checkpoint, the same command goes on
 
 
@@ -99,6 +100,12 @@ class RunFolder:
                     ) from error
                 time.sleep(0.1)
 
+    def remove_unfinished(self) -> None:
+        """Remove what killed processes left half-written. Call it only while the folder is locked."""
+        for folder in (self.path, self.samples, self.checkpoints):
+            for beside in folder.glob(f"{UNFINISHED}*"):
+                shutil.rmtree(beside) if beside.is_dir() else beside.unlink()
+
     def close(self) -> None:
         """Give the lock back."""
         if self._lock is not None:
@@ -148,7 +155,7 @@ def write_json(file: Path, values: Mapping[str, Any]) -> None:
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[Path]:
     """A path beside `file` to write to; it takes the file's place when the block ends well, else it is removed."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}{file.suffix}")
+    beside = file.with_name(f"{UNFINISHED}{os.getpid()}-{file.name}")
     try:
         yield beside
         with open(beside, "rb") as written:

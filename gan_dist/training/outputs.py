@@ -74,7 +74,7 @@ def begin(run: Run, wandb_id: str | None) -> None:
     if not folder.path.exists():
         folder.path.mkdir(parents=True)
         folder.lock()
-    run.checkpoints.remove_unfinished()
+    folder.remove_unfinished()
     write_json(folder.config, to_dict(run.config))
     metrics = StepLines(folder.metrics)
     earlier = read_json(folder.environment) if folder.environment.exists() else {}
