@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,12 @@ from conftest import (
     environment,
     idx_bytes,
     launcher,
-    reset_accelerate,
     run_command,
+    train_here,
     write_root,
 )
 from safetensors.torch import load_file
 
-from gan_dist import train
 from gan_dist.run.folder import RunFolder, read_json_lines
 
 FILES = ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer")
@@ -49,9 +47,8 @@ def assert_same_end(a: RunFolder, b: RunFolder, step: int) -> None:
         assert all(torch.equal(x[key], y[key]) for key in x), name
 
 
-def train_here(folder: Path, flags: Flags, *more: str) -> int:
-    reset_accelerate()  # it holds on to its first precision
-    return train.main(flags(folder, "--wandb.mode", "disabled", *more))
+def train_run(folder: Path, flags: Flags, *more: str) -> int:
+    return train_here(flags(folder, "--wandb.mode", "disabled", *more))
 
 
 def stop_mid_run(command: list[str], folder: RunFolder, after: int, number: int) -> tuple[int, str]:
@@ -114,7 +111,10 @@ def test_sigterm_saves_and_the_same_command_goes_on(launch: str, flags: Flags, t
     end = step + 13
     more = ["--train.epochs", "10000", "--train.steps", str(end)]
     assert run_command(*words, TRAIN, *flags(stopped.path, *more)).code == 0
-    assert run_command(*words, TRAIN, *flags(straight.path, *more), "--wandb.mode", "disabled").code == 0
+    if launch == "two processes":
+        assert run_command(*words, TRAIN, *flags(straight.path, *more), "--wandb.mode", "disabled").code == 0
+    else:
+        assert train_run(straight.path, flags, *more) == 0
     assert_same_end(stopped, straight, end)
     steps = [row["step"] for row in read_json_lines(stopped.metrics)]
     assert steps == sorted(set(steps))
@@ -139,9 +139,9 @@ def test_sigint_exits_with_75(flags: Flags, tmp_path: Path) -> None:
 
 def test_a_run_stopped_inside_an_epoch_and_a_log_window_ends_as_if_never_stopped(flags: Flags, tmp_path: Path) -> None:
     straight, pieces = RunFolder(tmp_path / "straight"), RunFolder(tmp_path / "pieces")
-    assert train_here(straight.path, flags, "--train.steps", "29") == 0
+    assert train_run(straight.path, flags, "--train.steps", "29") == 0
     for steps in ("7", "13", "20", "29"):
-        assert train_here(pieces.path, flags, "--train.steps", steps) == 0
+        assert train_run(pieces.path, flags, "--train.steps", steps) == 0
         assert figures(pieces)[-1]["step"] == int(steps)
     assert_same_end(pieces, straight, 29)
     assert [row["step"] for row in read_json_lines(pieces.metrics)] == [5, 10, 15, 20, 25, 29]
@@ -155,10 +155,10 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(
 ) -> None:
     straight, again = RunFolder(tmp_path / "straight"), RunFolder(tmp_path / "again")
     for folder in (straight, again):
-        assert train_here(folder.path, flags, "--train.steps", "10") == 0
+        assert train_run(folder.path, flags, "--train.steps", "10") == 0
     (again.checkpoints / "step-00000010").rename(again.checkpoints / ".writing-1")  # as SIGKILL leaves it
     (again.samples / ".writing-1-epoch-0001.png").write_bytes(b"half")
-    assert train_here(again.path, flags, "--train.steps", "10") == 0
+    assert train_run(again.path, flags, "--train.steps", "10") == 0
     assert "it begins again" in capsys.readouterr().out
     assert_same_end(again, straight, 10)
     assert [folder.name for folder in again.checkpoints.iterdir()] == ["step-00000010"]
@@ -167,10 +167,10 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(
 
 def test_a_damaged_checkpoint_is_passed_over(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = RunFolder(tmp_path / "run")
-    assert train_here(folder.path, flags, "--train.steps", "15", "--checkpoint.every-steps", "5") == 0
+    assert train_run(folder.path, flags, "--train.steps", "15", "--checkpoint.every-steps", "5") == 0
     before = figures(folder)
     (folder.checkpoints / "step-00000015" / "discriminator.safetensors").write_bytes(b"")
-    assert train_here(folder.path, flags, "--train.steps", "15", "--checkpoint.every-steps", "5") == 0
+    assert train_run(folder.path, flags, "--train.steps", "15", "--checkpoint.every-steps", "5") == 0
     said = capsys.readouterr().out
     assert "step-00000015 is damaged" in said
     assert "going on after step 10" in said
@@ -179,21 +179,21 @@ def test_a_damaged_checkpoint_is_passed_over(flags: Flags, tmp_path: Path, capsy
 
 def test_a_finished_run_is_left_as_it_is(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = RunFolder(tmp_path / "run")
-    assert train_here(folder.path, flags, "--train.steps", "7") == 0
+    assert train_run(folder.path, flags, "--train.steps", "7") == 0
     metrics, generator = folder.metrics.read_bytes(), folder.generator.read_bytes()
-    assert train_here(folder.path, flags, "--train.steps", "7") == 0
+    assert train_run(folder.path, flags, "--train.steps", "7") == 0
     assert "is finished; a larger --train.epochs" in capsys.readouterr().out
     assert (folder.metrics.read_bytes(), folder.generator.read_bytes()) == (metrics, generator)
 
 
 def test_folders_that_this_run_may_not_have(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = RunFolder(tmp_path / "run")
-    assert train_here(folder.path, flags, "--train.steps", "6") == 0
+    assert train_run(folder.path, flags, "--train.steps", "6") == 0
     before = {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()}
     capsys.readouterr()
 
     def refused(*more: str, into: Path = folder.path) -> str:
-        assert train_here(into, flags, *more) == 2
+        assert train_run(into, flags, *more) == 2
         return capsys.readouterr().err
 
     said = refused("--train.seed", "3", "--model.hidden-dim", "8")
@@ -215,21 +215,49 @@ def test_folders_that_this_run_may_not_have(flags: Flags, tmp_path: Path, capsys
     assert not (tmp_path / "nothing").exists()
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_a_full_disk_is_refused_before_anything_is_written(flags: Flags, tmp_path: Path) -> None:
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Mounts a disk of so many MB, or gives the one that is mounted another size."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)], check=False)
-    if mounted.returncode:
-        pytest.skip("this machine does not let root mount a tmpfs")
-    try:
-        ended = run_command("python", TRAIN, *flags(disk / "run", "--train.steps", "2"))
-        assert ended.code == 2
-        assert ended.err.startswith(f"gan_dist: run.dir={disk / 'run'}: its disk is full")
-        assert ended.err.count("\n") == 1
-        assert list(disk.iterdir()) == []
-    finally:
+
+    def make(megabytes: int) -> Path:
+        how = f"remount,size={megabytes}m" if disk.is_mount() else f"size={megabytes}m"
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", how, "none", str(disk)], check=False).returncode:
+            pytest.skip("mounting a small disk needs root")
+        return disk
+
+    yield make
+    if disk.is_mount():
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_refused_before_anything_is_written(
+    flags: Flags, small_disk: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = small_disk(1)
+    assert train_run(disk / "run", flags, "--train.steps", "2") == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"gan_dist: run.dir={disk / 'run'}: its disk is full")
+    assert said.count("\n") == 1
+    assert list(disk.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_costs_nothing_but_the_wait(
+    flags: Flags, small_disk: Callable[[int], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--train.steps", "30", "--checkpoint.every-steps", "5"]
+    straight, folder = RunFolder(tmp_path / "straight"), RunFolder(small_disk(24) / "run")
+    assert train_run(straight.path, flags, *more) == 0
+    capsys.readouterr()
+    assert train_run(folder.path, flags, *more) == 2  # three checkpoints fit, and a fourth does not
+    said = capsys.readouterr().err
+    assert "can't be written any more (No space left on device)" in said
+    assert said.count("\n") == 1
+    assert sorted(entry.name for entry in folder.checkpoints.iterdir()) == [f"step-{step:08d}" for step in (5, 10, 15)]
+    small_disk(64)
+    assert train_run(folder.path, flags, *more) == 0
+    assert_same_end(folder, straight, 30)
 
 
 @pytest.mark.processes(1)

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import wandb_file
 from conftest import environment, picture_size
 from PIL import Image
 from torch import nn
 
-from gan_dist.config import InputError
+from gan_dist.config import InputError, WandbConfig
 from gan_dist.run import launcher
 from gan_dist.run.checkpoint import Checkpoints, Damaged, load_optimizer_tensors, optimizer_tensors, read_checkpoint
 from gan_dist.run.console import Console
@@ -24,7 +25,7 @@ from gan_dist.run.curves import draw_curves
 from gan_dist.run.folder import RunFolder, read_json, read_json_lines, replacing, write_json
 from gan_dist.run.preemption import StopAgreement, StopRequest
 from gan_dist.run.samples import COUNT, draw_panel, save_grid, save_samples
-from gan_dist.run.tracking import StepLines
+from gan_dist.run.tracking import StepLines, WandbTracker
 
 # --- folder
 
@@ -250,6 +251,30 @@ def test_no_step_stands_twice_in_the_metrics_after_going_back(tmp_path: Path) ->
     metrics.go_back_to(13, every_steps=5)
     metrics.append({"step": 15})
     assert [row["step"] for row in read_json_lines(folder.metrics)] == [5, 10, 15]
+
+
+# --- W&B
+
+
+def test_wandb_that_fails_in_the_middle_is_announced_once_and_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NETRC", os.devnull)
+    accelerator = launcher.start_accelerator(None, 1)
+    announced: list[str] = []
+    tracker = WandbTracker(accelerator, WandbConfig(mode="offline"), RunFolder(tmp_path), announced.append)
+    tracker.start({"train": {"seed": 1}}, resume_id=None, logged_through=0)
+    tracker.log(1, {"loss/generator": 1.0})
+    assert len(announced) == 1
+    accelerator.get_tracker("wandb", unwrap=True).finish()  # behind the tracker's back
+    tracker.log(2, {"loss/generator": 1.0})
+    tracker.log(3, {"loss/generator": 1.0})
+    tracker.log_samples(3, tmp_path / "nothing.png")
+    tracker.finish(exit_code=0)
+    assert len(announced) == 2
+    assert "metrics.jsonl goes on" in announced[1]
+    (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    assert [row["train/step"] for row in wandb_file.history(file)] == [1]
 
 
 # --- console

@@ -77,23 +77,21 @@ class WandbTracker:
         if wanted == "auto":
             wanted = os.environ.get("WANDB_MODE") or ("online" if has_api_key() else "offline")
         self.logged_through = logged_through if resume_id else 0
-        for mode in ("online", "offline") if wanted in ("online", "shared") else (wanted,):
-            if mode in ("disabled", "dryrun"):
-                return
+        if wanted == "disabled":
+            return
+        for mode in ("online", "offline") if wanted == "online" else (wanted,):
             if self._open(mode, run_config, resume_id):
-                break
+                return
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Send a step's figures; they are plotted over train/step."""
-        self._send(step, dict(values))
+        self._send(step, lambda: dict(values))
 
     def log_samples(self, step: int, picture: Path) -> None:
         """Send the grid of generated images of a step."""
-        if self.mode == "disabled":
-            return
         import wandb
 
-        self._send(step, {"samples": wandb.Image(str(picture), file_type="png")})
+        self._send(step, lambda: {"samples": wandb.Image(str(picture), file_type="png")})
 
     def finish(self, exit_code: int) -> None:
         """Flush what is still under way, for at most the configured time. Calling it again does nothing."""
@@ -148,11 +146,11 @@ class WandbTracker:
             self.announce(f"W&B is offline; to see this run on the dashboard: wandb sync {run.sync_dir}")
         return True
 
-    def _send(self, step: int, values: dict[str, Any]) -> None:
+    def _send(self, step: int, values: Callable[[], dict[str, Any]]) -> None:
         if self.mode == "disabled" or step <= self.logged_through:
             return
         try:
-            self.accelerator.log({"train/step": step, **values})
+            self.accelerator.log({"train/step": step, **values()})
         except Exception as error:
             self._give_up("failed and is off from here on; metrics.jsonl goes on", error)
 
@@ -167,10 +165,10 @@ def has_api_key() -> bool:
         return True
     import wandb
 
-    host = urlsplit(wandb.setup().settings.base_url).hostname
     try:
+        host = urlsplit(wandb.setup().settings.base_url).hostname
         return netrc.netrc(os.environ.get("NETRC")).authenticators(host or "") is not None
-    except (OSError, netrc.NetrcParseError):
+    except Exception:  # no such file, a damaged one, settings that W&B refuses: then there is no key
         return False
 
 

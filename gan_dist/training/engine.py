@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import time
 
 import torch
@@ -28,6 +29,8 @@ from gan_dist.training.reduction import ExactReduction, FastReduction, Reduction
 from gan_dist.training.schedule import Schedule
 from gan_dist.training.start import find_start
 from gan_dist.training.steps import Gan, discriminator_step, generator_step
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 def train(run: Run) -> str:
@@ -167,6 +170,11 @@ def run_to_end(config: Config) -> int:
             if run.writes:
                 with contextlib.suppress(OSError):  # the disk may be what failed
                     outputs.end(run, "failed", f"{type(error).__name__}: {error}")
+            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+                raise InputError(
+                    f"run.dir={folder.path} can't be written any more ({error.strerror}); mend that, "
+                    "and the same command goes on from the newest checkpoint"
+                ) from error
             raise
         if run.writes:
             outputs.end(run, state, request.reason or f"{run.schedule.epoch(run.step):.4g} epochs done")
