@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -58,17 +59,23 @@ def stop_mid_run(command: list[str], folder: RunFolder, after: int, number: int)
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=environment(), cwd=REPOSITORY, start_new_session=True
         )
-        deadline = time.monotonic() + 90
-        while not any(row["step"] >= after for row in read_json_lines(folder.metrics)):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.02)
+        wait_for_step(folder, after, process)
         process.send_signal(number)
         code = process.wait(timeout=60)
+        deadline = time.monotonic() + 10
         while _group_lives(process.pid):
             assert time.monotonic() < deadline, "processes were left behind"
             time.sleep(0.05)
     return code, log.read_text()
+
+
+def wait_for_step(folder: RunFolder, step: int, process: subprocess.Popen[bytes]) -> None:
+    """Come back when a run has logged a step."""
+    deadline = time.monotonic() + 90
+    while not any(row["step"] >= step for row in read_json_lines(folder.metrics)):
+        assert process.poll() is None, "the run ended too early"
+        assert time.monotonic() < deadline, "the run does not get there"
+        time.sleep(0.02)
 
 
 def _group_lives(group: int) -> bool:
@@ -125,6 +132,26 @@ def test_sigterm_saves_and_the_same_command_goes_on(launch: str, flags: Flags, t
     assert len({file.name for file in files}) == 1
     logged = [row["train/step"] for file in files for row in wandb_file.history(file) if "loss/generator" in row]
     assert logged == steps
+
+
+@pytest.mark.processes(2)
+def test_a_killed_worker_is_restarted_and_the_run_goes_on_by_itself(flags: Flags, tmp_path: Path) -> None:
+    folder, straight = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "straight")
+    more = ["--train.steps", "700", "--train.epochs", "10000", "--train.exact-shards", "2"]
+    more += ["--checkpoint.every-steps", "41", "--samples.every-epochs", "100"]
+    words = flags(folder.path, "--wandb.mode", "disabled", *more)
+    command = [*launcher(2), "--max_restarts", "1", str(TRAIN), *words]
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment(), cwd=REPOSITORY)
+        wait_for_step(folder, 50, process)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        code = process.wait(timeout=90)
+    said = (tmp_path / "log").read_text()
+    assert code == 0, said
+    assert "going on after step" in said
+    assert train_run(straight.path, flags, *more) == 0
+    assert_same_end(folder, straight, 700)
 
 
 @pytest.mark.processes(1)

@@ -290,6 +290,14 @@ def test_a_silent_console_says_nothing(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out == ""
 
 
+def test_what_an_error_says_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(speaks=True)
+    console.table("failed: [/pair.cc:545] read error", {"x": "[/b]"})
+    console.announce("[/i] and so on")
+    said = capsys.readouterr().out
+    assert all(text in said for text in ("[/pair.cc:545]", "[/b]", "[/i] and so on"))
+
+
 # --- launcher
 
 

@@ -33,7 +33,7 @@ class Console:
         """Show names and values side by side."""
         if not self.speaks:
             return
-        table = Table(title=title, title_justify="left", show_header=False)
+        table = Table(title=Text(title), title_justify="left", show_header=False)
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in rows.items():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, broadcast_object_list
@@ -35,9 +36,7 @@ def start_accelerator(mixed_precision: str | None, threads: int | None) -> Accel
         raise InputError(f"mixed_precision={precision} is not supported; use no, bf16 or fp16")
     if precision == "fp16" and not has_gpu:
         raise InputError("mixed_precision=fp16 needs a GPU, and there is none here; use bf16 or no")
-    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    # The launcher sets OMP_NUM_THREADS=1 whatever the machine.
-    torch.set_num_threads(threads or max(1, usable_cores() // local_ranks))
+    _meet_again_after_a_restart(has_gpu)
     accelerator = Accelerator(
         # Without this a multi-process launch on a machine without a GPU makes two runs of one process each.
         cpu=not has_gpu,
@@ -45,6 +44,9 @@ def start_accelerator(mixed_precision: str | None, threads: int | None) -> Accel
         log_with="wandb",
         dataloader_config=DataLoaderConfiguration(split_batches=True),  # the batch size is global
     )
+    # The launcher sets OMP_NUM_THREADS=1 whatever the machine, and Accelerate sets threads where it is unset.
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    torch.set_num_threads(threads or max(1, usable_cores() // local_ranks))
     launched = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != launched:
         raise InputError(
@@ -52,6 +54,22 @@ def start_accelerator(mixed_precision: str | None, threads: int | None) -> Accel
             "launch with accelerate_config.yaml, or with torchrun"
         )
     return accelerator
+
+
+def _meet_again_after_a_restart(has_gpu: bool) -> None:
+    """Join the group of this attempt, where the launcher restarted its workers after one of them died.
+
+    With a static rendezvous (accelerate's default) the workers of the next attempt find the store of the one before,
+    addresses of the dead included, and wait for them in vain. Keys of their own lead them to each other.
+    """
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if attempt == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), ranks, is_master=False)
+    dist.init_process_group(
+        None if has_gpu else "gloo", store=dist.PrefixStore(f"attempt-{attempt}", store), rank=rank, world_size=ranks
+    )
 
 
 def fix_kernels() -> None:
