@@ -94,7 +94,6 @@ def _group_lives(group: int) -> bool:
 LAUNCHES = {
     "python": ([sys.executable], {75}),
     "accelerate": ([sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"], {143, -signal.SIGTERM}),
-    "config file": (launcher(1), {1}),
     "two processes": (launcher(2), {1}),
 }
 

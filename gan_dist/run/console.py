@@ -30,10 +30,11 @@ class Console:
             self.rich.print(Text(line), soft_wrap=True)
 
     def table(self, title: str, rows: Mapping[str, Any]) -> None:
-        """Show names and values side by side."""
+        """Show a line, whole, and names and values side by side below it."""
         if not self.speaks:
             return
-        table = Table(title=Text(title), title_justify="left", show_header=False)
+        self.announce(title)
+        table = Table(show_header=False)
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in rows.items():
