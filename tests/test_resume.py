@@ -176,6 +176,17 @@ def test_a_run_stopped_inside_an_epoch_and_a_log_window_ends_as_if_never_stopped
     assert sessions["from_step"] == 20
 
 
+def test_a_picture_that_can_not_be_drawn_is_no_failure(
+    flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.curves.mkdir(parents=True)  # in the picture's place
+    assert train_run(folder.path, flags, "--train.steps", "5") == 0
+    assert "draw_curves failed" in capsys.readouterr().out
+    assert json.loads(folder.status.read_text())["state"] == "finished"
+    assert folder.panel.exists()
+
+
 def test_a_run_killed_before_its_first_checkpoint_begins_again(
     flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -177,7 +177,8 @@ def run_to_end(config: Config) -> int:
                 ) from error
             raise
         if run.writes:
-            outputs.end(run, state, request.reason or f"{run.schedule.epoch(run.step):.4g} epochs done")
+            done = f"{run.schedule.epoch(run.step):.4g} epochs done"
+            outputs.end(run, state, done if state == "finished" else request.reason or "asked on another rank")
         # Every rank waits here for rank 0's pictures: a launcher that sees one worker end stops the others.
         run.accelerator.wait_for_everyone()
         run.accelerator.trackers = []  # they are finished
@@ -186,6 +187,7 @@ def run_to_end(config: Config) -> int:
 
 
 def make_reduction(config: TrainConfig, ranks: int) -> Reduction:
+    """How the configuration wants gradients to be added."""
     if config.exact_shards is not None:
         return ExactReduction(ranks, config.exact_shards)
     return FastReduction(ranks, config.accumulation)

@@ -201,8 +201,11 @@ def end(run: Run, state: str, reason: str) -> None:
         **{name: value for name, value in (rows[-1] if rows else {}).items() if name in METRICS},
     }
     write_json(folder.summary, summary)
-    draw_curves(folder)
-    draw_panel(folder)
+    for draw in (draw_curves, draw_panel):
+        try:
+            draw(folder)
+        except Exception as error:  # the run is safe already; a picture must not make it a failure
+            run.console.announce(f"{draw.__name__} failed: {error}")
     how_to_go_on = "; the same command goes on" if state == "stopped" else ""
     run.console.table(
         f"{state}: {reason}{how_to_go_on}",
