@@ -51,18 +51,18 @@ class Campaign:
         self.clean = RunFolder(scratch / "clean")
         self.train(self.clean)
 
-    def command(self, folder: RunFolder, steps: int = STEPS) -> list[str]:
+    def command(self, folder: RunFolder) -> list[str]:
         return [
             *(sys.executable, str(REPOSITORY / "gan_dist" / "train.py"), "--run.dir", str(folder.path)),
             *("--data.root", str(self.data), "--data.source", "local", "--train.batch-size", "20"),
-            *("--train.epochs", "100000", "--train.steps", str(steps), "--train.threads", "1"),
+            *("--train.epochs", "100000", "--train.steps", str(STEPS), "--train.threads", "1"),
             *("--log.every-steps", "5", "--train.log-hashes", "50", "--samples.every-epochs", "20"),
             *("--checkpoint.every-steps", str(CHECKPOINT_EVERY), "--wandb.mode", "disabled"),
         ]
 
-    def train(self, folder: RunFolder, steps: int = STEPS) -> subprocess.CompletedProcess[str]:
+    def train(self, folder: RunFolder) -> subprocess.CompletedProcess[str]:
         """Train to the end and wait."""
-        return subprocess.run(self.command(folder, steps), capture_output=True, text=True, check=False)
+        return subprocess.run(self.command(folder), capture_output=True, text=True, check=False)
 
     def start(self, folder: RunFolder) -> subprocess.Popen[bytes]:
         """Start a run, and come back when it trains."""
@@ -116,8 +116,11 @@ def sigkill(campaign: Campaign, kills: int) -> Row:
             if not campaign.goes_on_cleanly(folder):
                 return ("SIGKILL while training", kills, 0, f"round {rounds} did not end as the clean run")
             shutil.rmtree(folder.path)
-    ends_well = not folder.path.exists() or campaign.goes_on_cleanly(folder)
-    return ("SIGKILL while training", kills, survived if ends_well else 0, f"{rounds + 1} runs ended as the clean one")
+    if folder.path.exists():
+        rounds += 1
+        if not campaign.goes_on_cleanly(folder):
+            survived = 0
+    return ("SIGKILL while training", kills, survived, f"{rounds} runs trained to their end")
 
 
 def asked_to_stop(campaign: Campaign, number: signal.Signals) -> Row:

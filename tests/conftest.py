@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import numpy as np
@@ -23,6 +24,8 @@ jaxtyping.install_import_hook("gan_dist", "beartype.beartype")
 
 import torch  # noqa: E402
 from accelerate.state import AcceleratorState, GradientState, PartialState  # noqa: E402
+
+from gan_dist.run.folder import RunFolder, read_json_lines  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TRAIN = REPOSITORY / "gan_dist" / "train.py"
@@ -101,6 +104,11 @@ def run_command(*words: str | Path, timeout: float = 120, **env: str) -> Ended:
         cwd=REPOSITORY,
     )
     return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def figures(folder: RunFolder) -> list[dict[str, Any]]:
+    """metrics.jsonl without what depends on the clock."""
+    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in read_json_lines(folder.metrics)]
 
 
 def train_here(words: list[str]) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import wandb_file
-from conftest import IMAGES, REPOSITORY, TRAIN, Ended, launcher, picture_size, run_command, train_here
+from conftest import IMAGES, REPOSITORY, TRAIN, Ended, figures, launcher, picture_size, run_command, train_here
 from safetensors.torch import load_file
 
 from gan_dist.results.diff import compare_hashes
@@ -256,10 +256,6 @@ def train_on(processes: int, folder: Path, flags: Callable[..., list[str]], *mor
         ended = run_command(*(launcher(processes) if processes > 1 else ["python"]), TRAIN, *words)
         assert ended.code == 0, ended.err
     return RunFolder(folder)
-
-
-def figures(folder: RunFolder) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in read_json_lines(folder.metrics)]
 
 
 @pytest.mark.processes(4)

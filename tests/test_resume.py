@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from conftest import (
     TRAIN,
     draw_images,
     environment,
+    figures,
     idx_bytes,
     launcher,
     run_command,
@@ -33,11 +33,6 @@ from gan_dist.run.folder import RunFolder, read_json_lines
 
 FILES = ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer")
 Flags = Callable[..., list[str]]
-
-
-def figures(folder: RunFolder) -> list[dict[str, Any]]:
-    """metrics.jsonl without what depends on the clock."""
-    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in read_json_lines(folder.metrics)]
 
 
 def assert_same_end(a: RunFolder, b: RunFolder, step: int) -> None:

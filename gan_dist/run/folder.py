@@ -49,9 +49,6 @@ class RunFolder:
     def holds_a_run(self) -> bool:
         return self.config.exists()
 
-    def read_status(self) -> dict[str, Any]:
-        return read_json(self.status) if self.status.exists() else {}
-
     def write_status(self, state: str, step: int, reason: str = "") -> None:
         """Say how the run stands: running, stopped, finished or failed, after so many steps, and why."""
         write_json(self.status, {"state": state, "step": step, "reason": reason, "time": timestamp()})

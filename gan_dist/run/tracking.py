@@ -89,9 +89,13 @@ class WandbTracker:
 
     def log_samples(self, step: int, picture: Path) -> None:
         """Send the grid of generated images of a step."""
-        import wandb
 
-        self._send(step, lambda: {"samples": wandb.Image(str(picture), file_type="png")})
+        def values() -> dict[str, Any]:
+            import wandb  # only where it is used: it takes a second
+
+            return {"samples": wandb.Image(str(picture), file_type="png")}
+
+        self._send(step, values)
 
     def finish(self, exit_code: int) -> None:
         """Flush what is still under way, for at most the configured time. Calling it again does nothing."""

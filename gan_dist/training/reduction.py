@@ -128,7 +128,6 @@ class Update:
         share: int,
         backward: Callable[[Tensor], None],
     ) -> None:
-        self.network = network
         self.optimizer = optimizer
         self.reduction = reduction
         self.backward = backward
