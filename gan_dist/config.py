@@ -18,6 +18,19 @@ class InputError(ValueError):
     """The user's input can't be used. The message is one line: the field or file, what is wrong, the way out."""
 
 
+class TrainingFailed(RuntimeError):
+    """The run can't go on, and not for its input. The message is one line: what happened, at which step, the way out.
+
+    Args:
+        message: that line.
+        spoken_by: the rank that says it; every rank has the same.
+    """
+
+    def __init__(self, message: str, spoken_by: int = 0) -> None:
+        super().__init__(message)
+        self.spoken_by = spoken_by
+
+
 @dataclass(frozen=True)
 class DataConfig:
     name: Literal["mnist", "fashion-mnist", "kmnist", "qmnist"] = "mnist"
@@ -69,6 +82,12 @@ class TrainConfig:
     number of processes that divides it. None: the fast way, equal to rounding."""
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     """Precision of the forward passes; fp16 needs a GPU. None: what accelerate launch was given, else no."""
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    """What a loss or gradient that is NaN or infinite does, on any rank; its update is never applied. stop: save the
+    state before that step and end. skip: go on without the update. rollback: go back to the newest checkpoint and try
+    again; stop if the same step fails again."""
+    max_rollbacks: int = 3
+    """Rollbacks of one session before it stops (>= 1)."""
     log_hashes: int | None = None
     """Steps between two lines of hashes.jsonl (>= 1), which gan-dist diff compares. None: none are written."""
     threads: int | None = None
@@ -93,6 +112,15 @@ class CheckpointConfig:
     """Steps between two checkpoints (>= 1). None: one at the end of each epoch."""
     keep: int = 3
     """Newest checkpoints that stay on disk (>= 1)."""
+    keep_every: int | None = None
+    """Of the checkpoints that every_steps or the epochs ask for, each so manieth stays for good (>= 1). None: none."""
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    timeout: float = 300.0
+    """Longest wait of a process for the others, in seconds (>= 5); then the run ends and says which one was lost. They
+    also wait while rank 0 downloads the data or talks to W&B."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +161,8 @@ class Config:
     """Grids of generated images."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """Checkpoints."""
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    """Several processes."""
     wandb: WandbConfig = field(default_factory=WandbConfig)
     """The dashboard."""
     run: RunConfig = field(default_factory=RunConfig)
@@ -155,11 +185,14 @@ CHANGEABLE_ON_RESUME = (
     "data.download_timeout",
     "train.epochs",
     "train.steps",
+    "train.on_nonfinite",
+    "train.max_rollbacks",
     "train.log_hashes",
     "train.threads",
     "log.",
     "samples.",
     "checkpoint.",
+    "distributed.",
     "wandb.",
     "run.",
 )
@@ -184,12 +217,14 @@ def validate(config: Config) -> None:
         "train.batch_size": config.train.batch_size,
         "train.accumulation": config.train.accumulation,
         "train.exact_shards": config.train.exact_shards,
+        "train.max_rollbacks": config.train.max_rollbacks,
         "train.threads": config.train.threads,
         "log.every_steps": config.log.every_steps,
         "train.log_hashes": config.train.log_hashes,
         "samples.every_epochs": config.samples.every_epochs,
         "checkpoint.every_steps": config.checkpoint.every_steps,
         "checkpoint.keep": config.checkpoint.keep,
+        "checkpoint.keep_every": config.checkpoint.keep_every,
     }
     for name, value in at_least_one.items():
         require(value is None or value >= 1, name, "a whole number of at least 1")
@@ -203,6 +238,8 @@ def validate(config: Config) -> None:
         require(math.isfinite(number) and number > 0, name, "a finite number above 0")
     require(0 <= config.optimizer.beta1 < 1, "optimizer.beta1", "in [0, 1)")
     require(0 <= config.optimizer.beta2 < 1, "optimizer.beta2", "in [0, 1)")
+    timeout = config.distributed.timeout
+    require(math.isfinite(timeout) and timeout >= 5, "distributed.timeout", "a finite number of at least 5")
     if config.train.exact_shards is not None and config.train.accumulation > 1:
         raise InputError(
             "train.accumulation and train.exact_shards both cut the batch into parts; leave out train.accumulation"
@@ -213,13 +250,16 @@ def validate(config: Config) -> None:
         )
 
 
-def check_divisible(config: TrainConfig, processes: int) -> None:
-    """Check that a batch can be cut into equal parts: for the processes, and their micro-batches or shards.
+def check_processes(config: Config, processes: int) -> None:
+    """Check what depends on the number of processes.
+
+    A batch has to be cut into equal parts: for the processes, and their micro-batches or shards. And the processes
+    have to wait longer for each other than rank 0 may be busy alone.
 
     Raises:
-        InputError: names the two nearest batch sizes, or the numbers of processes, that work.
+        InputError: names the two nearest batch sizes, the numbers of processes, or the timeouts, that work.
     """
-    shards = config.exact_shards
+    shards, accumulation = config.train.exact_shards, config.train.accumulation
     if shards is not None and shards % processes:
         divisors = [str(n) for n in range(1, shards + 1) if shards % n == 0]
         raise InputError(
@@ -228,13 +268,22 @@ def check_divisible(config: TrainConfig, processes: int) -> None:
     parts, into = processes, f"{processes} processes"
     if shards is not None:
         parts, into = shards, f"train.exact_shards={shards}"
-    elif config.accumulation > 1:
-        parts, into = processes * config.accumulation, f"{into} x train.accumulation={config.accumulation}"
-    size = config.batch_size
+    elif accumulation > 1:
+        parts, into = processes * accumulation, f"{into} x train.accumulation={accumulation}"
+    size = config.train.batch_size
     if rest := size % parts:
         below, above = size - rest, size - rest + parts
         use = f"{below} or {above}" if below else f"{above}"
         raise InputError(f"train.batch_size={size} is not divisible by {into}; use {use}")
+    busy = {"wandb.timeout": config.wandb.timeout}
+    if config.data.source in ("auto", "download"):
+        busy["data.download_timeout"] = config.data.download_timeout
+    for name, seconds in busy.items():
+        if processes > 1 and config.distributed.timeout <= seconds:
+            raise InputError(
+                f"distributed.timeout={config.distributed.timeout:g} is too short, since the others wait while rank 0 "
+                f"may be busy for {name}={seconds:g} seconds; use more, or a smaller {name}"
+            )
 
 
 def to_dict(config: Config) -> dict[str, Any]:

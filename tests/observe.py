@@ -15,12 +15,12 @@ import torch.distributed as dist
 from gan_dist.run.folder import RunFolder
 from gan_dist.run.preemption import StopRequest
 from gan_dist.train import parse
-from gan_dist.training.engine import build
+from gan_dist.training.engine import build, start_processes
 from gan_dist.training.steps import discriminator_step, generator_step
 
 output, steps, flags = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 config = parse(flags)
-run = build(config, RunFolder(config.run.dir), StopRequest())
+run = build(config, RunFolder(config.run.dir), StopRequest(), start_processes(config))
 calls: Counter[str] = Counter()
 
 
@@ -47,6 +47,7 @@ for step, real in enumerate(run.loader, run.step + 1):
     discriminator_step(run.gan, real, step)
     phase = "generator"
     generator_step(run.gan, step)
+    run.guard.look(step)
     if len(images) == steps:
         break
 output.mkdir(parents=True, exist_ok=True)

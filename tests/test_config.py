@@ -12,9 +12,11 @@ from conftest import TRAIN, run_command
 from gan_dist.config import (
     PRESETS,
     Config,
+    DataConfig,
+    DistributedConfig,
     InputError,
     TrainConfig,
-    check_divisible,
+    check_processes,
     differences,
     from_dict,
     to_dict,
@@ -95,9 +97,17 @@ def test_differences_name_what_shapes_the_trajectory_only() -> None:
 )
 def test_a_batch_that_can_not_be_cut_names_what_works(train: dict[str, int], processes: int, says: str) -> None:
     with pytest.raises(InputError, match=f"{says}$"):
-        check_divisible(TrainConfig(**train), processes)  # type: ignore[arg-type]
-    check_divisible(TrainConfig(batch_size=24, accumulation=4), 3)
-    check_divisible(TrainConfig(batch_size=24, exact_shards=4), 2)
+        check_processes(Config(train=TrainConfig(**train)), processes)  # type: ignore[arg-type]
+    check_processes(Config(train=TrainConfig(batch_size=24, accumulation=4)), 3)
+    check_processes(Config(train=TrainConfig(batch_size=24, exact_shards=4)), 2)
+
+
+def test_processes_wait_longer_than_rank_0_may_be_busy() -> None:
+    config = Config(distributed=DistributedConfig(timeout=100.0))
+    check_processes(config, 1)  # nobody waits
+    with pytest.raises(InputError, match=r"distributed.timeout=100 is too short, .* data.download_timeout=120"):
+        check_processes(config, 2)
+    check_processes(dataclasses.replace(config, data=DataConfig(source="local")), 2)
 
 
 BAD = [

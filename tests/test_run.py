@@ -260,7 +260,7 @@ def test_wandb_that_fails_in_the_middle_is_announced_once_and_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NETRC", os.devnull)
-    accelerator = launcher.start_accelerator(None, 1)
+    accelerator = launcher.start_accelerator(None, 1, 60.0)
     announced: list[str] = []
     tracker = WandbTracker(accelerator, WandbConfig(mode="offline"), RunFolder(tmp_path), announced.append)
     tracker.start({"train": {"seed": 1}}, resume_id=None, logged_through=0)
@@ -313,24 +313,24 @@ def test_cores_are_those_that_this_process_may_use() -> None:
 def test_threads_follow_the_cores_whatever_the_launcher_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launcher, "usable_cores", lambda: 6)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    launcher.start_accelerator(None, None)
+    launcher.start_accelerator(None, None, 60.0)
     assert torch.get_num_threads() == 6
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    launcher.start_accelerator(None, None)
+    launcher.start_accelerator(None, None, 60.0)
     assert torch.get_num_threads() == 1
-    launcher.start_accelerator(None, 2)
+    launcher.start_accelerator(None, 2, 60.0)
     assert torch.get_num_threads() == 2
 
 
 def test_precision_is_the_launchers_unless_the_run_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    assert launcher.start_accelerator(None, 1).mixed_precision == "bf16"
+    assert launcher.start_accelerator(None, 1, 60.0).mixed_precision == "bf16"
     with pytest.raises(InputError, match="mixed_precision=fp8"):
-        launcher.start_accelerator("fp8", 1)
+        launcher.start_accelerator("fp8", 1, 60.0)
     if not torch.accelerator.is_available():
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
         with pytest.raises(InputError, match="fp16 needs a GPU"):
-            launcher.start_accelerator(None, 1)
+            launcher.start_accelerator(None, 1, 60.0)
 
 
 # --- preemption
@@ -340,7 +340,7 @@ def test_a_signal_is_a_request_and_the_handlers_are_put_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     request = StopRequest()
     with request.listening():
-        agreement = StopAgreement(request)
+        agreement = StopAgreement(request, 60.0)
         assert not agreement.reached()
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)  # a launcher passes on what the terminal sent already

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gan_dist.config import Config, ModelConfig, TrainConfig
 from gan_dist.models import build_pair
+from gan_dist.training.guard import Guard
 from gan_dist.training.latents import Latents, fixed_latents
 from gan_dist.training.losses import LOSSES
 from gan_dist.training.meter import METRICS, Meter
@@ -33,13 +34,15 @@ BATCH = 8
 def make_gan(reduction: Reduction | None = None) -> Gan:
     """The seed's pair on one process, without a launcher: the steps are plain torch."""
     generator, discriminator = build_pair(ModelConfig(hidden_dim=32), (1, 28, 28), 0)
+    guard = Guard(window=10, rank=0, ranks=1, device=CPU)
     updates = [
         Update(
             network,
-            torch.optim.Adam(network.parameters(), lr=2e-4),
+            torch.optim.Adam(network.parameters(), lr=2e-4, fused=True),
             reduction or FastReduction(ranks=1),
             BATCH,
             lambda loss: loss.backward(),
+            guard,
         )
         for network in (generator, discriminator)
     ]

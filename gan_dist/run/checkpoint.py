@@ -50,11 +50,13 @@ class Checkpoints:
     Args:
         folder: where they are.
         keep: how many of the newest stay.
+        stays: step -> whether its checkpoint stays for good.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, stays: Callable[[int], bool] = lambda step: False) -> None:
         self.folder = folder
         self.keep = keep
+        self.stays = stays
 
     def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
         """Publish a checkpoint, then remove those that are too old.
@@ -97,7 +99,8 @@ class Checkpoints:
             shutil.rmtree(beside, ignore_errors=True)
         # Only now, and only steps that this trajectory has passed: a newer one can't be this run's.
         for old in [s for s in self.steps() if s <= step][: -self.keep]:
-            shutil.rmtree(self._path(old), ignore_errors=True)
+            if not self.stays(old):
+                shutil.rmtree(self._path(old), ignore_errors=True)
         return published
 
     def steps(self) -> list[int]:

@@ -64,8 +64,8 @@ class Console:
         place = f"epoch {row['epoch']:.2f}/{epochs:.4g}  step {row['step']:,}/{steps:,}"
         figures = (
             f"{row['images_per_second']:,.0f} images/s  {_clock(seconds_left)} left  "
-            f"loss D {row['loss/discriminator']:.3f} G {row['loss/generator']:.3f}  "
-            f"score real {row['score/real']:.2f} fake {row['score/fake']:.2f}"
+            f"loss D {_figure(row['loss/discriminator'], 3)} G {_figure(row['loss/generator'], 3)}  "
+            f"score real {_figure(row['score/real'], 2)} fake {_figure(row['score/fake'], 2)}"
         )
         if self._bar is None:
             print(f"{place}  {figures}", flush=True)
@@ -86,6 +86,10 @@ class _TwoLineProgress(Progress):
         yield self.make_tasks_table(self.tasks)
         for task in self.tasks:
             yield Text(task.fields["figures"], no_wrap=True)
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _clock(seconds: float) -> str:

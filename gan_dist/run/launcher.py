@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import platform
 from collections.abc import Callable
@@ -13,19 +14,20 @@ import torch
 import torch.distributed as dist
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, broadcast_object_list
+from accelerate.utils import DataLoaderConfiguration, InitProcessGroupKwargs, broadcast_object_list
 
 from gan_dist.config import InputError
 
 T = TypeVar("T")
 
 
-def start_accelerator(mixed_precision: str | None, threads: int | None) -> Accelerator:
+def start_accelerator(mixed_precision: str | None, threads: int | None, patience: float) -> Accelerator:
     """Join the ranks that the launcher started, on whatever device there is, and take a fair share of the cores.
 
     Args:
         mixed_precision: "no", "bf16" or "fp16"; None: what the launcher was given.
         threads: CPU threads of this process; None: the cores divided by the processes on this machine.
+        patience: seconds that a collective waits for the other processes.
 
     Raises:
         InputError: fp16 without a GPU, or ranks that did not find each other.
@@ -36,13 +38,15 @@ def start_accelerator(mixed_precision: str | None, threads: int | None) -> Accel
         raise InputError(f"mixed_precision={precision} is not supported; use no, bf16 or fp16")
     if precision == "fp16" and not has_gpu:
         raise InputError("mixed_precision=fp16 needs a GPU, and there is none here; use bf16 or no")
-    _meet_again_after_a_restart(has_gpu)
+    timeout = datetime.timedelta(seconds=patience)
+    _meet_again_after_a_restart(has_gpu, timeout)
     accelerator = Accelerator(
         # Without this a multi-process launch on a machine without a GPU makes two runs of one process each.
         cpu=not has_gpu,
         mixed_precision=precision,
         log_with="wandb",
         dataloader_config=DataLoaderConfiguration(split_batches=True),  # the batch size is global
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
     )
     # The launcher sets OMP_NUM_THREADS=1 whatever the machine, and Accelerate sets threads where it is unset.
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -56,7 +60,7 @@ def start_accelerator(mixed_precision: str | None, threads: int | None) -> Accel
     return accelerator
 
 
-def _meet_again_after_a_restart(has_gpu: bool) -> None:
+def _meet_again_after_a_restart(has_gpu: bool, timeout: datetime.timedelta) -> None:
     """Join the group of this attempt, where the launcher restarted its workers after one of them died.
 
     With a static rendezvous (accelerate's default) the workers of the next attempt find the store of the one before,
@@ -68,7 +72,11 @@ def _meet_again_after_a_restart(has_gpu: bool) -> None:
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), ranks, is_master=False)
     dist.init_process_group(
-        None if has_gpu else "gloo", store=dist.PrefixStore(f"attempt-{attempt}", store), rank=rank, world_size=ranks
+        None if has_gpu else "gloo",
+        store=dist.PrefixStore(f"attempt-{attempt}", store),
+        rank=rank,
+        world_size=ranks,
+        timeout=timeout,
     )
 
 
@@ -92,7 +100,7 @@ def usable_cores() -> int:
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
-    """Do `work` on rank 0 alone; every rank gets its result, or its InputError.
+    """Do `work` on rank 0 alone; every rank gets its result, or its InputError (which an OSError becomes).
 
     So files are read and written once, and no rank can disagree with another about what is in them. A collective:
     every rank must reach it. The result travels pickled between our own processes.
@@ -103,6 +111,9 @@ def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
             outcome[0] = work()
         except InputError as error:
             outcome[0] = error
+        except OSError as error:
+            why = error.strerror or error
+            outcome[0] = InputError(f"{error.filename or 'a file'} can't be used ({why}); mend that, and start again")
     broadcast_object_list(outcome)
     if isinstance(outcome[0], InputError):
         raise outcome[0]

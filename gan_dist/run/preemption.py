@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import datetime
 import os
 import signal
 import sys
@@ -49,10 +50,14 @@ class StopRequest:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def ask(self, reason: str) -> None:
+        """Ask the run to stop, as a signal does; the first reason counts."""
+        self.reason = self.reason or reason
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if not self.pending:
-            self.reason = signal.Signals(number).name
+        if not self._asked_at:
+            self.ask(signal.Signals(number).name)
             self._asked_at = now
         elif now - self._asked_at > _SAME_WISH:
             os._exit(128 + number)  # the last whole checkpoint stays
@@ -62,13 +67,20 @@ class StopAgreement:
     """All ranks learn at the same step that one of them was asked to stop.
 
     Every step each rank puts in its word, and reads the sum of the words of the step before: the exchange runs
-    beside the arithmetic, and nothing waits for it. It has a group of its own on the CPU, so that no GPU does.
+    beside the arithmetic, and nothing waits for it. It has a group of its own on the CPU, so that no GPU does, and a
+    lost process is noticed there whatever connects the GPUs.
+
+    Args:
+        request: where this process hears that it should stop.
+        patience: seconds that it waits for the other processes.
     """
 
-    def __init__(self, request: StopRequest) -> None:
+    def __init__(self, request: StopRequest, patience: float) -> None:
         self._request = request
         alone = not dist.is_initialized() or dist.get_world_size() == 1
-        self._group: Any = None if alone else dist.new_group(backend="gloo")
+        self._group: Any = (
+            None if alone else dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=patience))
+        )
         self._word = torch.zeros(1, dtype=torch.int32)
         self._exchange: dist.Work | None = None
 

@@ -154,7 +154,8 @@ class WandbTracker:
         if self.mode == "disabled" or step <= self.logged_through:
             return
         try:
-            self.accelerator.log({"train/step": step, **values()})
+            known = {name: value for name, value in values().items() if value is not None}
+            self.accelerator.log({"train/step": step, **known})
         except Exception as error:
             self._give_up("failed and is off from here on; metrics.jsonl goes on", error)
 

@@ -4,50 +4,53 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import time
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
-from gan_dist.config import Config, InputError, OptimizerConfig, TrainConfig, check_divisible
+from gan_dist.config import Config, InputError, OptimizerConfig, TrainConfig, TrainingFailed, check_processes
 from gan_dist.data.dataset import GlobalBatches, ResidentImages, make_loader
 from gan_dist.models import build_pair
-from gan_dist.run.checkpoint import Checkpoints, load_optimizer_tensors
+from gan_dist.run.checkpoint import Checkpoints
 from gan_dist.run.console import Console
+from gan_dist.run.disk import Disk
 from gan_dist.run.folder import STOPPED_EXIT_CODE, RunFolder
 from gan_dist.run.launcher import fix_kernels, launch_advice, on_main, start_accelerator
+from gan_dist.run.peers import ROLL_CALL, Peers, comes_from_peers
 from gan_dist.run.preemption import StopAgreement, StopRequest
 from gan_dist.run.samples import COUNT
 from gan_dist.run.tracking import WandbTracker
 from gan_dist.training import outputs
+from gan_dist.training.guard import Guard
 from gan_dist.training.latents import Latents, fixed_latents
 from gan_dist.training.losses import LOSSES
 from gan_dist.training.meter import Meter
 from gan_dist.training.outputs import Run
+from gan_dist.training.recovery import BadStep, heed, recover, restore
 from gan_dist.training.reduction import ExactReduction, FastReduction, Reduction, Update
 from gan_dist.training.schedule import Schedule
 from gan_dist.training.start import find_start
 from gan_dist.training.steps import Gan, discriminator_step, generator_step
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 
-
-def train(run: Run) -> str:
+def train(run: Run) -> None:
     """Train to the last step, or until somebody asks to stop.
 
-    Returns:
-        "finished" or "stopped".
+    Raises:
+        BadStep: a loss or a gradient was not finite.
     """
-    run.started = time.perf_counter()
-    run.logged = (run.step, run.started)
+    run.logged = (run.step, time.perf_counter())
     run.console.begin(run.step, run.schedule.total_steps)
     for step, real in enumerate(run.loader, run.step + 1):  # real: (n, C, H, W) in [-1, 1], this rank's share
         stats = discriminator_step(run.gan, real, step)
         stats |= generator_step(run.gan, step)
         run.meter.add(stats)  # stays on the device
         run.step = step
-        at = run.schedule.at(step, run.stopping.reached())  # the same answer on every rank
+        at = run.schedule.at(step, run.stopping.reached() or step == run.last_step)  # the same on every rank
+        if at.anything:
+            heed(run)
         if at.log:
             outputs.log(run)
         if at.hashes:
@@ -58,37 +61,61 @@ def train(run: Run) -> str:
             outputs.checkpoint(run)
         if at.stop:
             break
+
+
+def train_through(run: Run) -> str:
+    """Train, and go back and train again where that may help.
+
+    Returns:
+        "finished", "stopped", or "failed": then `run.failure` says why.
+    """
+    run.started = time.perf_counter()
+    while run.last_step is None or run.step < run.last_step:
+        try:
+            train(run)
+            break
+        except BadStep as bad:
+            recover(run, bad.finding)
     run.stopping.close()
+    if run.failure is not None:
+        return "failed"
     return "finished" if run.step >= run.schedule.total_steps else "stopped"
 
 
-def build(config: Config, folder: RunFolder, request: StopRequest) -> Run:
+def start_processes(config: Config) -> Accelerator:
+    """Join the ranks that the launcher started.
+
+    Raises:
+        InputError: the configuration can't be had on this machine.
+    """
+    if config.train.exact_shards is not None:
+        fix_kernels()
+    return start_accelerator(config.train.mixed_precision, config.train.threads, _patience(config))
+
+
+def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: Accelerator) -> Run:
     """Make a run ready for its next step: the first, or the one after its newest checkpoint.
 
     Args:
         config: a valid configuration.
         folder: where the run is kept; locked from here on.
         request: where the process hears that it should stop.
+        accelerator: of `start_processes`.
 
     Raises:
         InputError: the same one on every rank.
     """
-    if config.train.exact_shards is not None:
-        fix_kernels()
-    accelerator = start_accelerator(config.train.mixed_precision, config.train.threads)
     rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     train_config = dataclasses.replace(config.train, mixed_precision=accelerator.mixed_precision)
     config = dataclasses.replace(config, train=train_config)
-    check_divisible(config.train, ranks)
+    check_processes(config, ranks)
     console = Console(speaks=accelerator.is_main_process)
     for advice in launch_advice(ranks):
         console.announce(advice)
 
     # Rank 0 reads, and sends what it read: every rank starts from the same, and needs no file of its own.
-    checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep)
-    start = on_main(accelerator, lambda: find_start(config, folder, checkpoints, console.announce))
+    start = on_main(accelerator, lambda: find_start(config, folder, console.announce))
     found = start.checkpoint
-    step = found.step if found else 0
     images = start.images.images.to(device)
     schedule = Schedule(config, len(images))
 
@@ -97,50 +124,48 @@ def build(config: Config, folder: RunFolder, request: StopRequest) -> Run:
     generator_optimizer = _adam(generator.to(device), config.optimizer)
     discriminator_optimizer = _adam(discriminator.to(device), config.optimizer)
     reduction = make_reduction(config.train, ranks)
-    meter = Meter(config.log.every_steps, reduction.parts, accelerator.gather, ranks, device)
-    if found:
-        generator.load_state_dict(found.tensors["generator"])
-        discriminator.load_state_dict(found.tensors["discriminator"])
-        load_optimizer_tensors(generator_optimizer, found.tensors["generator_optimizer"])
-        load_optimizer_tensors(discriminator_optimizer, found.tensors["discriminator_optimizer"])
-        meter.load_state(found.state["metrics_window"])
-        if accelerator.scaler is not None:
-            accelerator.scaler.load_state_dict(found.state["scaler"])
-
     batch_size, seed, latent_dim = config.train.batch_size, config.train.seed, config.model.latent_dim
-    steps = range(step, schedule.total_steps)
-    loader = make_loader(ResidentImages(images), GlobalBatches(len(images), batch_size, seed, steps, device))
+    batches = GlobalBatches(len(images), batch_size, seed, range(schedule.total_steps), device)
     generator, discriminator, generator_optimizer, discriminator_optimizer, loader = accelerator.prepare(
-        generator, discriminator, generator_optimizer, discriminator_optimizer, loader
+        generator,
+        discriminator,
+        generator_optimizer,
+        discriminator_optimizer,
+        make_loader(ResidentImages(images), batches),
     )
     # The bare modules: what adds the gradients over the ranks is the update, once, not DDP behind each backward.
     generator, discriminator = accelerator.unwrap_model(generator), accelerator.unwrap_model(discriminator)
-    share, backward = batch_size // ranks, accelerator.backward
+    share, backward, window = batch_size // ranks, accelerator.backward, config.log.every_steps
+    guard = Guard(window, rank, ranks, device, scaled=accelerator.scaler is not None)
     run = Run(
         config=config,
         accelerator=accelerator,
         gan=Gan(
             generator=generator,
             discriminator=discriminator,
-            generator_update=Update(generator, generator_optimizer, reduction, share, backward),
-            discriminator_update=Update(discriminator, discriminator_optimizer, reduction, share, backward),
+            generator_update=Update(generator, generator_optimizer, reduction, share, backward, guard),
+            discriminator_update=Update(discriminator, discriminator_optimizer, reduction, share, backward, guard),
             loss=LOSSES[config.train.loss],
             latents=Latents(seed, latent_dim, batch_size, rank, ranks, device),
         ),
+        batches=batches,
         loader=loader,
         schedule=schedule,
-        meter=meter,
-        stopping=StopAgreement(request),
+        guard=guard,
+        meter=Meter(window, reduction.parts, accelerator.gather, ranks, device),
+        stopping=StopAgreement(request, _patience(config)),
+        disk=Disk(on_failure=request.ask),
         folder=folder,
-        checkpoints=checkpoints,
+        checkpoints=Checkpoints(folder.checkpoints, config.checkpoint.keep, schedule.stays),
         wandb=WandbTracker(accelerator, config.wandb, folder, console.announce),
         console=console,
         images=start.images,
         fixed_latents=fixed_latents(seed, COUNT, latent_dim).to(device),
-        step=step,
         seconds=found.state["seconds"] if found else 0.0,
     )
-    if step < schedule.total_steps:
+    if found:
+        restore(run, found)
+    if run.step < schedule.total_steps:
         on_main(accelerator, lambda: outputs.begin(run, found.state["wandb_id"] if found else None))
     else:
         console.announce(f"the run in {folder.path} is finished; a larger --train.epochs trains it further")
@@ -155,35 +180,51 @@ def run_to_end(config: Config) -> int:
 
     Raises:
         InputError: the user's input can't be used; nothing was written.
+        TrainingFailed: the run can't go on, for the reason that it says.
     """
-    request, folder = StopRequest(), RunFolder(config.run.dir)
+    request, folder, run = StopRequest(), RunFolder(config.run.dir), None
     with request.listening(), contextlib.closing(folder):
-        try:
-            run = build(config, folder, request)
-        except InputError:  # every rank is here
-            if torch.distributed.is_initialized():
-                torch.distributed.destroy_process_group()
-            raise
-        try:
-            state = train(run)
-        except BaseException as error:
-            if run.writes:
-                with contextlib.suppress(OSError):  # the disk may be what failed
-                    outputs.end(run, "failed", f"{type(error).__name__}: {error}")
-            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-                raise InputError(
-                    f"run.dir={folder.path} can't be written any more ({error.strerror}); mend that, "
-                    "and the same command goes on from the newest checkpoint"
-                ) from error
-            raise
-        if run.writes:
-            done = f"{run.schedule.epoch(run.step):.4g} epochs done"
-            outputs.end(run, state, done if state == "finished" else request.reason or "asked on another rank")
-        # Every rank waits here for rank 0's pictures: a launcher that sees one worker end stops the others.
-        run.accelerator.wait_for_everyone()
-        run.accelerator.trackers = []  # they are finished
-        run.accelerator.end_training()
+        accelerator = start_processes(config)
+        with contextlib.closing(Peers(accelerator.process_index, accelerator.num_processes)) as peers:
+            try:
+                run = build(config, folder, request, accelerator)
+                state = train_through(run)
+                # Every rank waits here for rank 0's pictures: a launcher that sees one worker end stops the others.
+                on_main(accelerator, lambda: outputs.conclude(run, state, request.reason or "asked on another rank"))
+            except InputError:  # every rank is here
+                if torch.distributed.is_initialized():
+                    torch.distributed.destroy_process_group()
+                raise
+            except BaseException as error:
+                failure = name_the_lost(error, peers, run.step if run else 0)
+                if run is not None and run.writes:
+                    reason = (
+                        str(failure) if isinstance(failure, TrainingFailed) else f"{type(failure).__name__}: {failure}"
+                    )
+                    with contextlib.suppress(OSError):  # the disk may be what failed
+                        outputs.end(run, "failed", reason)
+                raise failure from error
+        accelerator.trackers = []  # they are finished
+        accelerator.end_training()
+    if run.failure is not None:
+        raise TrainingFailed(outputs.reason_of_failure(run))
     return 0 if state == "finished" else STOPPED_EXIT_CODE
+
+
+def name_the_lost(error: BaseException, peers: Peers, step: int) -> BaseException:
+    """The error to end with: if it came from a collective, one that says which rank is to blame."""
+    if not comes_from_peers(error):
+        return error
+    lost = peers.missing()
+    living = set(range(peers.ranks)) - set(lost)
+    ranks = f"rank{'s' if len(lost) > 1 else ''} {', '.join(map(str, lost))}"
+    what = (
+        f"lost {ranks} (dead, hung or cut off)"
+        if lost
+        else "the processes waited for each other longer than distributed.timeout"
+    )
+    message = f"step {step + 1:,}: {what}; the same command goes on from the newest checkpoint"
+    return TrainingFailed(message, spoken_by=min(living))
 
 
 def make_reduction(config: TrainConfig, ranks: int) -> Reduction:
@@ -196,3 +237,8 @@ def make_reduction(config: TrainConfig, ranks: int) -> Reduction:
 def _adam(network: nn.Module, config: OptimizerConfig) -> torch.optim.Adam:
     betas = (config.beta1, config.beta2)
     return torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=betas, fused=True)
+
+
+def _patience(config: Config) -> float:
+    """Seconds that a collective waits: the roll call after it shall be over within distributed.timeout."""
+    return config.distributed.timeout - ROLL_CALL

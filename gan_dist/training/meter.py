@@ -45,9 +45,14 @@ class Meter:
         torch.stack([stats[name] for name in METRICS], out=self.rows[self.count])
         self.count += 1
 
-    def means(self) -> dict[str, float]:
-        """Means over the window so far and over all ranks. A collective: every rank must reach it."""
-        return dict(zip(METRICS, self._steps().mean(0).tolist(), strict=True))
+    def means(self) -> dict[str, float | None]:
+        """Means over the window so far and over all ranks. A collective: every rank must reach it.
+
+        Steps whose figure is NaN or infinite are left out of its mean; None if no step is left.
+        """
+        columns = self._steps().T
+        finite = [column[np.isfinite(column)] for column in columns]
+        return {name: float(c.mean()) if len(c) else None for name, c in zip(METRICS, finite, strict=True)}
 
     def state(self) -> list[list[float]]:
         """The window so far, for a checkpoint. A collective: every rank must reach it."""
@@ -55,6 +60,7 @@ class Meter:
 
     def load_state(self, steps: list[list[float]]) -> None:
         """Go on inside the window that `state` described, on any number of processes."""
+        self.count = 0
         self.earlier = np.array(steps, dtype=np.float64).reshape(-1, len(METRICS))
 
     def _steps(self) -> Float[np.ndarray, "steps metrics"]:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from gan_dist.config import Config, to_dict
-from gan_dist.data.dataset import epoch_order, normalize
+from gan_dist.config import Config, InputError, to_dict
+from gan_dist.data.dataset import GlobalBatches, epoch_order, normalize
 from gan_dist.data.sources import ImageSet
 from gan_dist.run.checkpoint import Checkpoints, optimizer_tensors, save_generator
 from gan_dist.run.console import Console
 from gan_dist.run.curves import draw_curves
+from gan_dist.run.disk import Disk
 from gan_dist.run.folder import RunFolder, read_json, read_json_lines, timestamp, write_json
 from gan_dist.run.launcher import describe_machine
 from gan_dist.run.preemption import StopAgreement
 from gan_dist.run.samples import COUNT, draw_panel, save_grid, save_samples
 from gan_dist.run.tracking import StepLines, WandbTracker
+from gan_dist.training.guard import Guard, NotFinite
 from gan_dist.training.meter import METRICS, Meter
 from gan_dist.training.schedule import Schedule
 from gan_dist.training.steps import Gan
@@ -35,10 +40,13 @@ class Run:
     config: Config
     accelerator: Accelerator
     gan: Gan
+    batches: GlobalBatches
     loader: DataLoader[Tensor]
     schedule: Schedule
+    guard: Guard
     meter: Meter
     stopping: StopAgreement
+    disk: Disk
     folder: RunFolder
     checkpoints: Checkpoints
     wandb: WandbTracker
@@ -46,14 +54,22 @@ class Run:
     images: ImageSet
     fixed_latents: Tensor
     """(64, latent_dim), those of the sample grids."""
-    step: int
+    step: int = 0
     """Completed steps."""
-    seconds: float
+    updates_skipped: int = 0
+    """Updates that were left out for NaN or infinity, in the whole run."""
+    seconds: float = 0.0
     """Time that the training took before this session."""
     started: float = 0.0
     """This session's start, on time.perf_counter."""
     logged: tuple[int, float] = (0, 0.0)
     """Step and time of the last log point of this session."""
+    failure: NotFinite | None = None
+    """Why the run ends, as soon as the state before it is saved."""
+    last_step: int | None = None
+    """The step after which it then ends."""
+    rollbacks: list[int] = field(default_factory=list)
+    """The steps that this session went back from."""
 
     @property
     def writes(self) -> bool:
@@ -76,12 +92,9 @@ def begin(run: Run, wandb_id: str | None) -> None:
         folder.lock()
     folder.remove_unfinished()
     write_json(folder.config, to_dict(run.config))
-    metrics = StepLines(folder.metrics)
     earlier = read_json(folder.environment) if folder.environment.exists() else {}
-    sent = max(metrics.last_step(), earlier.get("wandb", {}).get("logged_through", 0))
-    metrics.go_back_to(run.step, run.config.log.every_steps)
-    if run.config.train.log_hashes is not None:
-        StepLines(folder.hashes).go_back_to(run.step, run.config.train.log_hashes)
+    sent = max(StepLines(folder.metrics).last_step(), earlier.get("wandb", {}).get("logged_through", 0))
+    go_back_to(run, run.step)
     first = epoch_order(len(run.images.images), run.config.train.seed, 0)[:COUNT]
     save_grid(normalize(run.images.images[first]), folder.real_samples)
     run.wandb.start(to_dict(run.config), wandb_id, sent)
@@ -114,6 +127,13 @@ def begin(run: Run, wandb_id: str | None) -> None:
     )
 
 
+def go_back_to(run: Run, step: int) -> None:
+    """Take out of the run's files the lines that it is going to write again. Rank 0 only."""
+    StepLines(run.folder.metrics).go_back_to(step, run.config.log.every_steps)
+    if run.config.train.log_hashes is not None:
+        StepLines(run.folder.hashes).go_back_to(step, run.config.train.log_hashes)
+
+
 def log(run: Run) -> None:
     """Write a log point everywhere. A collective: the means are over all ranks."""
     means = run.meter.means()
@@ -128,8 +148,10 @@ def log(run: Run) -> None:
         "images_per_second": images / (now - run.logged[1]),
         **means,
     }
+    if run.config.train.on_nonfinite == "skip":
+        row["updates_skipped"] = run.updates_skipped
     run.logged = (step, now)
-    StepLines(run.folder.metrics).append(row)
+    run.disk.now(lambda: StepLines(run.folder.metrics).append(row))
     run.wandb.log(step, row)
     run.console.progress(row, run.schedule.total_steps, run.schedule.epoch(run.schedule.total_steps))
 
@@ -144,37 +166,90 @@ def log_hashes(run: Run) -> None:
     everyones = gather_object([hashes])
     if run.writes:
         differ = sorted(name for name in hashes if len({others[name] for others in everyones}) > 1)
-        StepLines(run.folder.hashes).append({"step": run.step, "ranks_differ": differ, "hashes": hashes})
+        line = {"step": run.step, "ranks_differ": differ, "hashes": hashes}
+        run.disk.now(lambda: StepLines(run.folder.hashes).append(line))
 
 
 def sample(run: Run) -> None:
     """Save the epoch's grid of images of the fixed latents. Rank 0 only."""
     file = run.folder.epoch_samples(run.schedule.epochs_completed(run.step))
-    save_samples(run.gan.generator, run.fixed_latents, file)
-    run.wandb.log_samples(run.step, file)
+    try:
+        save_samples(run.gan.generator, run.fixed_latents, file)
+    except OSError as error:  # a picture can be made again from a checkpoint: the run goes on without
+        run.console.announce(f"{file} can't be written ({error.strerror or error})")
+    else:
+        run.wandb.log_samples(run.step, file)
 
 
 def checkpoint(run: Run) -> None:
-    """Save all that the run needs to go on. A collective: the figures of the open window are every rank's."""
+    """Save all that the run needs to go on. A collective: the figures of the open window are every rank's.
+
+    The tensors are copied, and written beside the training.
+    """
     window = run.meter.state()
     if not run.writes:
         return
     scaler = run.accelerator.scaler
-    tensors = tensors_of(run.gan)
-    run.checkpoints.save(
-        run.step,
-        tensors,
-        {
-            "config": to_dict(run.config),
-            "data_sha256": run.images.provenance.sha256,
-            "seconds": run.seconds + time.perf_counter() - run.started,
-            "scaler": scaler.state_dict() if scaler is not None else {},
-            "wandb_id": run.wandb.id,
-            "metrics_window": window,
-        },
-    )
-    save_generator(run.folder.generator, tensors["generator"], describe_generator(run))
-    run.folder.write_status("running", run.step)
+    tensors = {
+        group: {name: tensor.detach().to("cpu", copy=True) for name, tensor in members.items()}
+        for group, members in tensors_of(run.gan).items()
+    }
+    state = {
+        "config": to_dict(run.config),
+        "data_sha256": run.images.provenance.sha256,
+        "seconds": run.seconds + time.perf_counter() - run.started,
+        "scaler": scaler.state_dict() if scaler is not None else {},
+        "wandb_id": run.wandb.id,
+        "metrics_window": window,
+        "updates_skipped": run.updates_skipped,
+    }
+    run.disk.soon(partial(_write_checkpoint, run, run.step, tensors, state, describe_generator(run)))
+
+
+def _write_checkpoint(
+    run: Run,
+    step: int,
+    tensors: dict[str, dict[str, Tensor]],
+    state: dict[str, Any],
+    generator: dict[str, str],
+) -> None:
+    run.checkpoints.save(step, tensors, state)
+    save_generator(run.folder.generator, tensors["generator"], generator)
+    run.folder.write_status("running", step)
+
+
+def conclude(run: Run, state: str, stopped_by: str) -> None:
+    """End a run whose training is over. Rank 0 only.
+
+    Args:
+        state: finished, stopped or failed.
+        stopped_by: who asked to stop, if somebody did.
+
+    Raises:
+        InputError: the disk refused something.
+    """
+    run.disk.wait()
+    if run.disk.error is not None:
+        refused = run.disk.error.strerror or str(run.disk.error)
+        with contextlib.suppress(OSError):
+            end(run, "failed", refused)
+        raise InputError(
+            f"run.dir={run.folder.path} can't be written any more ({refused}); mend that, "
+            "and the same command goes on from the newest checkpoint"
+        )
+    if state == "failed":
+        end(run, state, reason_of_failure(run))
+    else:
+        end(run, state, f"{run.schedule.epoch(run.step):.4g} epochs done" if state == "finished" else stopped_by)
+
+
+def reason_of_failure(run: Run) -> str:
+    """Why the run ends and what to do, where `run.failure` is set."""
+    assert run.failure is not None
+    tries = f" after {len(run.rollbacks)} rollback(s)" if run.rollbacks else ""
+    saved = f"the state after step {run.step:,} is saved and the same command goes on from it" if run.step else ""
+    beyond = "--train.on-nonfinite skip leaves such updates out"
+    return f"{run.failure.describe()}{tries}; {saved or 'nothing was saved before it'}; {beyond}"
 
 
 def end(run: Run, state: str, reason: str) -> None:
@@ -212,7 +287,7 @@ def end(run: Run, state: str, reason: str) -> None:
         {
             "steps": f"{run.step:,} of {run.schedule.total_steps:,}, {summary['epoch']:.2f} epochs",
             "time": f"{seconds:,.0f} s, {summary['images_per_second']:,.0f} images/s",
-            **{name: f"{summary[name]:.3f}" for name in METRICS if name in summary},
+            **{name: f"{summary[name]:.3f}" for name in METRICS if summary.get(name) is not None},
             "samples": folder.samples,
             "panel, curves": f"{folder.panel}, {folder.curves}",
             "generator": folder.generator,

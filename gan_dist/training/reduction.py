@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gan_dist.training.guard import Guard
+
 PartStats = dict[str, Float[Tensor, ""]]
 Stats = dict[str, Float[Tensor, " parts"]]
 PartLoss = Callable[[slice], tuple[Float[Tensor, ""], PartStats]]
@@ -35,7 +37,7 @@ class Reduction(Protocol):
         """What a part's mean loss is multiplied with before it goes backward."""
 
     def __call__(self, gradients: Float[Tensor, "rows weights"]) -> None:
-        """Put the gradient of the global batch into the first row, on every rank. One collective."""
+        """Put the sum or mean over the global batch into the first row, on every rank. One collective."""
 
 
 @dataclass(frozen=True)
@@ -107,17 +109,18 @@ def add_whole_pairs(rows: Float[Tensor, "rows weights"]) -> Float[Tensor, "fewer
 
 
 class Update:
-    """Moves one network: the gradient of the global batch, then the optimizer.
+    """Moves one network: the gradient of the global batch, then the optimizer, unless the guard says no.
 
     The gradients live in one flat vector, which the parameters' `grad` are views of: they cross the network in one
-    collective, once an update.
+    collective, once an update, with the guard's number of each rank behind them.
 
     Args:
         network: the bare module; only its parameters move.
-        optimizer: over those parameters.
+        optimizer: over those parameters, a fused one.
         reduction: how their gradients are added.
         share: images of a global batch that this rank has.
         backward: loss -> gradients; Accelerator.backward, which knows of loss scaling.
+        guard: judges the gradients.
     """
 
     def __init__(
@@ -127,21 +130,29 @@ class Update:
         reduction: Reduction,
         share: int,
         backward: Callable[[Tensor], None],
+        guard: Guard,
     ) -> None:
         self.optimizer = optimizer
         self.reduction = reduction
         self.backward = backward
+        self.guard = guard
         size = share // reduction.parts
         self.parts = [slice(i * size, (i + 1) * size) for i in range(reduction.parts)]
         parameters = list(network.parameters())
-        weights = sum(parameter.numel() for parameter in parameters)
-        self.gradients = parameters[0].new_zeros(reduction.rows, weights)
+        sizes = [parameter.numel() for parameter in parameters]
+        self._flat = parameters[0].new_zeros(reduction.rows, sum(sizes) + guard.ranks)
+        self.gradients = self._flat[:, : sum(sizes)]
+        self._sums = self._flat[0, sum(sizes) :]  # of each rank, for the guard
         self._views = [
-            [part.view_as(p) for part, p in zip(row.split([p.numel() for p in parameters]), parameters, strict=True)]
+            [part.view_as(parameter) for part, parameter in zip(row.split(sizes), parameters, strict=True)]
             for row in self.gradients
         ]
         self._parameters = parameters
         self._collect_in(0)
+        if not guard.scaled:
+            # The channel of torch's fused optimizers for "leave this update out", decided on the device. A
+            # GradScaler uses it itself.
+            setattr(getattr(optimizer, "optimizer", optimizer), "found_inf", guard.veto)  # noqa: B010  # untyped
 
     def __call__(self, loss_of: PartLoss) -> Stats:
         """Do one update.
@@ -152,17 +163,24 @@ class Update:
         Returns:
             Each figure, (parts,).
         """
-        self.gradients.zero_()
-        figures = []
+        self._flat.zero_()
+        figures, losses = [], []
         for i, part in enumerate(self.parts):
             if self.reduction.rows > 1:
                 self._collect_in(i)
             loss, stats = loss_of(part)
             self.backward(loss if self.reduction.weight == 1 else loss * self.reduction.weight)
             figures.append(stats)
+            losses.append(loss.detach())
         if self.reduction.rows > 1:
             self._collect_in(0)
-        self.reduction(self.gradients)
+        if not self.guard.scaled:
+            losses.append(self.gradients.sum())
+        torch.sum(torch.stack(losses), 0, out=self._sums[self.guard.rank])
+        self.reduction(self._flat)
+        self.guard.judge(self._sums)
+        if self.guard.scaled:  # the scaler leaves out what is not finite
+            self.gradients[0].add_(torch.where(self.guard.veto > 0, torch.nan, 0.0))
         self.optimizer.step()
         return {name: torch.stack([stats[name] for stats in figures]) for name in figures[0]}
 

@@ -18,6 +18,11 @@ class At:
     stop: bool
     """The run ends here: it has all its steps, or was asked to stop."""
 
+    @property
+    def anything(self) -> bool:
+        """Something is written or the run ends: only then does anybody wait for the device."""
+        return self.log or self.hashes or self.sample or self.checkpoint or self.stop
+
 
 class Schedule:
     """When a run logs, samples, saves and ends.
@@ -47,13 +52,21 @@ class Schedule:
         """What is due after step `step` (from 1)."""
         epoch = self.epochs_completed(step)
         epoch_ends = epoch > self.epochs_completed(step - 1)
-        every = self.config.checkpoint.every_steps
         hashes = self.config.train.log_hashes
         last = step == self.total_steps
         return At(
             log=last or step % self.config.log.every_steps == 0,
             hashes=hashes is not None and step % hashes == 0,
             sample=epoch_ends and epoch % self.config.samples.every_epochs == 0,
-            checkpoint=last or stop_requested or (epoch_ends if every is None else step % every == 0),
+            checkpoint=last or stop_requested or self._checkpoints_due(step) > self._checkpoints_due(step - 1),
             stop=last or stop_requested,
         )
+
+    def stays(self, step: int) -> bool:
+        """Whether the checkpoint of a step is kept for good: every so manieth of those that are due by plan."""
+        every, due = self.config.checkpoint.keep_every, self._checkpoints_due(step)
+        return every is not None and due > self._checkpoints_due(step - 1) and due % every == 0
+
+    def _checkpoints_due(self, step: int) -> int:
+        every = self.config.checkpoint.every_steps
+        return self.epochs_completed(step) if every is None else step // every

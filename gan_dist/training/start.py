@@ -18,13 +18,12 @@ class Start:
     """None: begin at step 0."""
 
 
-def find_start(config: Config, folder: RunFolder, checkpoints: Checkpoints, announce: Callable[[str], None]) -> Start:
+def find_start(config: Config, folder: RunFolder, announce: Callable[[str], None]) -> Start:
     """Read all that a run starts from and check that it fits together. Writes nothing.
 
     Args:
         config: the resolved configuration.
         folder: the run's folder; locked from here on if it exists.
-        checkpoints: those in the folder.
         announce: called with one line for each thing that is not as the user might think.
 
     Raises:
@@ -53,7 +52,7 @@ def find_start(config: Config, folder: RunFolder, checkpoints: Checkpoints, anno
             f"train.batch_size={config.train.batch_size} is more than the {count:,} images of the data set; "
             f"use at most {count}"
         )
-    checkpoint = checkpoints.newest(announce) if there else None
+    checkpoint = Checkpoints(folder.checkpoints, config.checkpoint.keep).newest(announce) if there else None
     if there and checkpoint is None:
         announce(f"the run in {folder.path} ended before its first checkpoint: it begins again")
     if checkpoint is not None and checkpoint.state["data_sha256"] != images.provenance.sha256:

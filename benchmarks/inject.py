@@ -1,0 +1,56 @@
+"""Trains as gan_dist/train.py does, with one fault put into one process; for faults.py and the tests.
+
+    inject.py FAULT NETWORK STEP RANK TIMES [flags of train.py]
+
+FAULT: nan (the loss of NETWORK at STEP is NaN), or a signal such as SIGKILL or SIGSTOP that the process sends itself
+there. TIMES: how often it happens, where one process comes to that step more than once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from torch import Tensor
+
+from gan_dist import train
+from gan_dist.training import engine
+from gan_dist.training.losses import Loss
+from gan_dist.training.reduction import Stats
+from gan_dist.training.steps import Gan
+
+Step = Callable[..., Stats]
+
+
+class Hurt:
+    """A network's step with the fault in it."""
+
+    def __init__(self, step: Step, fault: str, at_step: int, times: int) -> None:
+        self.step = step
+        self.fault = fault
+        self.at_step = at_step
+        self.times = times
+
+    def __call__(self, gan: Gan, *arguments: Tensor | int) -> Stats:
+        if arguments[-1] == self.at_step and self.times:
+            self.times -= 1
+            if self.fault == "nan":
+                loss = Loss(*(lambda *logits, f=f: f(*logits) * float("nan") for f in gan.loss))
+                gan = dataclasses.replace(gan, loss=loss)
+            else:
+                os.kill(os.getpid(), signal.Signals[self.fault])
+        return self.step(gan, *arguments)
+
+
+if __name__ == "__main__":
+    fault, network, at_step, rank, times = sys.argv[1:6]
+    if os.environ.get("RANK", "0") == rank and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        name = f"{network}_step"
+        setattr(engine, name, Hurt(getattr(engine, name), fault, int(at_step), int(times)))
+    sys.exit(train.main(sys.argv[6:]))

@@ -1,0 +1,90 @@
+"""Which of the other processes are lost: a roll call, after a collective failed."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import threading
+import time
+
+import torch.distributed as dist
+
+ROLL_CALL = 2.0  # seconds that a living process has to answer
+_FOREVER = datetime.timedelta(days=10_000)
+
+
+def comes_from_peers(error: BaseException) -> bool:
+    """Whether an error is a collective's: a connection broke, or nothing came in time."""
+    # gloo raises a bare RuntimeError whose message starts with the place in its own source.
+    return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))
+
+
+class Peers:
+    """The other ranks of this run.
+
+    When a process dies or hangs, the others see a broken or a silent connection, often that of a neighbour who is as
+    innocent as they are. So they call the roll: in each process a thread waits for its name and answers, through the
+    store where the ranks met. It costs nothing until then. Who is stopped, dead or cut off does not answer.
+
+    Args:
+        rank, ranks: this one, of how many.
+    """
+
+    def __init__(self, rank: int, ranks: int) -> None:
+        self.rank = rank
+        self.ranks = ranks
+        self._thread: threading.Thread | None = None
+        if ranks > 1:
+            self._silent = False
+            self._thread = threading.Thread(target=self._answer, args=(self._store(_FOREVER),), daemon=True)
+            self._thread.start()
+
+    def missing(self) -> list[int]:
+        """Call the roll. Needs no other process to do anything, and takes `ROLL_CALL` seconds if one is missing.
+
+        Returns:
+            Ranks that do not answer, in order. Only rank 0, if the store went with it.
+        """
+        others = [rank for rank in range(self.ranks) if rank != self.rank]
+        try:
+            store = self._store(datetime.timedelta(seconds=ROLL_CALL))
+            for rank in others:
+                store.set(f"call/{rank}", "")
+            give_up = time.monotonic() + ROLL_CALL
+            while missing := [rank for rank in others if not store.check([f"here/{rank}"])]:
+                if time.monotonic() > give_up:
+                    break
+                time.sleep(0.05)
+            return missing
+        except (dist.DistError, RuntimeError):
+            return [0] if others else []
+
+    def close(self) -> None:
+        """Answer no more: this process is ending, for whatever reason."""
+        if self._thread is not None:
+            self._silent = True
+            try:
+                self._store(datetime.timedelta(seconds=ROLL_CALL)).set(f"call/{self.rank}", "")
+                self._thread.join(ROLL_CALL)
+            except (dist.DistError, RuntimeError):  # the store is gone, and the thread has noticed
+                pass
+            self._thread = None
+
+    def _answer(self, store: dist.Store) -> None:
+        try:
+            store.wait([f"call/{self.rank}"], _FOREVER)
+            if not self._silent:
+                store.set(f"here/{self.rank}", "")
+        except (dist.DistError, RuntimeError):  # the store is gone
+            pass
+
+    def _store(self, timeout: datetime.timedelta) -> dist.Store:
+        """The store of the launcher, or of rank 0; keys of this attempt."""
+        store = dist.TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            wait_for_workers=False,
+            timeout=timeout,
+        )
+        return dist.PrefixStore(f"peers-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)

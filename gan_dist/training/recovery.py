@@ -1,0 +1,90 @@
+"""Going back: to the newest checkpoint when a run is started again, and when a step went wrong."""
+
+from __future__ import annotations
+
+from gan_dist.models import build_pair
+from gan_dist.run.checkpoint import Checkpoint, load_optimizer_tensors
+from gan_dist.run.launcher import on_main
+from gan_dist.run.tracking import StepLines
+from gan_dist.training.guard import NotFinite
+from gan_dist.training.outputs import Run, go_back_to
+
+
+class BadStep(Exception):
+    """The steps since the last look are worth nothing: one of them was not finite. The same on every rank."""
+
+    def __init__(self, finding: NotFinite) -> None:
+        super().__init__(finding.describe())
+        self.finding = finding
+
+
+def heed(run: Run) -> None:
+    """Look at what the guard saw since the last look. Every rank sees the same.
+
+    Raises:
+        BadStep: the run has to go back to before it.
+    """
+    found = run.guard.look(run.step)
+    if not found:
+        return
+    if run.config.train.on_nonfinite != "skip":
+        raise BadStep(found[0])
+    run.updates_skipped += len(found)
+    run.console.announce(f"{found[0].describe()}; updates skipped since the last look: {len(found)}")
+
+
+def recover(run: Run, bad: NotFinite) -> None:
+    """Go back to the newest checkpoint: to try again, or to save the state before the bad step and end.
+
+    A collective: every rank must reach it.
+
+    Raises:
+        InputError: no checkpoint is whole any more.
+    """
+    config, run_before = run.config.train, run.failure
+    again = bad.step in run.rollbacks
+    if config.on_nonfinite == "rollback" and not again and len(run.rollbacks) < config.max_rollbacks:
+        run.rollbacks.append(bad.step)
+    else:
+        run.failure = run_before or bad
+    run.console.end()
+    restore(run, on_main(run.accelerator, lambda: _newest_checkpoint(run)))
+    if run.failure is None:
+        run.console.announce(f"{bad.describe()}; back to step {run.step:,}")
+    else:
+        # The steps up to the bad one are the same again. Should another of them fail, what is on disk is all there is.
+        run.last_step = bad.step - 1 if run_before is None else run.step
+
+
+def restore(run: Run, found: Checkpoint | None) -> None:
+    """Put a run where a checkpoint left it.
+
+    Args:
+        run: any run of the checkpoint's configuration.
+        found: the checkpoint; None: the run's beginning.
+    """
+    gan, config = run.gan, run.config
+    networks = {"generator": gan.generator, "discriminator": gan.discriminator}
+    if found is None:
+        first = build_pair(config.model, run.images.shape, config.train.seed)
+        tensors = {name: network.state_dict() for name, network in zip(networks, first, strict=True)}
+    else:
+        tensors = found.tensors
+    for name, network in networks.items():
+        network.load_state_dict(tensors[name])
+    load_optimizer_tensors(gan.generator_update.optimizer, tensors.get("generator_optimizer", {}))
+    load_optimizer_tensors(gan.discriminator_update.optimizer, tensors.get("discriminator_optimizer", {}))
+    if found is not None and run.accelerator.scaler is not None:
+        run.accelerator.scaler.load_state_dict(found.state["scaler"])
+    run.step = found.step if found else 0
+    run.updates_skipped = found.state["updates_skipped"] if found else 0
+    run.meter.load_state(found.state["metrics_window"] if found else [])
+    run.batches.steps = range(run.step, run.schedule.total_steps)
+
+
+def _newest_checkpoint(run: Run) -> Checkpoint | None:
+    run.disk.wait()
+    run.wandb.logged_through = max(run.wandb.logged_through, StepLines(run.folder.metrics).last_step())
+    found = run.checkpoints.newest(run.console.announce)
+    go_back_to(run, found.step if found else 0)
+    return found
