@@ -1,14 +1,16 @@
 """Hurts real runs and looks whether they go on from a state that an unhurt run had.
 
-    python benchmarks/faults.py [--kills 100] [--seed 0] [--folder DIR]
+    python benchmarks/faults.py [--kills 100] [--cycles 50] [--times 5] [--seed 0] [--folder DIR]
 
 Prints a table: fault, times injected, times survived, what was looked at. Survived means: the next start trains on,
-every hash that it writes is the clean run's, and no step stands twice in metrics.jsonl.
+every hash that it writes is the clean run's, and no step stands twice in metrics.jsonl. The faults of a disk mount one
+of their own, which needs root; without it they are left out, and the table says so.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import pickle
 import random
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +32,17 @@ from gan_dist.run.checkpoint import Checkpoints
 from gan_dist.run.folder import STOPPED_EXIT_CODE, RunFolder, read_json, read_json_lines
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-STEPS = 4000
+TRAIN = [str(REPOSITORY / "gan_dist" / "train.py")]
+STEPS = 1000
 CHECKPOINT_EVERY = 7  # a prime: the checkpoints fall inside epochs and log windows
+TIMEOUT = 8  # seconds, of distributed.timeout
 Row = tuple[str, int, int, str]
 
 
 class Campaign:
     """Runs of one configuration in one scratch folder, all compared with the one that nobody hurt.
+
+    The exact mode: one process and two give the same bits.
 
     Args:
         scratch: where everything goes.
@@ -51,23 +57,35 @@ class Campaign:
         self.clean = RunFolder(scratch / "clean")
         self.train(self.clean)
 
-    def command(self, folder: RunFolder) -> list[str]:
+    def command(
+        self, folder: RunFolder, processes: int = 1, script: list[str] = TRAIN, launch: tuple[str, ...] = ()
+    ) -> list[str]:
+        launcher = [sys.executable]
+        if processes > 1:
+            config = str(REPOSITORY / "accelerate_config.yaml")
+            launcher += ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", config]
+            launcher += ["--num_processes", str(processes), *launch]
         return [
-            *(sys.executable, str(REPOSITORY / "gan_dist" / "train.py"), "--run.dir", str(folder.path)),
+            *(*launcher, *script, "--run.dir", str(folder.path)),
             *("--data.root", str(self.data), "--data.source", "local", "--train.batch-size", "20"),
             *("--train.epochs", "100000", "--train.steps", str(STEPS), "--train.threads", "1"),
+            *("--train.exact-shards", "2", "--distributed.timeout", str(TIMEOUT), "--wandb.timeout", "1"),
             *("--log.every-steps", "5", "--train.log-hashes", "50", "--samples.every-epochs", "20"),
             *("--checkpoint.every-steps", str(CHECKPOINT_EVERY), "--wandb.mode", "disabled"),
         ]
 
-    def train(self, folder: RunFolder) -> subprocess.CompletedProcess[str]:
+    def train(
+        self, folder: RunFolder, *more: str, processes: int = 1, script: list[str] = TRAIN, launch: tuple[str, ...] = ()
+    ) -> subprocess.CompletedProcess[str]:
         """Train to the end and wait."""
-        return subprocess.run(self.command(folder), capture_output=True, text=True, check=False)
+        command = [*self.command(folder, processes, script, launch), *more]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    def start(self, folder: RunFolder) -> subprocess.Popen[bytes]:
+    def start(self, folder: RunFolder, processes: int = 1, launch: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
         """Start a run, and come back when it trains."""
         before = folder.status.stat().st_mtime_ns if folder.status.exists() else 0
-        process = subprocess.Popen(self.command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = self.command(folder, processes, launch=launch)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while not folder.status.exists() or folder.status.stat().st_mtime_ns == before:
             if process.poll() is not None:
                 break
@@ -80,10 +98,15 @@ class Campaign:
         shutil.copytree(of.path, target)
         return RunFolder(target)
 
+    def fresh(self, name: str) -> RunFolder:
+        shutil.rmtree(self.scratch / name, ignore_errors=True)
+        return RunFolder(self.scratch / name)
+
     def goes_on_cleanly(self, folder: RunFolder) -> bool:
         """Whether the run, trained to its end, is the clean one: hashes, and no step twice."""
-        if self.train(folder).returncode != 0:
-            return False
+        return self.train(folder).returncode == 0 and self.is_clean(folder)
+
+    def is_clean(self, folder: RunFolder) -> bool:
         steps = [row["step"] for row in read_json_lines(folder.metrics)]
         comparison = compare_hashes(self.clean.path, folder.path)
         return (
@@ -123,16 +146,145 @@ def sigkill(campaign: Campaign, kills: int) -> Row:
     return ("SIGKILL while training", kills, survived, f"{rounds} runs trained to their end")
 
 
-def asked_to_stop(campaign: Campaign, number: signal.Signals) -> Row:
-    """A signal to stop: exit code 75, and the run goes on to the same end."""
-    folder = RunFolder(campaign.scratch / number.name)
+def kill_and_resume(campaign: Campaign, cycles: int) -> Row:
+    """SIGKILL at any moment from the first one of the process on, again and again; the last one trains to the end."""
+    folder, hits = campaign.fresh("cycles"), {"start-up": 0, "training": 0}
+    for _ in range(cycles):
+        before = folder.status.stat().st_mtime_ns if folder.status.exists() else 0
+        command = campaign.command(folder)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(campaign.random.uniform(0, 6))
+        process.kill()
+        process.wait()
+        began = folder.status.exists() and folder.status.stat().st_mtime_ns != before
+        hits["training" if began else "start-up"] += 1
+        if folder.status.exists() and read_json(folder.status)["step"] > STEPS // 2:
+            if not campaign.goes_on_cleanly(folder):
+                return ("kill and resume at any moment", cycles, 0, "a run did not end as the clean run")
+            shutil.rmtree(folder.path)
+    survived = cycles if campaign.goes_on_cleanly(folder) else 0
+    return ("kill and resume at any moment", cycles, survived, f"final hash; hit in {hits}")
+
+
+def asked_to_stop(campaign: Campaign, number: signal.Signals, processes: int, times: int) -> Row:
+    """A signal to stop, on two processes to the launcher (SIGTERM) or to the last rank: stopped, and gone on with."""
+    survived, stopped_at = 0, []
+    for _ in range(times):
+        folder = campaign.fresh("stop")
+        process = campaign.start(folder, processes)
+        time.sleep(campaign.random.uniform(0.1, 0.6))
+        if processes > 1 and number != signal.SIGTERM:
+            os.kill(workers(process)[-1], number)
+        else:
+            process.send_signal(number)
+        code = process.wait()
+        status = read_json(folder.status)
+        stopped_at.append(status["step"])
+        stopped = status["state"] == "stopped" and (processes > 1 or code == STOPPED_EXIT_CODE)
+        survived += stopped and 0 < status["step"] < STEPS and campaign.goes_on_cleanly(folder)
+    return (f"{number.name}, {processes} process(es)", times, survived, f"stopped after step {stopped_at}")
+
+
+def workers(launcher: subprocess.Popen[bytes]) -> list[int]:
+    """The processes that a launcher started, rank 0 first."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    return [int(child) for child in children]
+
+
+def a_rank_is_killed(campaign: Campaign, restarts: int, times: int) -> Row:
+    """SIGKILL of one of two ranks at a random moment: the other one names it; or the launcher starts both again."""
+    survived, seconds = 0, []
+    for i in range(times):
+        folder = campaign.fresh("rank")
+        process = campaign.start(folder, 2, launch=("--max_restarts", str(restarts)))
+        time.sleep(campaign.random.uniform(0.1, 0.6))
+        os.kill(workers(process)[i % 2], signal.SIGKILL)
+        began = time.monotonic()
+        code = process.wait()
+        seconds.append(round(time.monotonic() - began, 1))
+        if restarts:
+            survived += code == 0 and campaign.is_clean(folder)
+        else:
+            named = i % 2 == 0 or "lost rank 1" in read_json(folder.status)["reason"]
+            survived += code != 0 and named and campaign.goes_on_cleanly(folder)
+    how = f"with --max_restarts {restarts}" if restarts else "no restarts"
+    return (f"SIGKILL of one rank of two, {how}", times, survived, f"over after {seconds} s")
+
+
+def in_one_rank(campaign: Campaign, fault: str, restarts: int, times: int, *more: str) -> Row:
+    """A fault of inject.py in one of two ranks. It goes on by itself (restarts, rollback) or ends, and then goes on."""
+    survived, seconds = 0, []
+    goes_on = restarts or "rollback" in more
+    for i in range(times):
+        folder = campaign.fresh("rank")
+        network, step = campaign.random.choice(["generator", "discriminator"]), campaign.random.randrange(20, 200)
+        script = [str(REPOSITORY / "benchmarks" / "inject.py"), fault, network, str(step), str(i % 2), "1"]
+        began = time.monotonic()
+        ended = campaign.train(folder, *more, processes=2, script=script, launch=("--max_restarts", str(restarts)))
+        seconds.append(round(time.monotonic() - began))
+        says = "lost rank" if fault.startswith("SIG") else f"step {step}: the {network}'s loss"
+        named = f"{says} {i % 2} " if fault.startswith("SIG") else f"is NaN or infinite on rank {i % 2}"
+        ok = says in ended.stdout + ended.stderr and named in ended.stdout + ended.stderr
+        if goes_on:
+            survived += ok and ended.returncode == 0 and campaign.is_clean(folder)
+        else:
+            survived += ok and ended.returncode != 0 and campaign.goes_on_cleanly(folder)
+    how = " ".join(more) + (f" --max_restarts {restarts}" if restarts else "")
+    return (f"{fault} in one rank of two {how}".strip(), times, survived, f"whole runs of {seconds} s")
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, options: str) -> Iterator[None]:
+    """A small disk of its own on a folder; PermissionError if that can't be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(folder)], capture_output=True).returncode:
+        raise PermissionError
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def disk_full(campaign: Campaign, times: int) -> Row:
+    """The disk is full at each file of a checkpoint, with keep=1: the one before stays, the run goes on with room."""
+    survived, codes = 0, []
+    newest = campaign.clean.checkpoints / f"step-{Checkpoints(campaign.clean.checkpoints, 1).steps()[-1]:08d}"
+    manifest = read_json(newest / "manifest.json")
+    pages = [-(-entry["size"] // 4096) for entry in manifest["files"].values()] + [1]
+    names = [*manifest["files"], "manifest.json"]
+    for i in range(len(names)):
+        disk = campaign.scratch / "disk"
+        with mounted(disk, "size=64m"):
+            folder, ballast = RunFolder(disk / "run"), disk / "ballast"
+            step = CHECKPOINT_EVERY * 8  # no log point
+            left = 4096 * (sum(pages[:i]) + pages[i] // 2)
+            script = [str(REPOSITORY / "benchmarks" / "inject.py"), f"fill:{ballast}:{left}", "generator", str(step)]
+            ended = campaign.train(folder, "--checkpoint.keep", "1", script=[*script, "0", "1"])
+            codes.append(ended.returncode)
+            there = Checkpoints(folder.checkpoints, 1).steps() == [step - CHECKPOINT_EVERY]
+            ballast.unlink()
+            survived += ended.returncode == 2 and there and campaign.goes_on_cleanly(folder)
+    return (
+        "disk full at a file of a checkpoint, keep=1",
+        len(names),
+        survived,
+        f"{', '.join(names)}: exit codes {codes}",
+    )
+
+
+def samples_read_only(campaign: Campaign) -> Row:
+    """A folder of samples that can't be written: refused at the start; in the middle said, and the run goes on."""
+    folder = campaign.fresh("read-only")
+    campaign.train(folder, "--train.steps", "10")
+    with mounted(folder.samples, "ro"):
+        refused = campaign.train(folder)
+    survived = refused.returncode == 2 and refused.stderr.count("\n") == 1 and campaign.goes_on_cleanly(folder)
+    folder = campaign.fresh("read-only")
     process = campaign.start(folder)
-    time.sleep(0.3)
-    process.send_signal(number)
-    code = process.wait()
-    stopped_at = read_json(folder.status)["step"]
-    survived = code == STOPPED_EXIT_CODE and 0 < stopped_at < STEPS and campaign.goes_on_cleanly(folder)
-    return (number.name, 1, int(survived), f"stopped after step {stopped_at}")
+    with mounted(folder.samples, "ro"):
+        code = process.wait()
+    survived = survived + (code == 0 and campaign.is_clean(folder))
+    return ("read-only sample folder, at the start and later", 2, survived, f"exit codes {refused.returncode}, {code}")
 
 
 def flip_a_bit(file: Path, campaign: Campaign) -> None:
@@ -174,20 +326,40 @@ def damaged(campaign: Campaign, name: str) -> Row:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--cycles", type=int, default=50)
+    parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=None)
     arguments = parser.parse_args()
+    times = arguments.times
     table = Table("fault", "injected", "survived", "looked at", title="faults", title_justify="left")
     lost = 0
     with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
         campaign = Campaign(Path(scratch), arguments.seed)
         faults: list[Callable[[], Row]] = [
-            lambda: sigkill(campaign, arguments.kills),
-            *(lambda number=number: asked_to_stop(campaign, number) for number in (signal.SIGTERM, signal.SIGUSR2)),
+            lambda: disk_full(campaign, times),
+            lambda: samples_read_only(campaign),
             *(lambda name=name: damaged(campaign, name) for name in DAMAGES),
+            *(
+                lambda number=number, n=n: asked_to_stop(campaign, number, n, times)
+                for number in (signal.SIGTERM, signal.SIGUSR2)
+                for n in (1, 2)
+            ),
+            lambda: a_rank_is_killed(campaign, 0, times),
+            lambda: a_rank_is_killed(campaign, 1, times),
+            lambda: in_one_rank(campaign, "SIGSTOP", 0, 2),
+            lambda: in_one_rank(campaign, "SIGSTOP", 1, 2),
+            lambda: in_one_rank(campaign, "nan", 0, times),
+            lambda: in_one_rank(campaign, "nan", 0, times, "--train.on-nonfinite", "rollback"),
+            lambda: kill_and_resume(campaign, arguments.cycles),
+            lambda: sigkill(campaign, arguments.kills),
         ]
         for fault in faults:
-            name, injected, survived, looked_at = fault()
+            try:
+                name, injected, survived, looked_at = fault()
+            except PermissionError:
+                table.add_row("a fault of the disk", "0", "0", "left out: mounting one needs root")
+                continue
             lost += injected - survived
             table.add_row(name, str(injected), str(survived), looked_at)
             print(f"{name}: {survived} of {injected} survived", flush=True)

@@ -2,14 +2,16 @@
 
     inject.py FAULT NETWORK STEP RANK TIMES [flags of train.py]
 
-FAULT: nan (the loss of NETWORK at STEP is NaN), or a signal such as SIGKILL or SIGSTOP that the process sends itself
-there. TIMES: how often it happens, where one process comes to that step more than once.
+FAULT: nan, the loss of NETWORK at STEP is NaN; SIGKILL, SIGSTOP or another signal, which the process sends itself
+there; or fill:FILE:BYTES, it fills the disk with FILE until so many bytes are free. TIMES: how often, where the process
+comes to that step more than once. A launcher's second attempt is spared.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -43,9 +45,18 @@ class Hurt:
             if self.fault == "nan":
                 loss = Loss(*(lambda *logits, f=f: f(*logits) * float("nan") for f in gan.loss))
                 gan = dataclasses.replace(gan, loss=loss)
+            elif self.fault.startswith("fill:"):
+                _, file, left = self.fault.split(":")
+                fill(Path(file), int(left))
             else:
                 os.kill(os.getpid(), signal.Signals[self.fault])
         return self.step(gan, *arguments)
+
+
+def fill(file: Path, left: int) -> None:
+    """Leave so many bytes free on the disk of `file`."""
+    with open(file, "wb") as stream:
+        os.posix_fallocate(stream.fileno(), 0, shutil.disk_usage(file.parent).free - left)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import tyro
 
-from gan_dist.config import InputError
+from gan_dist.config import InputError, TrainingFailed
 
 T = TypeVar("T")
 
@@ -57,6 +59,25 @@ def read_arguments(
         hint = f"did you mean {near[0]}?" if near else "--help lists all flags"
         raise InputError(f"there is no flag {unknown[0]}; {hint}")
     return values
+
+
+def exit_code(prog: str, work: Callable[[], int]) -> int:
+    """Do a command's work; what the user has to know of its failure is one line on stderr, said by one process.
+
+    Returns:
+        What `work` returned; 2 for input that can't be used; 1 if a run failed for a reason that we know.
+    """
+    rank = int(os.environ.get("RANK", 0))
+    try:
+        return work()
+    except InputError as error:  # every rank has the same
+        if rank == 0:
+            print(f"{prog}: {error}", file=sys.stderr, flush=True)
+        return 2
+    except TrainingFailed as failure:
+        if rank == failure.spoken_by:
+            print(f"{prog}: {failure}", file=sys.stderr, flush=True)
+        return 1
 
 
 def flag(name: str) -> str:

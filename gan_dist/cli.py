@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from gan_dist import train
-from gan_dist.arguments import read_arguments
+from gan_dist.arguments import exit_code, read_arguments
 from gan_dist.config import InputError
 
 
@@ -68,6 +69,40 @@ def diff(arguments: Sequence[str]) -> int:
     return 0 if comparison.parted_at is None else 1
 
 
+@dataclass(frozen=True)
+class CheckArguments:
+    processes: int | None = None
+    """Processes to start on this machine (>= 1); not under a launcher. None: one for each GPU, without a GPU two."""
+    folder: Path = Path("runs")
+    """Where the runs are going to be kept; whether its disk is fit for it is checked too."""
+
+
+def check(arguments: Sequence[str]) -> int:
+    """Check that this machine, or the launcher that started this, can carry a run; 1 if not."""
+    asked = read_arguments(
+        CheckArguments,
+        arguments,
+        prog="gan-dist check",
+        description="Check in under a minute that processes, network and disk can carry a run that stops and goes on.",
+        flags=["--processes", "--folder"],
+    )
+    if asked.processes is not None and asked.processes < 1:
+        raise InputError(f"processes={asked.processes} can't be used: it is too small")
+    if {"WORLD_SIZE", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys():  # of torchrun and others; of accelerate launch
+        if asked.processes is not None:
+            raise InputError("processes can't be given here: the launcher has started them already; leave it out")
+        return _preflight(asked.folder)
+    from gan_dist.run.launcher import launch_here
+
+    return launch_here(_preflight, asked.folder, asked.processes)
+
+
+def _preflight(folder: Path) -> int:
+    from gan_dist.training.preflight import preflight
+
+    return exit_code("gan-dist", lambda: preflight(folder))
+
+
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "train": (
         "train a run in this process, without a launcher",
@@ -75,6 +110,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     ),
     "sample": ("generate images from a run", sample),
     "diff": ("find the first step where two runs part", diff),
+    "check": ("check that this machine or cluster can carry a run", check),
 }
 
 
@@ -82,7 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of COMMANDS.
 
     Returns:
-        The exit code: 0 done, 2 bad input; 75 a training stopped by a signal, resumable; 1 runs that differ.
+        The exit code: 0 done, 2 bad input; 75 a training stopped by a signal, resumable; 1 runs that differ, a check
+        that failed.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
@@ -90,13 +127,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, (summary, _) in COMMANDS.items():
             print(f"  {name:8} {summary}")
         return 0 if words else 2
-    try:
+
+    def work() -> int:
         if words[0] not in COMMANDS:
             raise InputError(f"there is no command {words[0]!r}; choose from {', '.join(COMMANDS)}")
         return COMMANDS[words[0]][1](words[1:])
-    except InputError as error:
-        print(f"gan-dist: {error}", file=sys.stderr)
-        return 2
+
+    return exit_code("gan-dist", work)
 
 
 if __name__ == "__main__":

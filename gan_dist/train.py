@@ -10,11 +10,10 @@ if not __package__:
     # their own. The package's parent belongs there: this checkout is what runs, whatever else is installed.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import os
 from collections.abc import Sequence
 
-from gan_dist.arguments import flag, read_arguments
-from gan_dist.config import PRESETS, Config, InputError, TrainingFailed, to_flat, validate
+from gan_dist.arguments import exit_code, flag, read_arguments
+from gan_dist.config import PRESETS, Config, InputError, to_flat, validate
 
 
 def parse(arguments: Sequence[str], prog: str = "gan_dist/train.py") -> Config:
@@ -50,20 +49,15 @@ def main(arguments: Sequence[str] | None = None, prog: str = "gan_dist/train.py"
     Returns:
         The exit code: 0 finished, 75 stopped by a signal and resumable, 2 bad input, 1 failed. Anything else raises.
     """
-    rank = int(os.environ.get("RANK", 0))
-    try:
+
+    def work() -> int:
         config = parse(sys.argv[1:] if arguments is None else arguments, prog)
         from gan_dist.training.engine import run_to_end
 
         return run_to_end(config)
-    except InputError as error:
-        if rank == 0:  # every rank has the same
-            print(f"gan_dist: {error}", file=sys.stderr, flush=True)
-        return 2
-    except TrainingFailed as failure:
-        if rank == failure.spoken_by:
-            print(f"gan_dist: {failure}", file=sys.stderr, flush=True)
-        return 1
+
+    try:
+        return exit_code("gan_dist", work)
     except KeyboardInterrupt:  # before there was anything to save
         return 130
 

@@ -28,6 +28,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState  # no
 from gan_dist.run.folder import RunFolder, read_json_lines  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+INJECT = REPOSITORY / "benchmarks" / "inject.py"
 TRAIN = REPOSITORY / "gan_dist" / "train.py"
 IMAGES = 200  # in the small data set
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +15,19 @@ from typing import Any
 import pytest
 import torch
 import wandb_file
-from conftest import IMAGES, REPOSITORY, TRAIN, Ended, figures, launcher, picture_size, run_command, train_here
+from conftest import (
+    IMAGES,
+    INJECT,
+    REPOSITORY,
+    TRAIN,
+    Ended,
+    environment,
+    figures,
+    launcher,
+    picture_size,
+    run_command,
+    train_here,
+)
 from safetensors.torch import load_file
 
 from gan_dist.results.diff import compare_hashes
@@ -205,6 +221,78 @@ def test_fp16_on_a_gpu(flags: Callable[..., list[str]], tmp_path: Path) -> None:
     ended = run_command("python", TRAIN, *words, "--wandb.mode", "disabled")
     assert ended.code == 0, ended.err
     assert read(RunFolder(tmp_path / "run").environment)["mixed_precision"] == "fp16"
+
+
+# --- a process that is ill, dead or hung
+
+
+@pytest.mark.processes(2)
+def test_nan_on_one_rank_is_agreed_on(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+    """Rolled back the first time, which heals it; ended the second time, with the state before it."""
+    folder, straight = (RunFolder(tmp_path / name) for name in ("run", "straight"))
+    more = ["--train.exact-shards", "2", "--checkpoint.every-steps", "7", "--wandb.mode", "disabled"]
+    more += ["--train.steps", "20", "--train.log-hashes", "1", "--train.on-nonfinite", "rollback"]
+    ended = run_command(*launcher(2), INJECT, "nan", "generator", "13", "1", "2", *flags(folder.path, *more))
+    assert ended.code != 0
+    assert "generator's loss or gradient is NaN or infinite on rank 1; back to step 7" in ended.out
+    said = [line for line in ended.err.splitlines() if line.startswith("gan_dist:")]
+    assert len(said) == 1
+    assert "step 13: the generator's loss or gradient is NaN or infinite on rank 1 after 1 rollback" in said[0]
+    assert read(folder.status)["step"] == 12
+    assert train_here(flags(folder.path, *more)) == 0
+    assert train_here(flags(straight.path, *more)) == 0
+    assert_same_bits(straight, folder, 20)
+
+
+@pytest.mark.processes(2)
+@pytest.mark.parametrize(("fault", "rank"), [("SIGKILL", 1), ("SIGSTOP", 0)])
+def test_a_lost_rank_is_named(fault: str, rank: int, flags: Callable[..., list[str]], tmp_path: Path) -> None:
+    more = ["--train.steps", "100", "--checkpoint.every-steps", "7", "--wandb.mode", "disabled"]
+    more += ["--distributed.timeout", "6", "--wandb.timeout", "1"]
+    words = [*launcher(2), str(INJECT), fault, "generator", "13", str(rank), "1", *flags(tmp_path / "run", *more)]
+    log = tmp_path / "log"
+    with open(log, "w") as output:
+        process = subprocess.Popen(words, stdout=output, stderr=output, env=environment(), cwd=REPOSITORY)
+        says = f"lost rank {rank} (dead, hung or cut off); the same command goes on from the newest checkpoint"
+        give_up = time.monotonic() + 60
+        while says not in log.read_text() and time.monotonic() < give_up:
+            time.sleep(0.1)
+        for worker in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            os.kill(int(worker), signal.SIGKILL)  # else the launcher waits 30 s for the one that is stopped
+        assert process.wait(timeout=60) != 0
+    (said,) = [line for line in log.read_text().splitlines() if line.startswith("gan_dist:")]
+    assert said.endswith(says)
+    assert said.startswith("gan_dist: step 1")
+    if rank == 1:
+        assert says in read(RunFolder(tmp_path / "run").status)["reason"]
+    assert train_here(flags(tmp_path / "run", *more, "--train.steps", "20")) == 0
+
+
+# --- the preflight
+
+
+@pytest.mark.processes(2)
+def test_the_preflight_of_a_machine_that_is_fit(tmp_path: Path) -> None:
+    ended = run_command("python", "-m", "gan_dist.cli", "check", "--processes", "2", "--folder", tmp_path / "runs")
+    assert ended.code == 0, ended.out + ended.err
+    assert "FAILED" not in ended.out
+    for seen in ("2 process(es) on 1 host(s)", "latency", "first weights", "640 of the 640", "hashes equal"):
+        assert seen in ended.out
+    assert ended.out.count("│ ok") == 6
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.processes(1)
+def test_the_preflight_of_a_machine_that_is_not_fit(tmp_path: Path) -> None:
+    check = ["-m", "gan_dist.cli", "check"]
+    launch = ["python", "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2"]
+    ended = run_command(*launch, *check, "--folder", tmp_path)
+    assert ended.code == 1
+    assert "asked for 2 processes" in ended.out
+    assert ended.out.count("FAILED") == 1
+    ended = run_command("python", *check, "--folder", "/proc/runs")
+    assert ended.code == 2
+    assert ended.err.startswith("gan-dist: run.dir=/proc/runs can't be used")
 
 
 # --- one trajectory

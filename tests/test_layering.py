@@ -20,7 +20,7 @@ ORDER = [
     *("run.disk", "run.preemption", "run.peers", "run.launcher", "run"),
     *("training.latents", "training.losses", "training.guard", "training.reduction", "training.meter"),
     *("training.schedule", "training.steps"),
-    *("training.outputs", "training.start", "training.recovery", "training.engine", "training"),
+    *("training.outputs", "training.start", "training.recovery", "training.engine", "training.preflight", "training"),
     *("results.generate", "results.diff", "results"),
     *("__init__", "train", "cli"),
 ]

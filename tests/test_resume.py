@@ -16,8 +16,10 @@ import pytest
 import torch
 import wandb_file
 from conftest import (
+    INJECT,
     REPOSITORY,
     TRAIN,
+    Ended,
     draw_images,
     environment,
     figures,
@@ -171,6 +173,69 @@ def test_a_run_stopped_inside_an_epoch_and_a_log_window_ends_as_if_never_stopped
     assert sessions["from_step"] == 20
 
 
+def train_hurt(fault: str, network: str, step: int, times: int, folder: Path, flags: Flags, *more: str) -> Ended:
+    """A run of one process with a fault of inject.py."""
+    words = flags(folder, "--wandb.mode", "disabled", *more)
+    return run_command("python", INJECT, fault, network, str(step), "0", str(times), *words)
+
+
+@pytest.mark.parametrize("network", ["discriminator", "generator"])
+def test_nan_ends_a_run_with_the_state_before_it(network: str, flags: Flags, tmp_path: Path) -> None:
+    straight, folder = RunFolder(tmp_path / "straight"), RunFolder(tmp_path / "run")
+    more = ["--train.steps", "20", "--checkpoint.every-steps", "5"]
+    assert train_run(straight.path, flags, *more) == 0
+    ended = train_hurt("nan", network, 13, 1, folder.path, flags, *more)
+    assert ended.code == 1
+    says = f"step 13: the {network}'s loss or gradient is NaN or infinite on rank 0; the state after step 12 is saved"
+    assert ended.err.startswith(f"gan_dist: {says}")
+    assert ended.err.count("\n") == 1
+    status = json.loads(folder.status.read_text())
+    assert (status["state"], status["step"]) == ("failed", 12)
+    assert status["reason"].startswith(says)
+    assert [row["step"] for row in read_json_lines(folder.metrics)] == [5, 10]
+    assert not list(folder.samples.glob("epoch-0002.png"))
+    assert train_run(folder.path, flags, *more) == 0
+    assert_same_end(folder, straight, 20)
+
+
+def test_nan_in_the_first_step_of_all_is_said_and_nothing_saved(flags: Flags, tmp_path: Path) -> None:
+    ended = train_hurt("nan", "generator", 1, 9, tmp_path / "run", flags, "--train.steps", "20")
+    assert ended.code == 1
+    assert "step 1: the generator's loss" in ended.err
+    assert "nothing was saved before it" in ended.err
+    assert not RunFolder(tmp_path / "run").checkpoints.exists()
+
+
+def test_a_rollback_heals_what_does_not_come_back(flags: Flags, tmp_path: Path) -> None:
+    straight, healed, ill = (RunFolder(tmp_path / name) for name in ("straight", "healed", "ill"))
+    more = ["--train.steps", "20", "--checkpoint.every-steps", "7", "--train.on-nonfinite", "rollback"]
+    assert train_run(straight.path, flags, *more) == 0
+    ended = train_hurt("nan", "discriminator", 13, 1, healed.path, flags, *more)
+    assert ended.code == 0
+    assert "NaN or infinite on rank 0; back to step 7" in ended.out
+    assert_same_end(healed, straight, 20)
+    ended = train_hurt("nan", "discriminator", 13, 9, ill.path, flags, *more)
+    assert ended.code == 1
+    assert "after 1 rollback(s); the state after step 12 is saved" in ended.err
+
+
+def test_skipped_updates_are_counted_and_the_run_goes_on(flags: Flags, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    more = ["--train.steps", "20", "--train.on-nonfinite", "skip", "--log.every-steps", "1"]
+    ended = train_hurt("nan", "generator", 13, 1, folder.path, flags, *more)
+    assert ended.code == 0, ended.err
+    assert "step 13: the generator's loss or gradient is NaN or infinite on rank 0; updates skipped" in ended.out
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in folder.metrics.read_text().splitlines()]
+    assert [row["updates_skipped"] for row in rows] == [0] * 12 + [1] * 8
+    assert [row["step"] for row in rows if row["loss/generator"] is None] == [13]
+    optimizers = {
+        name: load_file(folder.checkpoints / "step-00000020" / f"{name}_optimizer.safetensors")
+        for name in ("generator", "discriminator")
+    }
+    assert {int(optimizers["generator"][key]) for key in optimizers["generator"] if key.endswith(".step")} == {19}
+    assert {int(optimizers["discriminator"][key]) for key in optimizers["discriminator"] if "step" in key} == {20}
+
+
 def test_a_picture_that_can_not_be_drawn_is_no_failure(
     flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -290,6 +355,32 @@ def test_a_disk_that_fills_up_costs_nothing_but_the_wait(
     small_disk(64)
     assert train_run(folder.path, flags, *more) == 0
     assert_same_end(folder, straight, 30)
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_checkpoint_keeps_the_one_before(
+    flags: Flags, small_disk: Callable[[int], Path], tmp_path: Path
+) -> None:
+    disk = small_disk(64)
+    straight, folder = RunFolder(tmp_path / "straight"), RunFolder(disk / "run")
+    more = ["--train.steps", "30", "--checkpoint.every-steps", "7", "--checkpoint.keep", "1"]
+    assert train_run(straight.path, flags, *more) == 0
+    ended = train_hurt(f"fill:{disk / 'ballast'}:{3 * 2**20}", "generator", 14, 1, folder.path, flags, *more)
+    assert ended.code == 2
+    assert "can't be written any more (No space left on device)" in ended.err
+    assert ended.err.count("\n") == 1
+    assert [entry.name for entry in folder.checkpoints.iterdir()] == ["step-00000007"]
+    (disk / "ballast").unlink()
+    assert train_run(folder.path, flags, *more) == 0
+    assert_same_end(folder, straight, 30)
+
+
+def test_samples_that_can_not_be_written_are_no_failure(flags: Flags, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    (folder.samples / "epoch-0001.png").mkdir(parents=True)  # in the picture's place
+    ended = run_command("python", TRAIN, *flags(folder.path, "--train.steps", "20", "--wandb.mode", "disabled"))
+    assert ended.code == 0, ended.err
+    assert "epoch-0001.png can't be written" in ended.out
+    assert folder.epoch_samples(2).is_file()
 
 
 @pytest.mark.processes(1)

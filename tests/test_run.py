@@ -22,6 +22,7 @@ from gan_dist.run import launcher
 from gan_dist.run.checkpoint import Checkpoints, Damaged, load_optimizer_tensors, optimizer_tensors, read_checkpoint
 from gan_dist.run.console import Console
 from gan_dist.run.curves import draw_curves
+from gan_dist.run.disk import Disk
 from gan_dist.run.folder import RunFolder, read_json, read_json_lines, replacing, write_json
 from gan_dist.run.preemption import StopAgreement, StopRequest
 from gan_dist.run.samples import COUNT, draw_panel, save_grid, save_samples
@@ -100,6 +101,13 @@ def test_old_checkpoints_go_when_a_new_one_is_there(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         save(checkpoints, step)
     assert checkpoints.steps() == [3, 4]
+
+
+def test_checkpoints_that_stay_for_good_outlive_the_others(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1, stays=lambda step: step % 10 == 0)
+    for step in (5, 10, 15, 20, 25):
+        save(checkpoints, step)
+    assert checkpoints.steps() == [10, 20, 25]
 
 
 def test_a_checkpoint_that_can_not_be_written_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,6 +261,38 @@ def test_no_step_stands_twice_in_the_metrics_after_going_back(tmp_path: Path) ->
     assert [row["step"] for row in read_json_lines(folder.metrics)] == [5, 10, 15]
 
 
+# --- the disk
+
+
+def test_a_disk_that_refuses_is_reported_once_and_written_no_more() -> None:
+    reported: list[str] = []
+    done: list[str] = []
+    disk = Disk(reported.append)
+
+    def refused() -> None:
+        raise OSError(28, "No space left on device")
+
+    disk.now(lambda: done.append("now"))
+    disk.soon(lambda: (time.sleep(0.1), done.append("soon")))
+    assert done == ["now"]
+    disk.soon(refused)
+    assert done == ["now", "soon"]  # one after the other
+    disk.wait()
+    disk.soon(refused)
+    disk.now(lambda: done.append("never"))
+    disk.wait()
+    assert reported == ["No space left on device"]
+    assert disk.error is not None
+    assert done == ["now", "soon"]
+
+
+def test_what_goes_wrong_beside_the_training_is_not_lost() -> None:
+    disk = Disk(lambda reason: None)
+    disk.soon(lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        disk.wait()
+
+
 # --- W&B
 
 
@@ -274,6 +314,9 @@ def test_wandb_that_fails_in_the_middle_is_announced_once_and_left(
     assert len(announced) == 2
     assert "metrics.jsonl goes on" in announced[1]
     (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    give_up = time.monotonic() + 20  # on a busy machine W&B's service writes after finish() has returned
+    while not wandb_file.history(file) and time.monotonic() < give_up:
+        time.sleep(0.1)
     assert [row["train/step"] for row in wandb_file.history(file)] == [1]
 
 

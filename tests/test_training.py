@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gan_dist.config import Config, ModelConfig, TrainConfig
+from gan_dist.config import CheckpointConfig, Config, ModelConfig, TrainConfig
 from gan_dist.models import build_pair
-from gan_dist.training.guard import Guard
+from gan_dist.training.guard import Guard, NotFinite
 from gan_dist.training.latents import Latents, fixed_latents
 from gan_dist.training.losses import LOSSES
 from gan_dist.training.meter import METRICS, Meter
@@ -159,6 +159,64 @@ def test_a_batch_in_parts_gives_the_update_of_the_whole(reduction: Reduction) ->
         assert {int(state["step"]) for state in update.optimizer.state.values()} == {3}
 
 
+# --- what is not finite
+
+
+class Diverging(nn.Module):
+    """Loses its mind in one call: a loss that is NaN, or a finite one whose gradient is not."""
+
+    def __init__(self, network: nn.Module, how: str) -> None:
+        super().__init__()
+        self.network, self.how = network, how
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.network(x)
+        if self.how == "loss":
+            return out * torch.nan
+        return out + (out.mean() * 0).sqrt()  # 0, with the gradient 0 * infinity
+
+
+@pytest.mark.parametrize("how", ["loss", "gradient"])
+@pytest.mark.parametrize("reduction", [FastReduction(ranks=1, parts=2), ExactReduction(ranks=1, shards=4)])
+def test_an_update_that_is_not_finite_is_not_applied(reduction: Reduction, how: str) -> None:
+    healthy, gan = make_gan(reduction), make_gan(reduction)
+    guard = gan.generator_update.guard
+    ill = dataclasses.replace(gan, discriminator=Diverging(gan.discriminator, how))
+    for step in (1, 2, 4):
+        if step == 2:  # the same step in both, but for its ill part
+            before = weights(gan.generator), weights(gan.discriminator)
+            discriminator_step(ill, real_images(), step)
+            assert not any(moved(gan.discriminator, before[1]))
+            assert any(~parameter.grad.isfinite().all() for parameter in gan.discriminator.parameters())
+            discriminator_step(gan, real_images(), step)
+            generator_step(ill, step)
+            assert not any(moved(gan.generator, before[0]))
+            generator_step(gan, step)
+        else:
+            discriminator_step(gan, real_images(), step)
+            generator_step(gan, step)
+        discriminator_step(healthy, real_images(), step)
+        generator_step(healthy, step)
+    # Nothing of it is left, not in Adam's counts and means either.
+    for ours, theirs in _pairs_of_updates(gan, healthy):
+        for a, b in zip(ours.optimizer.state.values(), theirs.optimizer.state.values(), strict=True):
+            assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not any(moved(gan.generator, weights(healthy.generator)))
+    # Judged in pairs: (D, G), (ill D, D), (ill G, G), (D, G).
+    assert guard.look(4) == [NotFinite(2, "discriminator", (0,)), NotFinite(3, "discriminator", (0,))]
+    assert guard.look(4) == []
+
+
+def test_the_guard_names_the_ranks() -> None:
+    guard = Guard(window=3, rank=1, ranks=3, device=CPU)
+    for sums in ([1, 2, 3], [4, 5, 6], [1, 1, 1], [0, torch.nan, torch.inf], [7, 7, 7], [7, 7, 7]):
+        guard.judge(torch.tensor(sums, dtype=torch.float32))
+        assert guard.veto == (torch.nan in sums)
+    (found,) = guard.look(12)
+    assert found == NotFinite(11, "generator", (1, 2))
+    assert found.describe() == "step 11: the generator's loss or gradient is NaN or infinite on ranks 1, 2"
+
+
 @pytest.mark.parametrize("shards", [1, 2, 3, 4, 6, 8, 12])
 def test_the_tree_of_shards_does_not_depend_on_the_ranks(shards: int) -> None:
     gradients = torch.randn(shards, 1000, generator=torch.Generator().manual_seed(0)) * torch.logspace(-4, 4, 1000)
@@ -211,6 +269,17 @@ def test_means_are_over_the_window_since_the_last_full_one() -> None:
         assert meter.means()["score/fake"] == expected + 3
 
 
+def test_means_leave_out_what_is_not_finite() -> None:
+    meter = alone(3)
+    meter.add(stats(1))
+    meter.add(stats(2) | {"loss/generator": torch.tensor([torch.nan])})
+    meter.add(stats(6) | {"loss/generator": torch.tensor([torch.inf])})
+    assert meter.means()["loss/discriminator"] == 30.0
+    assert meter.means()["loss/generator"] == 11.0
+    meter.add(stats(1) | {"loss/generator": torch.tensor([torch.nan])})
+    assert meter.means()["loss/generator"] is None
+
+
 def test_means_are_over_the_ranks() -> None:
     meter = Meter(2, 1, lambda rows: torch.cat([rows, rows + 2]), ranks=2, device=CPU)
     meter.add(stats(1))
@@ -257,6 +326,16 @@ def test_steps_end_a_run_inside_an_epoch() -> None:
     assert plan.total_steps == 7
     at = plan.at(7, False)
     assert (at.log, at.sample, at.checkpoint, at.stop) == (True, False, True, True)
+
+
+def test_every_so_manieth_checkpoint_stays() -> None:
+    config = Config(train=TrainConfig(batch_size=20, epochs=9), checkpoint=CheckpointConfig(keep_every=2))
+    by_epoch = Schedule(config, 90)  # epochs end in steps 5, 9, 14, 18, ...
+    assert [step for step in range(1, 25) if by_epoch.stays(step)] == [9, 18]
+    config = dataclasses.replace(config, checkpoint=CheckpointConfig(every_steps=4, keep_every=3))
+    assert [step for step in range(1, 25) if Schedule(config, 90).stays(step)] == [12, 24]
+    config = dataclasses.replace(config, checkpoint=CheckpointConfig(every_steps=4))
+    assert not any(Schedule(config, 90).stays(step) for step in range(1, 25))
 
 
 def test_a_request_to_stop_saves_and_ends_without_a_log_point() -> None:

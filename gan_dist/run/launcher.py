@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,8 @@ import torch.distributed as dist
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, InitProcessGroupKwargs, broadcast_object_list
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from gan_dist.config import InputError
 
@@ -78,6 +81,38 @@ def _meet_again_after_a_restart(has_gpu: bool, timeout: datetime.timedelta) -> N
         world_size=ranks,
         timeout=timeout,
     )
+
+
+def launch_here(work: Callable[[Path], int], folder: Path, processes: int | None) -> int:
+    """Start processes on this machine that do `work` together, as torchrun would.
+
+    Args:
+        work: a function that a new process can import; it returns an exit code.
+        folder: its argument.
+        processes: how many; None: one for each GPU, without a GPU two.
+
+    Returns:
+        The worst exit code; 1 if a process died.
+    """
+    processes = processes or (torch.accelerator.device_count() if torch.accelerator.is_available() else 2)
+    if processes == 1:
+        return work(folder)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does, without its warning
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        run_id="gan-dist",
+        monitor_interval=0.1,
+    )
+    try:
+        return max(elastic_launch(config, work)(folder).values())
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        print(f"gan-dist: the process of rank {rank} died (exit code {failure.exitcode})", file=sys.stderr, flush=True)
+        return 1
 
 
 def fix_kernels() -> None:

@@ -6,6 +6,7 @@ import datetime
 import os
 import threading
 import time
+from dataclasses import dataclass
 
 import torch.distributed as dist
 
@@ -13,10 +14,13 @@ ROLL_CALL = 2.0  # seconds that a living process has to answer
 _FOREVER = datetime.timedelta(days=10_000)
 
 
-def comes_from_peers(error: BaseException) -> bool:
-    """Whether an error is a collective's: a connection broke, or nothing came in time."""
-    # gloo raises a bare RuntimeError whose message starts with the place in its own source.
-    return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))
+@dataclass(frozen=True)
+class Blame:
+    """What became of a collective that failed."""
+
+    what: str
+    spoken_by: int
+    """The lowest rank that is still there to say it."""
 
 
 class Peers:
@@ -58,6 +62,18 @@ class Peers:
             return missing
         except (dist.DistError, RuntimeError):
             return [0] if others else []
+
+    def blame(self, error: BaseException) -> Blame | None:
+        """Find out who is lost, if an error came from a collective: a connection broke, or nothing came in time."""
+        # gloo raises a bare RuntimeError whose message starts with the place in its own source.
+        if not (isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))):
+            return None
+        lost = self.missing()
+        here = min(set(range(self.ranks)) - set(lost))
+        if not lost:
+            return Blame("failed: the processes are all there, and waited for each other too long", here)
+        ranks = f"rank{'s' if len(lost) > 1 else ''} {', '.join(map(str, lost))}"
+        return Blame(f"lost {ranks} (dead, hung or cut off)", here)
 
     def close(self) -> None:
         """Answer no more: this process is ending, for whatever reason."""

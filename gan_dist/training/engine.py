@@ -18,7 +18,7 @@ from gan_dist.run.console import Console
 from gan_dist.run.disk import Disk
 from gan_dist.run.folder import STOPPED_EXIT_CODE, RunFolder
 from gan_dist.run.launcher import fix_kernels, launch_advice, on_main, start_accelerator
-from gan_dist.run.peers import ROLL_CALL, Peers, comes_from_peers
+from gan_dist.run.peers import ROLL_CALL, Peers
 from gan_dist.run.preemption import StopAgreement, StopRequest
 from gan_dist.run.samples import COUNT
 from gan_dist.run.tracking import WandbTracker
@@ -196,35 +196,21 @@ def run_to_end(config: Config) -> int:
                     torch.distributed.destroy_process_group()
                 raise
             except BaseException as error:
-                failure = name_the_lost(error, peers, run.step if run else 0)
+                blame, step = peers.blame(error), run.step if run else 0
+                why = f"{type(error).__name__}: {error}"
+                if blame:
+                    why = f"step {step + 1:,} {blame.what}; the same command goes on from the newest checkpoint"
                 if run is not None and run.writes:
-                    reason = (
-                        str(failure) if isinstance(failure, TrainingFailed) else f"{type(failure).__name__}: {failure}"
-                    )
                     with contextlib.suppress(OSError):  # the disk may be what failed
-                        outputs.end(run, "failed", reason)
-                raise failure from error
+                        outputs.end(run, "failed", why)
+                if blame:
+                    raise TrainingFailed(why, blame.spoken_by) from error
+                raise
         accelerator.trackers = []  # they are finished
         accelerator.end_training()
     if run.failure is not None:
         raise TrainingFailed(outputs.reason_of_failure(run))
     return 0 if state == "finished" else STOPPED_EXIT_CODE
-
-
-def name_the_lost(error: BaseException, peers: Peers, step: int) -> BaseException:
-    """The error to end with: if it came from a collective, one that says which rank is to blame."""
-    if not comes_from_peers(error):
-        return error
-    lost = peers.missing()
-    living = set(range(peers.ranks)) - set(lost)
-    ranks = f"rank{'s' if len(lost) > 1 else ''} {', '.join(map(str, lost))}"
-    what = (
-        f"lost {ranks} (dead, hung or cut off)"
-        if lost
-        else "the processes waited for each other longer than distributed.timeout"
-    )
-    message = f"step {step + 1:,}: {what}; the same command goes on from the newest checkpoint"
-    return TrainingFailed(message, spoken_by=min(living))
 
 
 def make_reduction(config: TrainConfig, ranks: int) -> Reduction:

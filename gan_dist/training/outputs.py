@@ -261,6 +261,7 @@ def end(run: Run, state: str, reason: str) -> None:
     """
     folder = run.folder
     run.console.end()
+    run.disk.wait()
     folder.write_status(state, run.step, reason)
     run.wandb.finish(exit_code=1 if state == "failed" else 0)
     rows = read_json_lines(folder.metrics)
