@@ -121,6 +121,9 @@ class DistributedConfig:
     timeout: float = 300.0
     """Longest wait of a process for the others, in seconds (>= 5); then the run ends and says which one was lost. They
     also wait while rank 0 downloads the data or talks to W&B."""
+    shared_memory: bool = True
+    """Let processes that train on the CPU of one machine (Linux) add their gradients in shared memory, not through
+    gloo."""
 
 
 @dataclass(frozen=True)

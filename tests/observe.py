@@ -14,14 +14,23 @@ import torch.distributed as dist
 
 from gan_dist.run.folder import RunFolder
 from gan_dist.run.preemption import StopRequest
+from gan_dist.run.sharedmemory import SharedMemory
 from gan_dist.train import parse
 from gan_dist.training.engine import build, start_processes
 from gan_dist.training.steps import discriminator_step, generator_step
 
 output, steps, flags = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 config = parse(flags)
-run = build(config, RunFolder(config.run.dir), StopRequest(), start_processes(config))
 calls: Counter[str] = Counter()
+
+
+def gather(self: SharedMemory, rows: torch.Tensor) -> torch.Tensor:
+    calls[f"{phase} shared {rows.numel()}"] += 1
+    return gathered(self, rows)
+
+
+gathered, SharedMemory.gather = SharedMemory.gather, gather  # type: ignore[method-assign]
+run = build(config, RunFolder(config.run.dir), StopRequest(), start_processes(config))
 
 
 def counted(name: str) -> None:

@@ -55,6 +55,10 @@ def one(flags: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactor
     return RunFolder(folder), ended
 
 
+def lines_for_the_user(stderr: str) -> list[str]:
+    return [line for line in stderr.splitlines() if line.startswith("gan_dist:")]
+
+
 def read(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text())
 
@@ -173,7 +177,7 @@ def test_bf16_on_two_processes(flags: Callable[..., list[str]], tmp_path: Path) 
 def test_an_indivisible_batch_is_refused_once(flags: Callable[..., list[str]], tmp_path: Path) -> None:
     ended = run_command(*launcher(3), TRAIN, *flags(tmp_path / "run"))
     assert ended.code != 0
-    said = [line for line in ended.err.splitlines() if line.startswith("gan_dist:")]
+    said = lines_for_the_user(ended.err)
     assert said == ["gan_dist: train.batch_size=20 is not divisible by 3 processes; use 18 or 21"]
     assert not (tmp_path / "run").exists()
 
@@ -183,7 +187,7 @@ def test_what_rank_0_finds_wrong_ends_every_rank(tmp_path: Path) -> None:
     words = ["--data.root", str(tmp_path), "--data.source", "local", "--run.dir", str(tmp_path / "run")]
     ended = run_command(*launcher(2), TRAIN, *words)
     assert ended.code != 0
-    said = [line for line in ended.err.splitlines() if line.startswith("gan_dist:")]
+    said = lines_for_the_user(ended.err)
     assert len(said) == 1
     assert "holds no mnist" in said[0]
     assert not (tmp_path / "run").exists()
@@ -235,7 +239,7 @@ def test_nan_on_one_rank_is_agreed_on(flags: Callable[..., list[str]], tmp_path:
     ended = run_command(*launcher(2), INJECT, "nan", "generator", "13", "1", "2", *flags(folder.path, *more))
     assert ended.code != 0
     assert "generator's loss or gradient is NaN or infinite on rank 1; back to step 7" in ended.out
-    said = [line for line in ended.err.splitlines() if line.startswith("gan_dist:")]
+    said = lines_for_the_user(ended.err)
     assert len(said) == 1
     assert "step 13: the generator's loss or gradient is NaN or infinite on rank 1 after 1 rollback" in said[0]
     assert read(folder.status)["step"] == 12
@@ -255,14 +259,15 @@ def test_a_lost_rank_is_named(fault: str, rank: int, flags: Callable[..., list[s
         process = subprocess.Popen(words, stdout=output, stderr=output, env=environment(), cwd=REPOSITORY)
         says = f"lost rank {rank} (dead, hung or cut off); the same command goes on from the newest checkpoint"
         give_up = time.monotonic() + 60
-        while says not in log.read_text() and time.monotonic() < give_up:
+        while not (said := lines_for_the_user(log.read_text())) and time.monotonic() < give_up:
             time.sleep(0.1)
         for worker in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
             os.kill(int(worker), signal.SIGKILL)  # else the launcher waits 30 s for the one that is stopped
         assert process.wait(timeout=60) != 0
-    (said,) = [line for line in log.read_text().splitlines() if line.startswith("gan_dist:")]
-    assert said.endswith(says)
-    assert said.startswith("gan_dist: step 1")
+    assert said == lines_for_the_user(log.read_text())
+    assert len(said) == 1
+    assert said[0].endswith(says)
+    assert said[0].startswith("gan_dist: step 1")
     if rank == 1:
         assert says in read(RunFolder(tmp_path / "run").status)["reason"]
     assert train_here(flags(tmp_path / "run", *more, "--train.steps", "20")) == 0
@@ -323,17 +328,28 @@ def test_every_number_of_processes_sees_the_same(flags: Callable[..., list[str]]
 
 
 @pytest.mark.processes(2)
+@pytest.mark.parametrize("through", ["shared", "gloo"])
 @pytest.mark.parametrize("more", [[], ["--train.accumulation", "2"], ["--train.exact-shards", "4"]], ids=str)
-def test_gradients_cross_the_network_once_an_update(
-    more: list[str], flags: Callable[..., list[str]], tmp_path: Path
+def test_gradients_cross_between_the_ranks_once_an_update(
+    more: list[str], through: str, flags: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    steps = 6
-    for rank in observe(2, tmp_path / "seen", steps, flags(tmp_path / "run", *more)):
-        collective = "all_gather" if "--train.exact-shards" in more else "all_reduce"
+    steps, words = 6, flags(tmp_path / "run", *more)
+    if through == "gloo":
+        words += ["--distributed.no-shared-memory"]
+    for rank in observe(2, tmp_path / "seen", steps, words):
+        collective = {"shared": "shared", "gloo": "all_gather" if "--train.exact-shards" in more else "all_reduce"}
         assert rank["calls"] == {  # behind the gradients, a number of each rank for the guard
-            f"discriminator {collective} {rank['weights']['discriminator'] + 2}": steps,
-            f"generator {collective} {rank['weights']['generator'] + 2}": steps,
+            f"{network} {collective[through]} {rank['weights'][network] + 2}": steps
+            for network in ("discriminator", "generator")
         }
+
+
+@pytest.mark.processes(2)
+def test_shared_memory_and_gloo_give_the_same(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+    exact = ["--train.steps", "12", "--train.exact-shards", "4"]
+    shared = train_on(2, tmp_path / "shared", flags, *exact)
+    gloo = train_on(2, tmp_path / "gloo", flags, *exact, "--distributed.no-shared-memory")
+    assert_same_bits(shared, gloo, 12)
 
 
 def train_on(processes: int, folder: Path, flags: Callable[..., list[str]], *more: str) -> RunFolder:

@@ -17,7 +17,7 @@ ORDER = [
     *("data.sources", "data.dataset", "data"),
     *("models.mlp", "models"),
     *("run.folder", "run.checkpoint", "run.tracking", "run.samples", "run.curves", "run.console"),
-    *("run.disk", "run.preemption", "run.peers", "run.launcher", "run"),
+    *("run.disk", "run.preemption", "run.peers", "run.sharedmemory", "run.launcher", "run"),
     *("training.latents", "training.losses", "training.guard", "training.reduction", "training.meter"),
     *("training.schedule", "training.steps"),
     *("training.outputs", "training.start", "training.recovery", "training.engine", "training.preflight", "training"),

@@ -7,11 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import wandb_file
 from conftest import environment, picture_size
 from PIL import Image
@@ -26,6 +31,7 @@ from gan_dist.run.disk import Disk
 from gan_dist.run.folder import RunFolder, read_json, read_json_lines, replacing, write_json
 from gan_dist.run.preemption import StopAgreement, StopRequest
 from gan_dist.run.samples import COUNT, draw_panel, save_grid, save_samples
+from gan_dist.run.sharedmemory import SharedMemory
 from gan_dist.run.tracking import StepLines, WandbTracker
 
 # --- folder
@@ -291,6 +297,71 @@ def test_what_goes_wrong_beside_the_training_is_not_lost() -> None:
     disk.soon(lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         disk.wait()
+
+
+# --- shared memory
+
+
+def in_ranks(count: int, work: Callable[[int, Callable[[object], list[object]]], object]) -> list[object]:
+    """Do `work(rank, exchange)` in as many threads, which meet as processes would."""
+    barrier, board = threading.Barrier(count), [None] * count
+
+    def exchange(rank: int, mine: object) -> list[object]:
+        board[rank] = mine  # type: ignore[call-overload]
+        barrier.wait()
+        everyone = list(board)
+        barrier.wait()
+        return everyone
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(lambda rank: work(rank, partial(exchange, rank)), range(count)))
+
+
+def open_memory(rank: int, ranks: int, exchange: Callable[[object], list[object]]) -> SharedMemory:
+    memory = SharedMemory.open(rank, ranks, exchange, patience=0.5)
+    assert memory is not None
+    return memory
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+def test_every_rank_sees_every_rows_in_order(ranks: int) -> None:
+    def work(rank: int, exchange: Callable[[object], list[object]]) -> None:
+        memory = open_memory(rank, ranks, exchange)
+        for call in range(20):
+            memory.wish = call == 7 and rank == ranks - 1
+            seen = memory.gather(torch.full((2, 3 + call % 2), float(100 * call + rank)))
+            assert memory.wished == (call == 7)
+            assert seen.shape == (2 * ranks, 3 + call % 2)
+            assert seen[:, 0].tolist() == [100 * call + other for other in range(ranks) for _ in range(2)]
+        memory.close()
+
+    in_ranks(ranks, work)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_rank_that_is_gone_or_does_not_come_ends_the_meeting(leaves: bool) -> None:
+    def work(rank: int, exchange: Callable[[object], list[object]]) -> None:
+        memory = open_memory(rank, 2, exchange)
+        memory.gather(torch.zeros(1, 1))
+        if rank == 0:
+            with pytest.raises(dist.DistNetworkError, match="closed its connection" if leaves else "in time"):
+                memory.gather(torch.zeros(1, 1))
+        elif leaves:
+            memory.close()
+        exchange(None)  # until then it is alive, and silent
+        memory.close()
+
+    in_ranks(2, work)
+
+
+def test_ranks_that_can_not_see_each_other_all_know_it() -> None:
+    def work(rank: int, exchange: Callable[[object], list[object]]) -> object:
+        def elsewhere(mine: object) -> list[object]:
+            return ["\0nobody" if isinstance(name, str) else name for name in exchange(mine)]
+
+        return SharedMemory.open(rank, 3, elsewhere, patience=0.5)
+
+    assert in_ranks(3, work) == [None, None, None]
 
 
 # --- W&B

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -63,29 +63,43 @@ class StopRequest:
             os._exit(128 + number)  # the last whole checkpoint stays
 
 
+@runtime_checkable
+class Meeting(Protocol):
+    """A collective that every rank comes to in every step, and that carries a wish along."""
+
+    wish: bool
+    """What this rank wishes at the next meeting."""
+    wished: bool
+    """Whether any rank wished at the last one."""
+
+
 class StopAgreement:
     """All ranks learn at the same step that one of them was asked to stop.
 
-    Every step each rank puts in its word, and reads the sum of the words of the step before: the exchange runs
-    beside the arithmetic, and nothing waits for it. It has a group of its own on the CPU, so that no GPU does, and a
-    lost process is noticed there whatever connects the GPUs.
+    Every step each rank puts in its word, and learns of the others' words of the step before: nothing waits for it.
+    Where the ranks have no meeting that carries the word along, it is exchanged beside the arithmetic, in a group of
+    its own on the CPU, so that no GPU waits and a lost process is noticed whatever connects the GPUs.
 
     Args:
         request: where this process hears that it should stop.
         patience: seconds that it waits for the other processes.
+        meeting: what carries the word, if something does.
     """
 
-    def __init__(self, request: StopRequest, patience: float) -> None:
+    def __init__(self, request: StopRequest, patience: float, meeting: Meeting | None = None) -> None:
         self._request = request
-        alone = not dist.is_initialized() or dist.get_world_size() == 1
-        self._group: Any = (
-            None if alone else dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=patience))
-        )
+        self._meeting = meeting
+        self._group: Any = None
+        if dist.is_initialized() and dist.get_world_size() > 1 and meeting is None:
+            self._group = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=patience))
         self._word = torch.zeros(1, dtype=torch.int32)
         self._exchange: dist.Work | None = None
 
     def reached(self) -> bool:
         """Whether to stop after this step: the same answer on every rank. Every rank must ask at every step."""
+        if self._meeting is not None:
+            self._meeting.wish = self._request.pending
+            return self._meeting.wished
         if self._group is None:
             return self._request.pending
         stop = False

@@ -8,6 +8,7 @@ import time
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import nn
 
 from gan_dist.config import Config, InputError, OptimizerConfig, TrainConfig, TrainingFailed, check_processes
@@ -21,6 +22,7 @@ from gan_dist.run.launcher import fix_kernels, launch_advice, on_main, start_acc
 from gan_dist.run.peers import ROLL_CALL, Peers
 from gan_dist.run.preemption import StopAgreement, StopRequest
 from gan_dist.run.samples import COUNT
+from gan_dist.run.sharedmemory import SharedMemory
 from gan_dist.run.tracking import WandbTracker
 from gan_dist.training import outputs
 from gan_dist.training.guard import Guard
@@ -29,7 +31,7 @@ from gan_dist.training.losses import LOSSES
 from gan_dist.training.meter import Meter
 from gan_dist.training.outputs import Run
 from gan_dist.training.recovery import BadStep, heed, recover, restore
-from gan_dist.training.reduction import ExactReduction, FastReduction, Reduction, Update
+from gan_dist.training.reduction import ExactReduction, FastReduction, Gather, Reduction, Update
 from gan_dist.training.schedule import Schedule
 from gan_dist.training.start import find_start
 from gan_dist.training.steps import Gan, discriminator_step, generator_step
@@ -77,6 +79,8 @@ def train_through(run: Run) -> str:
         except BadStep as bad:
             recover(run, bad.finding)
     run.stopping.close()
+    if run.memory is not None:
+        run.memory.close()
     if run.failure is not None:
         return "failed"
     return "finished" if run.step >= run.schedule.total_steps else "stopped"
@@ -123,7 +127,10 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
     # The optimizers are made for the parameters where they train: on the device.
     generator_optimizer = _adam(generator.to(device), config.optimizer)
     discriminator_optimizer = _adam(discriminator.to(device), config.optimizer)
-    reduction = make_reduction(config.train, ranks)
+    memory = None
+    if ranks > 1 and device.type == "cpu" and config.distributed.shared_memory:
+        memory = SharedMemory.open(rank, ranks, lambda mine: gather_object([mine]), _patience(config))
+    reduction = make_reduction(config.train, ranks, memory.gather if memory else None)
     batch_size, seed, latent_dim = config.train.batch_size, config.train.seed, config.model.latent_dim
     batches = GlobalBatches(len(images), batch_size, seed, range(schedule.total_steps), device)
     generator, discriminator, generator_optimizer, discriminator_optimizer, loader = accelerator.prepare(
@@ -153,7 +160,8 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
         schedule=schedule,
         guard=guard,
         meter=Meter(window, reduction.parts, accelerator.gather, ranks, device),
-        stopping=StopAgreement(request, _patience(config)),
+        stopping=StopAgreement(request, _patience(config), memory),
+        memory=memory,
         disk=Disk(on_failure=request.ask),
         folder=folder,
         checkpoints=Checkpoints(folder.checkpoints, config.checkpoint.keep, schedule.stays),
@@ -213,11 +221,11 @@ def run_to_end(config: Config) -> int:
     return 0 if state == "finished" else STOPPED_EXIT_CODE
 
 
-def make_reduction(config: TrainConfig, ranks: int) -> Reduction:
+def make_reduction(config: TrainConfig, ranks: int, gather: Gather | None) -> Reduction:
     """How the configuration wants gradients to be added."""
     if config.exact_shards is not None:
-        return ExactReduction(ranks, config.exact_shards)
-    return FastReduction(ranks, config.accumulation)
+        return ExactReduction(ranks, config.exact_shards, gather)
+    return FastReduction(ranks, config.accumulation, gather=gather)
 
 
 def _adam(network: nn.Module, config: OptimizerConfig) -> torch.optim.Adam:

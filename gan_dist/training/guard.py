@@ -46,6 +46,7 @@ class Guard:
         self.scaled = scaled
         self.veto = torch.zeros((), device=device)  # 1.0: the update now due must not be applied
         self._sums = torch.zeros(len(UPDATES) * window, ranks, device=device)
+        self._zeros = torch.zeros(ranks, device=device)
         self._count = 0
 
     def judge(self, sums: Float[Tensor, " ranks"]) -> None:
@@ -54,7 +55,7 @@ class Guard:
         Args:
             sums: each rank's sum of losses and gradients, the same on every rank.
         """
-        torch.logical_not(sums.sum().isfinite(), out=self.veto)
+        torch.ne(torch.dot(sums, self._zeros), 0, out=self.veto)  # 0 x NaN and 0 x infinity are NaN, which is not 0
         self._sums[self._count] = sums
         self._count += 1
 

@@ -26,6 +26,7 @@ from gan_dist.run.folder import RunFolder, read_json, read_json_lines, timestamp
 from gan_dist.run.launcher import describe_machine
 from gan_dist.run.preemption import StopAgreement
 from gan_dist.run.samples import COUNT, draw_panel, save_grid, save_samples
+from gan_dist.run.sharedmemory import SharedMemory
 from gan_dist.run.tracking import StepLines, WandbTracker
 from gan_dist.training.guard import Guard, NotFinite
 from gan_dist.training.meter import METRICS, Meter
@@ -46,6 +47,8 @@ class Run:
     guard: Guard
     meter: Meter
     stopping: StopAgreement
+    memory: SharedMemory | None
+    """Where the ranks add their gradients, if they share one."""
     disk: Disk
     folder: RunFolder
     checkpoints: Checkpoints

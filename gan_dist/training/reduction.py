@@ -20,6 +20,10 @@ PartLoss = Callable[[slice], tuple[Float[Tensor, ""], PartStats]]
 """A part of this rank's share -> its mean loss, with its graph, and its figures, detached."""
 
 
+Gather = Callable[[Float[Tensor, "k n"]], Float[Tensor, "ranks_k n"]]
+"""This rank's rows -> everybody's, in the order of the ranks; the same on every rank. A collective."""
+
+
 @runtime_checkable
 class Reduction(Protocol):
     """How the gradients of a rank's parts become the gradient of the global batch."""
@@ -47,18 +51,25 @@ class FastReduction:
     Args:
         ranks: how many there are.
         parts: micro-batches that a rank's share is cut into (gradient accumulation).
+        gather: how the ranks see each other's gradients, where there is a faster way than torch's all-reduce.
     """
 
     ranks: int
     parts: int = 1
     rows: int = 1
+    gather: Gather | None = None
 
     @property
     def weight(self) -> float:
         return 1 / (self.ranks * self.parts)
 
     def __call__(self, gradients: Float[Tensor, "rows weights"]) -> None:
-        if self.ranks > 1:
+        if self.gather is not None:
+            first, *others = self.gather(gradients)
+            torch.add(first, others[0], out=gradients[0])  # twice as fast as a sum over the ranks' axis
+            for other in others[1:]:
+                gradients[0].add_(other)
+        elif self.ranks > 1:
             dist.all_reduce(gradients)
 
 
@@ -70,10 +81,12 @@ class ExactReduction:
     Args:
         ranks: how many there are.
         shards: how many the global batch is cut into; `ranks` divides it.
+        gather: as in FastReduction, for torch's all-gather.
     """
 
     ranks: int
     shards: int
+    gather: Gather | None = None
     weight: float = 1.0
 
     @property
@@ -87,10 +100,13 @@ class ExactReduction:
     def __call__(self, gradients: Float[Tensor, "rows weights"]) -> None:
         sums = add_whole_pairs(gradients)
         if self.ranks > 1:
-            everyones = sums.new_empty(self.ranks * len(sums), sums.shape[1])
-            dist.all_gather(list(everyones.chunk(self.ranks)), sums)
-            sums = everyones
+            sums = (self.gather or self._all_gather)(sums)
         torch.div(add_in_a_tree(sums), self.shards, out=gradients[0])
+
+    def _all_gather(self, sums: Float[Tensor, "rows weights"]) -> Float[Tensor, "all weights"]:
+        everyones = sums.new_empty(self.ranks * len(sums), sums.shape[1])
+        dist.all_gather(list(everyones.chunk(self.ranks)), sums)
+        return everyones
 
 
 def add_in_a_tree(rows: Float[Tensor, "rows weights"]) -> Float[Tensor, " weights"]:
