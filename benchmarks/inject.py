@@ -24,8 +24,8 @@ from torch import Tensor
 from gan_dist import train
 from gan_dist.training import engine
 from gan_dist.training.losses import Loss
-from gan_dist.training.reduction import Stats
 from gan_dist.training.steps import Gan
+from gan_dist.training.update import Stats
 
 Step = Callable[..., Stats]
 

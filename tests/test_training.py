@@ -20,12 +20,12 @@ from gan_dist.training.reduction import (
     ExactReduction,
     FastReduction,
     Reduction,
-    Update,
     add_in_a_tree,
     add_whole_pairs,
 )
 from gan_dist.training.schedule import Schedule
 from gan_dist.training.steps import Gan, discriminator_step, generator_step
+from gan_dist.training.update import Update, flatten
 
 CPU = torch.device("cpu")
 BATCH = 8
@@ -38,7 +38,7 @@ def make_gan(reduction: Reduction | None = None) -> Gan:
     updates = [
         Update(
             network,
-            torch.optim.Adam(network.parameters(), lr=2e-4, fused=True),
+            torch.optim.Adam([flatten(network)], lr=2e-4, fused=True),
             reduction or FastReduction(ranks=1),
             BATCH,
             lambda loss: loss.backward(),
@@ -159,6 +159,20 @@ def test_a_batch_in_parts_gives_the_update_of_the_whole(reduction: Reduction) ->
         assert {int(state["step"]) for state in update.optimizer.state.values()} == {3}
 
 
+def test_the_optimizer_moves_the_networks_own_weights_as_one_vector() -> None:
+    network, _ = build_pair(ModelConfig(hidden_dim=32), (1, 28, 28), 0)
+    before = weights(network)
+    flat = flatten(network)
+    assert not any(moved(network, before))
+    assert len(flat) == sum(parameter.numel() for parameter in network.parameters())
+    with torch.no_grad():
+        flat.add_(1)
+    for a, b in zip(weights(network), before, strict=True):
+        assert torch.equal(a, b + 1)
+    network.load_state_dict({name: tensor * 0 for name, tensor in network.state_dict().items()})
+    assert not flat.any()
+
+
 # --- what is not finite
 
 
@@ -187,7 +201,7 @@ def test_an_update_that_is_not_finite_is_not_applied(reduction: Reduction, how: 
             before = weights(gan.generator), weights(gan.discriminator)
             discriminator_step(ill, real_images(), step)
             assert not any(moved(gan.discriminator, before[1]))
-            assert any(~parameter.grad.isfinite().all() for parameter in gan.discriminator.parameters())
+            assert not gan.discriminator_update.gradients.isfinite().all()
             discriminator_step(gan, real_images(), step)
             generator_step(ill, step)
             assert not any(moved(gan.generator, before[0]))

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from gan_dist.config import InputError
 from gan_dist.run.folder import UNFINISHED, replacing
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 STATE = "state.json"
 _NAME = re.compile(r"step-(\d{8,})")

@@ -31,10 +31,11 @@ from gan_dist.training.losses import LOSSES
 from gan_dist.training.meter import Meter
 from gan_dist.training.outputs import Run
 from gan_dist.training.recovery import BadStep, heed, recover, restore
-from gan_dist.training.reduction import ExactReduction, FastReduction, Gather, Reduction, Update
+from gan_dist.training.reduction import ExactReduction, FastReduction, Gather, Reduction
 from gan_dist.training.schedule import Schedule
 from gan_dist.training.start import find_start
 from gan_dist.training.steps import Gan, discriminator_step, generator_step
+from gan_dist.training.update import Update, flatten
 
 
 def train(run: Run) -> None:
@@ -123,25 +124,20 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
     images = start.images.images.to(device)
     schedule = Schedule(config, len(images))
 
-    generator, discriminator = build_pair(config.model, start.images.shape, config.train.seed)
-    # The optimizers are made for the parameters where they train: on the device.
-    generator_optimizer = _adam(generator.to(device), config.optimizer)
-    discriminator_optimizer = _adam(discriminator.to(device), config.optimizer)
+    prepared = accelerator.prepare(*build_pair(config.model, start.images.shape, config.train.seed))
+    # The bare modules: what adds the gradients over the ranks is the update, once, not DDP behind each backward.
+    generator, discriminator = (accelerator.unwrap_model(network) for network in prepared)
+    # The optimizers are made for the weights where they train: prepare may have moved them.
+    generator_optimizer = accelerator.prepare(_adam(generator, config.optimizer))
+    discriminator_optimizer = accelerator.prepare(_adam(discriminator, config.optimizer))
+
     memory = None
     if ranks > 1 and device.type == "cpu" and config.distributed.shared_memory:
         memory = SharedMemory.open(rank, ranks, lambda mine: gather_object([mine]), _patience(config))
     reduction = make_reduction(config.train, ranks, memory.gather if memory else None)
     batch_size, seed, latent_dim = config.train.batch_size, config.train.seed, config.model.latent_dim
     batches = GlobalBatches(len(images), batch_size, seed, range(schedule.total_steps), device)
-    generator, discriminator, generator_optimizer, discriminator_optimizer, loader = accelerator.prepare(
-        generator,
-        discriminator,
-        generator_optimizer,
-        discriminator_optimizer,
-        make_loader(ResidentImages(images), batches),
-    )
-    # The bare modules: what adds the gradients over the ranks is the update, once, not DDP behind each backward.
-    generator, discriminator = accelerator.unwrap_model(generator), accelerator.unwrap_model(discriminator)
+    loader = accelerator.prepare(make_loader(ResidentImages(images), batches))
     share, backward, window = batch_size // ranks, accelerator.backward, config.log.every_steps
     guard = Guard(window, rank, ranks, device, scaled=accelerator.scaler is not None)
     run = Run(
@@ -230,7 +226,7 @@ def make_reduction(config: TrainConfig, ranks: int, gather: Gather | None) -> Re
 
 def _adam(network: nn.Module, config: OptimizerConfig) -> torch.optim.Adam:
     betas = (config.beta1, config.beta2)
-    return torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=betas, fused=True)
+    return torch.optim.Adam([flatten(network)], lr=config.learning_rate, betas=betas, fused=True)
 
 
 def _patience(config: Config) -> float:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gan_dist.training.reduction import Stats
+from gan_dist.training.update import Stats
 
 METRICS = ("loss/discriminator", "loss/generator", "score/real", "score/fake")
 

@@ -9,16 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.optim import Optimizer
-
-from gan_dist.training.guard import Guard
-
-PartStats = dict[str, Float[Tensor, ""]]
-Stats = dict[str, Float[Tensor, " parts"]]
-PartLoss = Callable[[slice], tuple[Float[Tensor, ""], PartStats]]
-"""A part of this rank's share -> its mean loss, with its graph, and its figures, detached."""
-
+from torch import Tensor
 
 Gather = Callable[[Float[Tensor, "k n"]], Float[Tensor, "ranks_k n"]]
 """This rank's rows -> everybody's, in the order of the ranks; the same on every rank. A collective."""
@@ -122,84 +113,3 @@ def add_whole_pairs(rows: Float[Tensor, "rows weights"]) -> Float[Tensor, "fewer
     while len(rows) % 2 == 0:
         rows = rows[0::2] + rows[1::2]
     return rows
-
-
-class Update:
-    """Moves one network: the gradient of the global batch, then the optimizer, unless the guard says no.
-
-    The gradients live in one flat vector, which the parameters' `grad` are views of: they cross the network in one
-    collective, once an update, with the guard's number of each rank behind them.
-
-    Args:
-        network: the bare module; only its parameters move.
-        optimizer: over those parameters, a fused one.
-        reduction: how their gradients are added.
-        share: images of a global batch that this rank has.
-        backward: loss -> gradients; Accelerator.backward, which knows of loss scaling.
-        guard: judges the gradients.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        optimizer: Optimizer,
-        reduction: Reduction,
-        share: int,
-        backward: Callable[[Tensor], None],
-        guard: Guard,
-    ) -> None:
-        self.optimizer = optimizer
-        self.reduction = reduction
-        self.backward = backward
-        self.guard = guard
-        size = share // reduction.parts
-        self.parts = [slice(i * size, (i + 1) * size) for i in range(reduction.parts)]
-        parameters = list(network.parameters())
-        sizes = [parameter.numel() for parameter in parameters]
-        self._flat = parameters[0].new_zeros(reduction.rows, sum(sizes) + guard.ranks)
-        self.gradients = self._flat[:, : sum(sizes)]
-        self._sums = self._flat[0, sum(sizes) :]  # of each rank, for the guard
-        self._views = [
-            [part.view_as(parameter) for part, parameter in zip(row.split(sizes), parameters, strict=True)]
-            for row in self.gradients
-        ]
-        self._parameters = parameters
-        self._collect_in(0)
-        if not guard.scaled:
-            # The channel of torch's fused optimizers for "leave this update out", decided on the device. A
-            # GradScaler uses it itself.
-            setattr(getattr(optimizer, "optimizer", optimizer), "found_inf", guard.veto)  # noqa: B010  # untyped
-
-    def __call__(self, loss_of: PartLoss) -> Stats:
-        """Do one update.
-
-        Args:
-            loss_of: called once for each part, in order.
-
-        Returns:
-            Each figure, (parts,).
-        """
-        self._flat.zero_()
-        figures, losses = [], []
-        for i, part in enumerate(self.parts):
-            if self.reduction.rows > 1:
-                self._collect_in(i)
-            loss, stats = loss_of(part)
-            self.backward(loss if self.reduction.weight == 1 else loss * self.reduction.weight)
-            figures.append(stats)
-            losses.append(loss.detach())
-        if self.reduction.rows > 1:
-            self._collect_in(0)
-        if not self.guard.scaled:
-            losses.append(self.gradients.sum())
-        torch.sum(torch.stack(losses), 0, out=self._sums[self.guard.rank])
-        self.reduction(self._flat)
-        self.guard.judge(self._sums)
-        if self.guard.scaled:  # the scaler leaves out what is not finite
-            self.gradients[0].add_(torch.where(self.guard.veto > 0, torch.nan, 0.0))
-        self.optimizer.step()
-        return {name: torch.stack([stats[name] for stats in figures]) for name in figures[0]}
-
-    def _collect_in(self, row: int) -> None:
-        for parameter, view in zip(self._parameters, self._views[row], strict=True):
-            parameter.grad = view

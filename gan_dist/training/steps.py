@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gan_dist.training.losses import Loss
-from gan_dist.training.reduction import PartStats, Stats, Update
+from gan_dist.training.update import PartStats, Stats, Update
 
 
 @dataclass(frozen=True)

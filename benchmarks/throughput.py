@@ -1,0 +1,188 @@
+"""How fast the toolkit trains, beside the loops that people write and beside the arithmetic alone.
+
+    python benchmarks/throughput.py --data DIR [--rounds 5] [--seconds 4] [--folder DIR] [--batch 100 1024]
+
+In every round, each in a process of its own and one after the other: (a) a plain notebook loop, (b) a loop in the way
+of Accelerate's examples, on two processes, (c) the toolkit's train.py as a user starts it, with all that it logs,
+samples and saves at its defaults, (d) the step's matrix products alone. In fp32 and bf16, on 1 process x 2 threads and
+on 2 processes x 1 thread. Prints the median of images a second with the lowest and the highest, and the ratios: medians
+of the ratios within a round, the only figures that survive a noisy machine. Then the time to the first step and the
+peak memory, beside those of the bare imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+REFERENCE = REPOSITORY / "benchmarks" / "reference.py"
+TRAIN = REPOSITORY / "gan_dist" / "train.py"
+BARE = (
+    "import torch, torchvision, accelerate, resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+)
+EXPECTED = {100: 10_000, 1024: 20_000}  # images a second, roughly: how many epochs fill the time
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What is measured once a round."""
+
+    kind: str
+    """notebook, example, products; toolkit, quiet (the toolkit without outputs), exact (its exact mode, V = 4)."""
+    batch: int
+    precision: str = "no"
+    processes: int = 1
+
+    def __str__(self) -> str:
+        cores = f"{self.processes} x {2 // self.processes}"
+        return f"{self.kind}, {self.precision.replace('no', 'fp32')}, batch {self.batch}, {cores}"
+
+
+class Bench:
+    """Starts the loops.
+
+    Args:
+        data: a folder with MNIST.
+        seconds: of each measurement, about.
+        scratch: for the toolkit's runs.
+    """
+
+    def __init__(self, data: Path, seconds: float, scratch: Path) -> None:
+        self.data = data
+        self.seconds = seconds
+        self.scratch = scratch
+
+    def measure(self, loop: Loop) -> float:
+        """Images a second."""
+        if loop.kind not in ("notebook", "example", "products"):
+            return self.train(loop)
+        threads = 2 // loop.processes
+        words = [*launcher(loop.processes), str(REFERENCE), loop.kind, "--data", str(self.data)]
+        words += ["--batch", str(loop.batch), "--precision", loop.precision]
+        words += ["--seconds", str(self.seconds), "--threads", str(threads)]
+        out = run(words, OMP_NUM_THREADS=str(threads))
+        return json.loads([line for line in out.splitlines() if line.startswith("{")][-1])["images_per_second"]
+
+    def train(self, loop: Loop) -> float:
+        """The toolkit: whole epochs, and everything that happens between their first step and their last."""
+        speed = EXPECTED.get(loop.batch, 10_000)
+        epochs = max(2, round(self.seconds * speed / 60_000))
+        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+            words = [*launcher(loop.processes), str(TRAIN), "--data.root", str(self.data), "--data.source", "local"]
+            words += ["--train.batch-size", str(loop.batch), "--train.epochs", str(epochs)]
+            words += ["--train.mixed-precision", loop.precision, "--run.dir", f"{folder}/run"]
+            if loop.kind == "quiet":
+                words += ["--samples.every-epochs", "1000", "--checkpoint.every-steps", "100000"]
+                words += ["--log.every-steps", "100000", "--wandb.mode", "disabled"]
+            elif loop.kind == "exact":
+                words += ["--train.exact-shards", "4"]
+            run(words)
+            return json.loads(Path(f"{folder}/run/summary.json").read_text())["images_per_second"]
+
+    def begin(self) -> dict[str, float]:
+        """Seconds to the first step, and peak memory in MB, of the bare imports and of the toolkit."""
+        seen = {}
+        began = time.time()
+        seen["bare MB"] = float(run([sys.executable, "-c", BARE]))
+        seen["bare s"] = time.time() - began
+        for name, words in (("python", [sys.executable]), ("accelerate launch", ACCELERATE[:-2])):
+            with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+                words = [*words, str(REPOSITORY / "benchmarks" / "first_step.py"), f"{folder}/seen"]
+                words += ["--data.root", str(self.data), "--data.source", "local", "--run.dir", f"{folder}/run"]
+                began = time.time()
+                run([*words, "--train.steps", "60"])
+                first = json.loads(Path(f"{folder}/seen").read_text())
+            seen[f"{name} s"], seen[f"{name} MB"] = first["time"] - began, first["peak"]
+        return seen
+
+
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+ACCELERATE += ["--config_file", str(REPOSITORY / "accelerate_config.yaml")]
+
+
+def launcher(processes: int) -> list[str]:
+    return [*ACCELERATE, "--num_processes", str(processes)] if processes > 1 else [sys.executable]
+
+
+def run(words: list[str], **variables: str) -> str:
+    clean = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "WANDB_API_KEY")}
+    done = subprocess.run(words, capture_output=True, text=True, env=clean | {"WANDB_MODE": "offline"} | variables)
+    if done.returncode:
+        sys.exit(f"{' '.join(words)} failed:\n{done.stderr}")
+    return done.stdout
+
+
+def ratios(loops: list[Loop], seen: dict[Loop, list[float]], batches: list[int]) -> list[tuple[str, list[float]]]:
+    """Name -> its value in each round."""
+    rows = []
+
+    def row(name: str, above: Loop, below: Loop) -> None:
+        if above in seen and below in seen:
+            rows.append((name, [a / b for a, b in zip(seen[above], seen[below], strict=True)]))
+
+    for batch in batches:
+        fp32 = Loop("toolkit", batch)
+        bf16, two = replace(fp32, precision="bf16"), replace(fp32, processes=2)
+        row(f"c/a, fp32, batch {batch}", fp32, Loop("notebook", batch))
+        row(f"c/a, bf16 beside the fp32 notebook, batch {batch}", bf16, Loop("notebook", batch))
+        row(f"c/b, 2 processes, batch {batch}", two, Loop("example", batch, processes=2))
+        row(f"c/d, fp32, batch {batch}", fp32, Loop("products", batch))
+        row(f"c/d, bf16, batch {batch}", bf16, Loop("products", batch, "bf16"))
+        row(f"bf16 / fp32, batch {batch}", bf16, fp32)
+        row(f"2 processes x 1 thread / 1 x 2, batch {batch}", two, fp32)
+        row(f"defaults / no outputs, batch {batch}", fp32, Loop("quiet", batch))
+        row(f"fast / exact with V = 4, batch {batch}", fp32, Loop("exact", batch))
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--folder", type=Path, default=None)
+    parser.add_argument("--batch", type=int, nargs="+", default=[100, 1024])
+    asked = parser.parse_args()
+    loops = []
+    for batch in asked.batch:
+        loops += [Loop("notebook", batch), Loop("example", batch, processes=2)]
+        loops += [Loop("toolkit", batch), Loop("products", batch), Loop("quiet", batch), Loop("exact", batch)]
+        loops += [Loop("toolkit", batch, processes=2), Loop("toolkit", batch, "bf16", processes=2)]
+        loops += [Loop("toolkit", batch, "bf16"), Loop("products", batch, "bf16")]
+    seen: dict[Loop, list[float]] = {loop: [] for loop in loops}
+    begins: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory(dir=asked.folder) as scratch:
+        bench = Bench(asked.data, asked.seconds, Path(scratch))
+        for number in range(1, asked.rounds + 1):
+            for loop in loops:
+                seen[loop].append(bench.measure(loop))
+                print(f"round {number}: {loop}: {seen[loop][-1]:,.0f} images/s", flush=True)
+            begins.append(bench.begin())
+    show("images/s", [(str(loop), values) for loop, values in seen.items()], "{:,.0f}".format)
+    show("ratios", ratios(loops, seen, asked.batch), "{:.2f}".format)
+    show("start", [(name, [begin[name] for begin in begins]) for name in begins[0]], "{:.1f}".format)
+    return 0
+
+
+def show(title: str, rows: list[tuple[str, list[float]]], text: Callable[[float], str]) -> None:
+    table = Table(title, "median", "lowest", "highest")
+    for name, values in rows:
+        table.add_row(name, *(text(value) for value in (median(values), min(values), max(values))))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
