@@ -1,6 +1,6 @@
 """Hurts real runs and looks whether they go on from a state that an unhurt run had.
 
-    python benchmarks/faults.py [--kills 100] [--cycles 50] [--times 5] [--seed 0] [--folder DIR]
+    python benchmarks/faults.py [--kills 100] [--cycles 50] [--times 5] [--only NAME ...] [--seed 0] [--folder DIR]
 
 Prints a table: fault, times injected, times survived, what was looked at. Survived means: the next start trains on,
 every hash that it writes is the clean run's, and no step stands twice in metrics.jsonl. The faults of a disk mount one
@@ -245,7 +245,7 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def disk_full(campaign: Campaign, times: int) -> Row:
+def disk_full(campaign: Campaign) -> Row:
     """The disk is full at each file of a checkpoint, with keep=1: the one before stays, the run goes on with room."""
     survived, codes = 0, []
     newest = campaign.clean.checkpoints / f"step-{Checkpoints(campaign.clean.checkpoints, 1).steps()[-1]:08d}"
@@ -328,6 +328,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--cycles", type=int, default=50)
     parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("--only", nargs="+", default=[], help="such as: disk-full damaged signal rank nan cycles kills")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=None)
     arguments = parser.parse_args()
@@ -336,25 +337,27 @@ def main() -> int:
     lost = 0
     with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
         campaign = Campaign(Path(scratch), arguments.seed)
-        faults: list[Callable[[], Row]] = [
-            lambda: disk_full(campaign, times),
-            lambda: samples_read_only(campaign),
-            *(lambda name=name: damaged(campaign, name) for name in DAMAGES),
-            *(
-                lambda number=number, n=n: asked_to_stop(campaign, number, n, times)
+        faults: dict[str, Callable[[], Row]] = {
+            "disk-full": lambda: disk_full(campaign),
+            "read-only": lambda: samples_read_only(campaign),
+            **{f"damaged: {name}": lambda name=name: damaged(campaign, name) for name in DAMAGES},
+            **{
+                f"signal: {number.name}, {n}": lambda number=number, n=n: asked_to_stop(campaign, number, n, times)
                 for number in (signal.SIGTERM, signal.SIGUSR2)
                 for n in (1, 2)
-            ),
-            lambda: a_rank_is_killed(campaign, 0, times),
-            lambda: a_rank_is_killed(campaign, 1, times),
-            lambda: in_one_rank(campaign, "SIGSTOP", 0, 2),
-            lambda: in_one_rank(campaign, "SIGSTOP", 1, 2),
-            lambda: in_one_rank(campaign, "nan", 0, times),
-            lambda: in_one_rank(campaign, "nan", 0, times, "--train.on-nonfinite", "rollback"),
-            lambda: kill_and_resume(campaign, arguments.cycles),
-            lambda: sigkill(campaign, arguments.kills),
-        ]
-        for fault in faults:
+            },
+            "rank-killed": lambda: a_rank_is_killed(campaign, 0, times),
+            "rank-killed, restarts": lambda: a_rank_is_killed(campaign, 1, times),
+            "rank-stopped": lambda: in_one_rank(campaign, "SIGSTOP", 0, 2),
+            "rank-stopped, restarts": lambda: in_one_rank(campaign, "SIGSTOP", 1, 2),
+            "nan": lambda: in_one_rank(campaign, "nan", 0, times),
+            "nan, rollback": lambda: in_one_rank(campaign, "nan", 0, times, "--train.on-nonfinite", "rollback"),
+            "cycles": lambda: kill_and_resume(campaign, arguments.cycles),
+            "kills": lambda: sigkill(campaign, arguments.kills),
+        }
+        for label, fault in faults.items():
+            if arguments.only and not label.startswith(tuple(arguments.only)):
+                continue
             try:
                 name, injected, survived, looked_at = fault()
             except PermissionError:
