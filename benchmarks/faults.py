@@ -27,6 +27,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from gan_dist.data.sources import write_idx_images
 from gan_dist.results.diff import compare_hashes
 from gan_dist.run.checkpoint import Checkpoints
 from gan_dist.run.folder import STOPPED_EXIT_CODE, RunFolder, read_json, read_json_lines
@@ -53,7 +54,8 @@ class Campaign:
         self.scratch = scratch
         self.random = random.Random(seed)
         self.data = scratch / "data"
-        self._write_images()
+        images = np.random.default_rng(0).integers(0, 256, (200, 28, 28), dtype=np.uint8)
+        write_idx_images(self.data, "mnist", images)
         self.clean = RunFolder(scratch / "clean")
         self.train(self.clean)
 
@@ -114,13 +116,6 @@ class Campaign:
             and comparison.steps[-1] == STEPS
             and steps == [row["step"] for row in read_json_lines(self.clean.metrics)]
         )
-
-    def _write_images(self) -> None:
-        images = np.random.default_rng(0).integers(0, 256, (200, 28, 28), dtype=np.uint8)
-        file = self.data / "MNIST" / "raw" / "train-images-idx3-ubyte"
-        file.parent.mkdir(parents=True)
-        header = b"".join(n.to_bytes(4, "big") for n in (0x803, *images.shape))
-        file.write_bytes(header + images.tobytes())
 
 
 def sigkill(campaign: Campaign, kills: int) -> Row:

@@ -94,6 +94,11 @@ def launcher(processes: int) -> list[str]:
     return [*command, "--num_processes", str(processes)]
 
 
+def workers(launched: subprocess.Popen[bytes]) -> list[int]:
+    """The processes that a launcher started, rank 0 first."""
+    return [int(pid) for pid in Path(f"/proc/{launched.pid}/task/{launched.pid}/children").read_text().split()]
+
+
 def run_command(*words: str | Path, timeout: float = 120, **env: str) -> Ended:
     done = subprocess.run(
         [str(word) for word in words],

@@ -27,6 +27,7 @@ from conftest import (
     picture_size,
     run_command,
     train_here,
+    workers,
 )
 from safetensors.torch import load_file
 
@@ -261,8 +262,8 @@ def test_a_lost_rank_is_named(fault: str, rank: int, flags: Callable[..., list[s
         give_up = time.monotonic() + 60
         while not (said := lines_for_the_user(log.read_text())) and time.monotonic() < give_up:
             time.sleep(0.1)
-        for worker in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-            os.kill(int(worker), signal.SIGKILL)  # else the launcher waits 30 s for the one that is stopped
+        for worker in workers(process):
+            os.kill(worker, signal.SIGKILL)  # else the launcher waits 30 s for the one that is stopped
         assert process.wait(timeout=60) != 0
     assert said == lines_for_the_user(log.read_text())
     assert len(said) == 1

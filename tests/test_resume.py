@@ -27,6 +27,7 @@ from conftest import (
     launcher,
     run_command,
     train_here,
+    workers,
     write_root,
 )
 from safetensors.torch import load_file
@@ -140,8 +141,7 @@ def test_a_killed_worker_is_restarted_and_the_run_goes_on_by_itself(flags: Flags
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment(), cwd=REPOSITORY)
         wait_for_step(folder, 50, process)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        os.kill(int(children[-1]), signal.SIGKILL)
+        os.kill(workers(process)[-1], signal.SIGKILL)
         code = process.wait(timeout=90)
     said = (tmp_path / "log").read_text()
     assert code == 0, said

@@ -164,6 +164,15 @@ def read_idx_images(file: Path) -> UInt8[np.ndarray, "n h w"]:
     return np.frombuffer(content, np.uint8, offset=16).reshape(shape)
 
 
+def write_idx_images(root: Path, name: str, images: UInt8[np.ndarray, "n h w"]) -> None:
+    """Write images as the IDX file that `load_images` finds under `root` for the data set `name`."""
+    published = PUBLISHED[name]
+    file = root / published.torchvision_class / "raw" / published.file
+    file.parent.mkdir(parents=True)
+    header = b"".join(number.to_bytes(4, "big") for number in (IMAGES_MAGIC, *images.shape))
+    file.write_bytes(header + images.tobytes())
+
+
 def _folders(config: DataConfig) -> list[Path]:
     folder = config.root / PUBLISHED[config.name].torchvision_class
     return [folder / "raw", folder, config.root]

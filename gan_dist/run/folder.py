@@ -53,13 +53,17 @@ class RunFolder:
         """Say how the run stands: running, stopped, finished or failed, after so many steps, and why."""
         write_json(self.status, {"state": state, "step": step, "reason": reason, "time": timestamp()})
 
+    def nearest_existing(self) -> Path:
+        """The folder itself, or the nearest one above it that is there: on the disk where the run is going to be."""
+        return next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+
     def check_usable(self, needed_bytes: int = 0) -> None:
         """Find out, and leave nothing behind, whether a run can be kept here.
 
         Raises:
             InputError: the folder can't be made, read or written, or its disk has less room than `needed_bytes`.
         """
-        existing = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        existing = self.nearest_existing()
         try:
             os.listdir(existing)
             with tempfile.TemporaryFile(dir=existing) as probe:

@@ -6,13 +6,14 @@ import contextlib
 import hashlib
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from gan_dist.config import Config, InputError, to_dict
@@ -87,9 +88,8 @@ def begin(run: Run, wandb_id: str | None) -> None:
     """
     folder, console = run.folder, run.console
     networks = [run.gan.generator, run.gan.discriminator]
-    weights = sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
-    checkpoint_bytes = 3 * weights  # Adam keeps two numbers more for each weight
-    folder.check_usable(needed_bytes=2 * checkpoint_bytes + 2**20)
+    weights = sum(p.numel() for network in networks for p in network.parameters())
+    folder.check_usable(needed_bytes=2 * checkpoint_bytes(networks) + 2**20)
     if not folder.path.exists():
         folder.path.mkdir(parents=True)
         folder.lock()
@@ -119,7 +119,7 @@ def begin(run: Run, wandb_id: str | None) -> None:
         {
             "run folder": folder.path,
             "data": f"{data.name}, {data.count:,} images ({data.source}; {data.verified} verified)",
-            "networks": f"{run.config.model.architecture}, {weights // 4:,} weights",
+            "networks": f"{run.config.model.architecture}, {weights:,} weights",
             "batch size": f"{run.config.train.batch_size} over {session['processes']} process(es)",
             "device": f"{session['device']}, {session['mixed_precision']} mixed precision, "
             f"{session['threads_per_process']} thread(s) a process",
@@ -162,7 +162,7 @@ def log(run: Run) -> None:
 def log_hashes(run: Run) -> None:
     """Write down what every weight and every number of the optimizers is. A collective: all ranks must agree."""
     hashes = {
-        f"{group}/{name}": hashlib.sha256(tensor.detach().cpu().numpy().tobytes()).hexdigest()[:16]
+        f"{group}/{name}": fingerprint(tensor)
         for group, tensors in tensors_of(run.gan).items()
         for name, tensor in tensors.items()
     }
@@ -298,6 +298,16 @@ def end(run: Run, state: str, reason: str) -> None:
             "checkpoints": folder.checkpoints,
         },
     )
+
+
+def checkpoint_bytes(networks: Iterable[nn.Module]) -> int:
+    """Bytes of a checkpoint, near enough: Adam keeps two numbers more for each weight."""
+    return 3 * sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
+
+
+def fingerprint(tensor: Tensor) -> str:
+    """What tells a tensor from every other one, to the last bit."""
+    return hashlib.sha256(tensor.detach().cpu().numpy().tobytes()).hexdigest()[:16]
 
 
 def tensors_of(gan: Gan) -> dict[str, dict[str, Tensor]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import io
 import os
 import shutil
@@ -34,13 +33,15 @@ from gan_dist.config import (
     WandbConfig,
 )
 from gan_dist.data.dataset import GlobalBatches, ResidentImages, denormalize, make_loader
+from gan_dist.data.sources import write_idx_images
 from gan_dist.models import build_pair
 from gan_dist.run.folder import RunFolder, read_json_lines
 from gan_dist.run.launcher import launch_advice, on_main
 from gan_dist.run.peers import Peers
 from gan_dist.run.preemption import StopRequest
 from gan_dist.training.engine import build, start_processes, train_through
-from gan_dist.training.outputs import conclude
+from gan_dist.training.outputs import checkpoint_bytes, conclude, fingerprint
+from gan_dist.training.update import flatten
 
 STEPS = 20
 PER_RANK = 8
@@ -126,12 +127,8 @@ def collectives(check: Preflight) -> Verdict:
 def same_weights(check: Preflight) -> Verdict:
     """Every rank makes the same first weights from the seed."""
     networks = build_pair(check.config.model, (1, 28, 28), check.config.train.seed)
-    digest = hashlib.sha256()
-    for network in networks:
-        for parameter in network.parameters():
-            digest.update(parameter.detach().numpy().tobytes())
-    digests = gather_object([digest.hexdigest()[:12]])
-    return len(set(digests)) == 1, f"first weights {', '.join(sorted(set(digests)))}"
+    fingerprints = set(gather_object([fingerprint(torch.cat([flatten(network) for network in networks]))]))
+    return len(fingerprints) == 1, f"first weights {', '.join(sorted(fingerprints))}"
 
 
 def shards(check: Preflight) -> Verdict:
@@ -154,8 +151,7 @@ def shards(check: Preflight) -> Verdict:
 
 def disk(check: Preflight) -> Verdict:
     """The disk takes a checkpoint's bytes, and has room for those that are kept. Rank 0 writes."""
-    networks = build_pair(check.config.model, (1, 28, 28), 0)
-    size = 3 * sum(4 * parameter.numel() for network in networks for parameter in network.parameters())
+    size = checkpoint_bytes(build_pair(check.config.model, (1, 28, 28), check.config.train.seed))
     wanted = (check.config.checkpoint.keep + 2) * size
 
     def write() -> Verdict:
@@ -211,13 +207,11 @@ def _agreed(check: Callable[[Preflight], Verdict], checked: Preflight) -> Verdic
 
 
 def _make_scratch(folder: Path) -> str:
-    RunFolder(folder).check_usable()
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    scratch = Path(tempfile.mkdtemp(prefix="check-", dir=existing))
-    file = scratch / "data" / "MNIST" / "raw" / "train-images-idx3-ubyte"
-    file.parent.mkdir(parents=True)
+    run_folder = RunFolder(folder)
+    run_folder.check_usable()
+    scratch = Path(tempfile.mkdtemp(prefix="check-", dir=run_folder.nearest_existing().absolute()))
     images = np.random.default_rng(0).integers(0, 256, (100, 28, 28), dtype=np.uint8)
-    file.write_bytes(b"".join(n.to_bytes(4, "big") for n in (0x803, *images.shape)) + images.tobytes())
+    write_idx_images(scratch / "data", "mnist", images)
     return str(scratch)
 
 

@@ -41,19 +41,19 @@ def recover(run: Run, bad: NotFinite) -> None:
     Raises:
         InputError: no checkpoint is whole any more.
     """
-    config, run_before = run.config.train, run.failure
+    config, earlier_failure = run.config.train, run.failure
     again = bad.step in run.rollbacks
     if config.on_nonfinite == "rollback" and not again and len(run.rollbacks) < config.max_rollbacks:
         run.rollbacks.append(bad.step)
     else:
-        run.failure = run_before or bad
+        run.failure = earlier_failure or bad
     run.console.end()
     restore(run, on_main(run.accelerator, lambda: _newest_checkpoint(run)))
     if run.failure is None:
         run.console.announce(f"{bad.describe()}; back to step {run.step:,}")
     else:
         # The steps up to the bad one are the same again. Should another of them fail, what is on disk is all there is.
-        run.last_step = bad.step - 1 if run_before is None else run.step
+        run.last_step = bad.step - 1 if earlier_failure is None else run.step
 
 
 def restore(run: Run, found: Checkpoint | None) -> None:
