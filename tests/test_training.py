@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 BATCH = 8
 
 
-def make_gan(reduction: Reduction | None = None) -> Gan:
+def make_gan(reduction: Reduction | None = None, dtype: torch.dtype = torch.float32) -> Gan:
     """The seed's pair on one process, without a launcher: the steps are plain torch."""
     generator, discriminator = build_pair(ModelConfig(hidden_dim=32), (1, 28, 28), 0)
     guard = Guard(window=10, rank=0, ranks=1, device=CPU)
@@ -41,18 +41,19 @@ def make_gan(reduction: Reduction | None = None) -> Gan:
             torch.optim.Adam([flatten(network)], lr=2e-4, fused=True),
             reduction or FastReduction(ranks=1),
             BATCH,
-            lambda loss: loss.backward(),
+            lambda loss, inputs: loss.backward(inputs=inputs),
             guard,
+            dtype,
         )
         for network in (generator, discriminator)
     ]
     return Gan(
-        generator=generator,
-        discriminator=discriminator,
+        generator=updates[0].working,
+        discriminator=updates[1].working,
         generator_update=updates[0],
         discriminator_update=updates[1],
         loss=LOSSES["bce"],
-        latents=Latents(0, 64, BATCH, rank=0, ranks=1, device=CPU),
+        latents=Latents(0, 64, BATCH, rank=0, ranks=1, device=CPU, dtype=dtype),
     )
 
 
@@ -157,6 +158,37 @@ def test_a_batch_in_parts_gives_the_update_of_the_whole(reduction: Reduction) ->
             assert torch.allclose(x, y, atol=1e-6)
     for _, update in _pairs_of_updates(whole, parts):
         assert {int(state["step"]) for state in update.optimizer.state.values()} == {3}
+
+
+def test_in_bf16_the_weights_stay_fp32_and_their_rounded_copy_computes() -> None:
+    gan, fp32 = make_gan(dtype=torch.bfloat16), make_gan()
+    for step in (1, 2, 3):
+        stats = discriminator_step(gan, real_images(), step) | generator_step(gan, step)
+        expected = discriminator_step(fp32, real_images(), step) | generator_step(fp32, step)
+        for name in METRICS:
+            assert stats[name].dtype == torch.float32
+            assert torch.allclose(stats[name], expected[name], atol=2e-2), name
+    for update, network in ((gan.generator_update, gan.generator), (gan.discriminator_update, gan.discriminator)):
+        for weight, rounded in zip(update.network.parameters(), network.parameters(), strict=True):
+            assert weight.dtype == torch.float32
+            assert rounded.dtype == torch.bfloat16
+            assert torch.equal(weight.bfloat16(), rounded)
+            assert not torch.equal(weight, rounded.float())  # an Adam step is smaller than a bf16 number can tell
+
+
+def test_bf16_is_what_autocast_computes() -> None:
+    """Autocast rounds the same weights and images to the same numbers, only more often."""
+    gan = make_gan(dtype=torch.bfloat16)
+    networks = gan.generator_update.network, gan.discriminator_update.network
+    generator, discriminator = copy.deepcopy(networks)
+    latents = gan.latents(1, "discriminator").clone()
+    discriminator_step(gan, real_images(), 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        images = torch.cat([real_images(), generator(latents).detach()])
+        real_logits, fake_logits = discriminator(images).float().chunk(2)
+    LOSSES["bce"].discriminator(real_logits, fake_logits).backward()
+    gradients = torch.cat([p.grad.flatten() for p in discriminator.parameters() if p.grad is not None])
+    assert torch.equal(gan.discriminator_update.gradients[0], gradients)
 
 
 def test_the_optimizer_moves_the_networks_own_weights_as_one_vector() -> None:

@@ -37,6 +37,8 @@ from gan_dist.training.start import find_start
 from gan_dist.training.steps import Gan, discriminator_step, generator_step
 from gan_dist.training.update import Update, flatten
 
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def train(run: Run) -> None:
     """Train to the last step, or until somebody asks to stop.
@@ -125,8 +127,9 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
     schedule = Schedule(config, len(images))
 
     prepared = accelerator.prepare(*build_pair(config.model, start.images.shape, config.train.seed))
-    # The bare modules: what adds the gradients over the ranks is the update, once, not DDP behind each backward.
-    generator, discriminator = (accelerator.unwrap_model(network) for network in prepared)
+    # The bare modules: what adds the gradients over the ranks is the update, once, not DDP behind each backward; and
+    # what computes in half precision is the update's copy of a network, not autocast.
+    generator, discriminator = (accelerator.unwrap_model(network, keep_fp32_wrapper=False) for network in prepared)
     # The optimizers are made for the weights where they train: prepare may have moved them.
     generator_optimizer = accelerator.prepare(_adam(generator, config.optimizer))
     discriminator_optimizer = accelerator.prepare(_adam(discriminator, config.optimizer))
@@ -140,16 +143,19 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
     loader = accelerator.prepare(make_loader(ResidentImages(images), batches))
     share, backward, window = batch_size // ranks, accelerator.backward, config.log.every_steps
     guard = Guard(window, rank, ranks, device, scaled=accelerator.scaler is not None)
+    dtype = DTYPES[accelerator.mixed_precision]
+    update_generator = Update(generator, generator_optimizer, reduction, share, backward, guard, dtype)
+    update_discriminator = Update(discriminator, discriminator_optimizer, reduction, share, backward, guard, dtype)
     run = Run(
         config=config,
         accelerator=accelerator,
         gan=Gan(
-            generator=generator,
-            discriminator=discriminator,
-            generator_update=Update(generator, generator_optimizer, reduction, share, backward, guard),
-            discriminator_update=Update(discriminator, discriminator_optimizer, reduction, share, backward, guard),
+            generator=update_generator.working,
+            discriminator=update_discriminator.working,
+            generator_update=update_generator,
+            discriminator_update=update_discriminator,
             loss=LOSSES[config.train.loss],
-            latents=Latents(seed, latent_dim, batch_size, rank, ranks, device),
+            latents=Latents(seed, latent_dim, batch_size, rank, ranks, device, dtype),
         ),
         batches=batches,
         loader=loader,

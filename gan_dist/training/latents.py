@@ -21,13 +21,22 @@ class Latents:
         batch_size: global batch size, divisible by the number of ranks.
         rank, ranks: which share, of how many.
         device: where they are drawn.
+        dtype: of what comes out; drawn are the same numbers for every one.
     """
 
     def __init__(
-        self, seed: int, latent_dim: int, batch_size: int, rank: int, ranks: int, device: torch.device
+        self,
+        seed: int,
+        latent_dim: int,
+        batch_size: int,
+        rank: int,
+        ranks: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.seed = seed
         self.share = slice(rank * batch_size // ranks, (rank + 1) * batch_size // ranks)
+        self.dtype = dtype
         self.whole = torch.empty(batch_size, latent_dim, device=device)
         self.generator = torch.Generator(device)
 
@@ -39,7 +48,7 @@ class Latents:
             purpose: what they are for, such as "discriminator": other vectors for each.
         """
         self.generator.manual_seed(seed_for(self.seed, purpose, step))
-        return self.whole.normal_(generator=self.generator)[self.share]
+        return self.whole.normal_(generator=self.generator)[self.share].to(self.dtype)
 
 
 def fixed_latents(seed: int, count: int, latent_dim: int) -> Float[Tensor, "count latent"]:

@@ -87,7 +87,7 @@ def begin(run: Run, wandb_id: str | None) -> None:
         InputError: the folder has no room for the run.
     """
     folder, console = run.folder, run.console
-    networks = [run.gan.generator, run.gan.discriminator]
+    networks = [run.gan.generator_update.network, run.gan.discriminator_update.network]
     weights = sum(p.numel() for network in networks for p in network.parameters())
     folder.check_usable(needed_bytes=2 * checkpoint_bytes(networks) + 2**20)
     if not folder.path.exists():
@@ -177,7 +177,7 @@ def sample(run: Run) -> None:
     """Save the epoch's grid of images of the fixed latents. Rank 0 only."""
     file = run.folder.epoch_samples(run.schedule.epochs_completed(run.step))
     try:
-        save_samples(run.gan.generator, run.fixed_latents, file)
+        save_samples(run.gan.generator_update.network, run.fixed_latents, file)
     except OSError as error:  # a picture can be made again from a checkpoint: the run goes on without
         run.console.announce(f"{file} can't be written ({error.strerror or error})")
     else:
@@ -313,8 +313,8 @@ def fingerprint(tensor: Tensor) -> str:
 def tensors_of(gan: Gan) -> dict[str, dict[str, Tensor]]:
     """All tensors that make a run what it is: group -> name -> tensor."""
     return {
-        "generator": gan.generator.state_dict(),
-        "discriminator": gan.discriminator.state_dict(),
+        "generator": gan.generator_update.network.state_dict(),
+        "discriminator": gan.discriminator_update.network.state_dict(),
         "generator_optimizer": optimizer_tensors(gan.generator_update.optimizer),
         "discriminator_optimizer": optimizer_tensors(gan.discriminator_update.optimizer),
     }

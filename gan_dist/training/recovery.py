@@ -64,16 +64,16 @@ def restore(run: Run, found: Checkpoint | None) -> None:
         found: the checkpoint; None: the run's beginning.
     """
     gan, config = run.gan, run.config
-    networks = {"generator": gan.generator, "discriminator": gan.discriminator}
+    updates = {"generator": gan.generator_update, "discriminator": gan.discriminator_update}
     if found is None:
         first = build_pair(config.model, run.images.shape, config.train.seed)
-        tensors = {name: network.state_dict() for name, network in zip(networks, first, strict=True)}
+        tensors = {name: network.state_dict() for name, network in zip(updates, first, strict=True)}
     else:
         tensors = found.tensors
-    for name, network in networks.items():
-        network.load_state_dict(tensors[name])
-    load_optimizer_tensors(gan.generator_update.optimizer, tensors.get("generator_optimizer", {}))
-    load_optimizer_tensors(gan.discriminator_update.optimizer, tensors.get("discriminator_optimizer", {}))
+    for name, update in updates.items():
+        update.network.load_state_dict(tensors[name])
+        update.refresh()
+        load_optimizer_tensors(update.optimizer, tensors.get(f"{name}_optimizer", {}))
     if found is not None and run.accelerator.scaler is not None:
         run.accelerator.scaler.load_state_dict(found.state["scaler"])
     run.step = found.step if found else 0

@@ -17,8 +17,8 @@ from gan_dist.training.update import PartStats, Stats, Update
 class Gan:
     """Two networks and what trains them.
 
-    The networks are the bare modules under what Accelerate prepared: a forward pass does no communication, an
-    update does it once.
+    The networks are bare modules, in the precision of the passes: a forward pass does no communication, an update does
+    it once.
     """
 
     generator: nn.Module
@@ -27,7 +27,7 @@ class Gan:
     discriminator_update: Update
     loss: Loss
     latents: Callable[[int, str], Float[Tensor, "n latent"]]
-    """(step, purpose) -> this rank's latent vectors."""
+    """(step, purpose) -> this rank's latent vectors, in the precision of the passes."""
 
 
 def discriminator_step(gan: Gan, real: Float[Tensor, "n c h w"], step: int) -> Stats:
@@ -48,7 +48,8 @@ def discriminator_step(gan: Gan, real: Float[Tensor, "n c h w"], step: int) -> S
         with torch.no_grad():  # nothing flows back into the generator
             fake = gan.generator(latents[part])
         # One pass over both halves is the same function as two: no network here mixes the samples of a batch.
-        real_logits, fake_logits = gan.discriminator(torch.cat([real[part], fake])).chunk(2)
+        images = torch.cat([real[part].to(fake.dtype), fake])
+        real_logits, fake_logits = gan.discriminator(images).float().chunk(2)
         loss = gan.loss.discriminator(real_logits, fake_logits)
         return loss, {
             "loss/discriminator": loss.detach(),
@@ -72,10 +73,7 @@ def generator_step(gan: Gan, step: int) -> Stats:
     latents = gan.latents(step, "generator")
 
     def loss_of(part: slice) -> tuple[Tensor, PartStats]:
-        loss = gan.loss.generator(gan.discriminator(gan.generator(latents[part])))
+        loss = gan.loss.generator(gan.discriminator(gan.generator(latents[part])).float())
         return loss, {"loss/generator": loss.detach()}
 
-    gan.discriminator.requires_grad_(False)  # it lets the gradient through and computes none of its own
-    stats = gan.generator_update(loss_of)
-    gan.discriminator.requires_grad_(True)
-    return stats
+    return gan.generator_update(loss_of)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -27,12 +28,17 @@ def flatten(network: nn.Module) -> nn.Parameter:
     Returns:
         The vector, (weights,).
     """
-    parameters = list(network.parameters())
-    flat = torch.cat([parameter.detach().flatten() for parameter in parameters])
-    pieces = flat.split([parameter.numel() for parameter in parameters])
-    for parameter, piece in zip(parameters, pieces, strict=True):
-        parameter.data = piece.view_as(parameter)
+    flat = torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+    for parameter, piece in zip(network.parameters(), pieces_of(network, flat), strict=True):
+        parameter.data = piece
     return nn.Parameter(flat)
+
+
+def pieces_of(network: nn.Module, flat: Float[Tensor, " weights"]) -> list[Tensor]:
+    """Views of a vector, in the shapes of a network's parameters and in their order."""
+    parameters = list(network.parameters())
+    pieces = flat.split([parameter.numel() for parameter in parameters])
+    return [piece.view_as(parameter) for parameter, piece in zip(parameters, pieces, strict=True)]
 
 
 class Update:
@@ -41,13 +47,18 @@ class Update:
     The gradients of all weights cross between the ranks as one vector, in one collective, with the guard's number of
     each rank behind them.
 
+    In mixed precision the weights, their gradients' sum and the optimizer are fp32; what computes is a copy of the
+    network in half precision, rounded anew once an update (Micikevicius et al. 2018, arXiv:1710.03740). Autocast would
+    round the same weights again in every pass.
+
     Args:
         network: the bare module; only its parameters move.
         optimizer: a fused one, over what `flatten` made of the network.
         reduction: how the gradients are added.
         share: images of a global batch that this rank has.
-        backward: loss -> gradients; Accelerator.backward, which knows of loss scaling.
+        backward: (loss, inputs=parameters) -> their gradients; Accelerator.backward, which knows of loss scaling.
         guard: judges the gradients.
+        dtype: of the passes.
     """
 
     def __init__(
@@ -56,25 +67,38 @@ class Update:
         optimizer: Optimizer,
         reduction: Reduction,
         share: int,
-        backward: Callable[[Tensor], None],
+        backward: Callable[..., None],
         guard: Guard,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
+        self.network = network
+        self.working = network
+        """What computes: the network, or its copy in half precision."""
         self.optimizer = optimizer
         self.reduction = reduction
         self.backward = backward
         self.guard = guard
         size = share // reduction.parts
         self.parts = [slice(i * size, (i + 1) * size) for i in range(reduction.parts)]
-        self._parameters = list(network.parameters())
         (weights,) = optimizer.param_groups[0]["params"]
+        self._weights, self._rounded = weights.detach(), None
+        if dtype != torch.float32:
+            self.working = copy.deepcopy(network).to(dtype)
+            self._rounded = flatten(self.working).detach()
+        self._parameters = list(self.working.parameters())
         self._sent = weights.new_zeros(reduction.rows, len(weights) + guard.ranks)
         self.gradients = self._sent[:, : len(weights)]
+        self._pieces = [pieces_of(self.working, gradients) for gradients in self.gradients]
         self._sums = self._sent[0, len(weights) :]  # of each rank, for the guard
         weights.grad = self.gradients[0]
+        self._step = optimizer.step
         if not guard.scaled:
+            # Accelerate's own step, which looks for a package on the disk each time, is for the GradScaler.
+            bare = getattr(optimizer, "optimizer", optimizer)
+            self._step = bare.step
             # The channel of torch's fused optimizers for "leave this update out", decided on the device. A
             # GradScaler uses it itself.
-            setattr(getattr(optimizer, "optimizer", optimizer), "found_inf", guard.veto)  # noqa: B010  # untyped
+            setattr(bare, "found_inf", guard.veto)  # noqa: B010  # untyped
 
     def __call__(self, loss_of: PartLoss) -> Stats:
         """Do one update.
@@ -89,7 +113,8 @@ class Update:
         figures, losses = [], []
         for i, part in enumerate(self.parts):
             loss, stats = loss_of(part)
-            self.backward(loss if self.reduction.weight == 1 else loss * self.reduction.weight)
+            weighted = loss if self.reduction.weight == 1 else loss * self.reduction.weight
+            self.backward(weighted, inputs=self._parameters)  # the other network's gradients are not even computed
             if apart or part is self.parts[-1]:
                 self._collect_in(i if apart else 0)
             figures.append(stats)
@@ -102,12 +127,18 @@ class Update:
         self.guard.judge(self._sums)
         if self.guard.scaled:  # the scaler leaves out what is not finite
             self.gradients[0].add_(torch.where(self.guard.veto > 0, torch.nan, 0.0))
-        self.optimizer.step()
+        self._step()
+        self.refresh()
         return {name: torch.stack([stats[name] for stats in figures]) for name in figures[0]}
+
+    def refresh(self) -> None:
+        """Round the weights for what computes. After an update it is done; whoever else changes them calls it."""
+        if self._rounded is not None:
+            self._rounded.copy_(self._weights)
 
     def _collect_in(self, row: int) -> None:
         """Take the gradients from the parameters. They get new ones each time: nothing is cleared, nothing added."""
-        gradients = [parameter.grad.flatten() for parameter in self._parameters if parameter.grad is not None]
-        torch.cat(gradients, out=self.gradients[row])
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        torch._foreach_copy_(self._pieces[row], gradients)
         for parameter in self._parameters:
             parameter.grad = None
