@@ -6,14 +6,16 @@ In every round, each in a process of its own and one after the other: (a) a plai
 of Accelerate's examples, on two processes, (c) the toolkit's train.py as a user starts it, with all that it logs,
 samples and saves at its defaults, (d) the step's matrix products alone. In fp32 and bf16, on 1 process x 2 threads and
 on 2 processes x 1 thread. Prints the median of images a second with the lowest and the highest, and the ratios: medians
-of the ratios within a round, the only figures that survive a noisy machine. Then the time to the first step and the
-peak memory, beside those of the bare imports.
+of the ratios within a round, the only figures that survive a noisy machine. Then what the outputs cost (one long run,
+whose epochs with a grid of samples and a checkpoint are compared with their neighbours without), the time to the first
+step and the peak memory, beside those of the bare imports.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -41,7 +43,7 @@ class Loop:
     """What is measured once a round."""
 
     kind: str
-    """notebook, example, products; toolkit, quiet (the toolkit without outputs), exact (its exact mode, V = 4)."""
+    """notebook, example, products; toolkit, exact (its exact mode, V = 4)."""
     batch: int
     precision: str = "no"
     processes: int = 1
@@ -84,13 +86,26 @@ class Bench:
             words = [*launcher(loop.processes), str(TRAIN), "--data.root", str(self.data), "--data.source", "local"]
             words += ["--train.batch-size", str(loop.batch), "--train.epochs", str(epochs)]
             words += ["--train.mixed-precision", loop.precision, "--run.dir", f"{folder}/run"]
-            if loop.kind == "quiet":
-                words += ["--samples.every-epochs", "1000", "--checkpoint.every-steps", "100000"]
-                words += ["--log.every-steps", "100000", "--wandb.mode", "disabled"]
-            elif loop.kind == "exact":
+            if loop.kind == "exact":
                 words += ["--train.exact-shards", "4"]
             run(words)
             return json.loads(Path(f"{folder}/run/summary.json").read_text())["images_per_second"]
+
+    def outputs(self, epochs: int = 25) -> list[float]:
+        """An epoch's time with the outputs of an epoch / without, for each odd epoch and either neighbour.
+
+        The outputs at the end of an epoch cost time in the next one; here every second epoch has some. All epochs log.
+        """
+        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+            words = [sys.executable, str(TRAIN), "--data.root", str(self.data), "--data.source", "local"]
+            words += ["--train.batch-size", "100", "--train.epochs", str(epochs), "--run.dir", f"{folder}/run"]
+            run([*words, "--samples.every-epochs", "2", "--checkpoint.every-steps", "1200"])
+            lines = Path(f"{folder}/run/metrics.jsonl").read_text().splitlines()
+        seconds = [0.0] * (epochs + 1)
+        for row in map(json.loads, lines):  # six windows of 100 steps in each epoch
+            seconds[math.ceil(row["epoch"])] += 100 * 100 / row["images_per_second"]
+        odd = range(3, epochs, 2)
+        return [seconds[epoch] / seconds[neighbour] for epoch in odd for neighbour in (epoch - 1, epoch + 1)]
 
     def begin(self) -> dict[str, float]:
         """Seconds to the first step, and peak memory in MB, of the bare imports and of the toolkit."""
@@ -125,7 +140,7 @@ def run(words: list[str], **variables: str) -> str:
     return done.stdout
 
 
-def ratios(loops: list[Loop], seen: dict[Loop, list[float]], batches: list[int]) -> list[tuple[str, list[float]]]:
+def ratios(seen: dict[Loop, list[float]], batches: list[int]) -> list[tuple[str, list[float]]]:
     """Name -> its value in each round."""
     rows = []
 
@@ -143,7 +158,6 @@ def ratios(loops: list[Loop], seen: dict[Loop, list[float]], batches: list[int])
         row(f"c/d, bf16, batch {batch}", bf16, Loop("products", batch, "bf16"))
         row(f"bf16 / fp32, batch {batch}", bf16, fp32)
         row(f"2 processes x 1 thread / 1 x 2, batch {batch}", two, fp32)
-        row(f"defaults / no outputs, batch {batch}", fp32, Loop("quiet", batch))
         row(f"fast / exact with V = 4, batch {batch}", fp32, Loop("exact", batch))
     return rows
 
@@ -159,8 +173,8 @@ def main() -> int:
     loops = []
     for batch in asked.batch:
         loops += [Loop("notebook", batch), Loop("example", batch, processes=2)]
-        loops += [Loop("toolkit", batch), Loop("products", batch), Loop("quiet", batch), Loop("exact", batch)]
-        loops += [Loop("toolkit", batch, processes=2), Loop("toolkit", batch, "bf16", processes=2)]
+        loops += [Loop("products", batch), Loop("toolkit", batch), Loop("toolkit", batch, processes=2)]
+        loops += [Loop("exact", batch), Loop("toolkit", batch, "bf16", processes=2)]
         loops += [Loop("toolkit", batch, "bf16"), Loop("products", batch, "bf16")]
     seen: dict[Loop, list[float]] = {loop: [] for loop in loops}
     begins: list[dict[str, float]] = []
@@ -171,8 +185,10 @@ def main() -> int:
                 seen[loop].append(bench.measure(loop))
                 print(f"round {number}: {loop}: {seen[loop][-1]:,.0f} images/s", flush=True)
             begins.append(bench.begin())
+        outputs = bench.outputs()
     show("images/s", [(str(loop), values) for loop, values in seen.items()], "{:,.0f}".format)
-    show("ratios", ratios(loops, seen, asked.batch), "{:.2f}".format)
+    show("ratios", ratios(seen, asked.batch), "{:.2f}".format)
+    show("outputs", [("an epoch's time with / without a grid and a checkpoint", outputs)], "{:.3f}".format)
     show("start", [(name, [begin[name] for begin in begins]) for name in begins[0]], "{:.1f}".format)
     return 0
 
