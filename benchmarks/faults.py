@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from launching import REPOSITORY, TRAIN, launcher
 from rich.console import Console
 from rich.table import Table
 
@@ -32,8 +33,7 @@ from gan_dist.results.diff import compare_hashes
 from gan_dist.run.checkpoint import Checkpoints
 from gan_dist.run.folder import STOPPED_EXIT_CODE, RunFolder, read_json, read_json_lines
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-TRAIN = [str(REPOSITORY / "gan_dist" / "train.py")]
+SCRIPT = [TRAIN]
 STEPS = 1000
 CHECKPOINT_EVERY = 7  # a prime: the checkpoints fall inside epochs and log windows
 TIMEOUT = 8  # seconds, of distributed.timeout
@@ -60,15 +60,10 @@ class Campaign:
         self.train(self.clean)
 
     def command(
-        self, folder: RunFolder, processes: int = 1, script: list[str] = TRAIN, launch: tuple[str, ...] = ()
+        self, folder: RunFolder, processes: int = 1, script: list[str] = SCRIPT, launch: tuple[str, ...] = ()
     ) -> list[str]:
-        launcher = [sys.executable]
-        if processes > 1:
-            config = str(REPOSITORY / "accelerate_config.yaml")
-            launcher += ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", config]
-            launcher += ["--num_processes", str(processes), *launch]
         return [
-            *(*launcher, *script, "--run.dir", str(folder.path)),
+            *(*launcher(processes, *launch), *script, "--run.dir", str(folder.path)),
             *("--data.root", str(self.data), "--data.source", "local", "--train.batch-size", "20"),
             *("--train.epochs", "100000", "--train.steps", str(STEPS), "--train.threads", "1"),
             *("--train.exact-shards", "2", "--distributed.timeout", str(TIMEOUT), "--wandb.timeout", "1"),
@@ -77,7 +72,12 @@ class Campaign:
         ]
 
     def train(
-        self, folder: RunFolder, *more: str, processes: int = 1, script: list[str] = TRAIN, launch: tuple[str, ...] = ()
+        self,
+        folder: RunFolder,
+        *more: str,
+        processes: int = 1,
+        script: list[str] = SCRIPT,
+        launch: tuple[str, ...] = (),
     ) -> subprocess.CompletedProcess[str]:
         """Train to the end and wait."""
         command = [*self.command(folder, processes, script, launch), *more]

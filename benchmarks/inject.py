@@ -45,6 +45,8 @@ class Hurt:
             if self.fault == "nan":
                 loss = Loss(*(lambda *logits, f=f: f(*logits) * float("nan") for f in gan.loss))
                 gan = dataclasses.replace(gan, loss=loss)
+                # A captured step is played back and sees nothing but its inputs.
+                arguments = tuple(a * float("nan") if isinstance(a, Tensor) else a for a in arguments)
             elif self.fault.startswith("fill:"):
                 _, file, left = self.fault.split(":")
                 fill(Path(file), int(left))

@@ -14,6 +14,7 @@ step and the peak memory, beside those of the bare imports.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -26,12 +27,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
+from launching import ACCELERATE, REPOSITORY, TRAIN, launcher
 from rich.console import Console
 from rich.table import Table
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 REFERENCE = REPOSITORY / "benchmarks" / "reference.py"
-TRAIN = REPOSITORY / "gan_dist" / "train.py"
 BARE = (
     "import torch, torchvision, accelerate, resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
 )
@@ -79,17 +79,18 @@ class Bench:
         return json.loads([line for line in out.splitlines() if line.startswith("{")][-1])["images_per_second"]
 
     def train(self, loop: Loop) -> float:
-        """The toolkit: whole epochs, and everything that happens between their first step and their last."""
+        """The toolkit: whole epochs with their outputs, but for those of the last one."""
         speed = EXPECTED.get(loop.batch, 10_000)
-        epochs = max(2, round(self.seconds * speed / 60_000))
+        epochs = max(3, round(self.seconds * speed / 60_000))
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-            words = [*launcher(loop.processes), str(TRAIN), "--data.root", str(self.data), "--data.source", "local"]
+            words = [*launcher(loop.processes), TRAIN, "--data.root", str(self.data), "--data.source", "local"]
             words += ["--train.batch-size", str(loop.batch), "--train.epochs", str(epochs)]
             words += ["--train.mixed-precision", loop.precision, "--run.dir", f"{folder}/run"]
             if loop.kind == "exact":
                 words += ["--train.exact-shards", "4"]
             run(words)
-            return json.loads(Path(f"{folder}/run/summary.json").read_text())["images_per_second"]
+            rows = read_rows(Path(folder) / "run")
+        return rows[-1]["images_seen"] / sum(seconds_of(rows))
 
     def outputs(self, epochs: int = 25) -> list[float]:
         """An epoch's time with the outputs of an epoch / without, for each odd epoch and either neighbour.
@@ -97,13 +98,13 @@ class Bench:
         The outputs at the end of an epoch cost time in the next one; here every second epoch has some. All epochs log.
         """
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-            words = [sys.executable, str(TRAIN), "--data.root", str(self.data), "--data.source", "local"]
+            words = [sys.executable, TRAIN, "--data.root", str(self.data), "--data.source", "local"]
             words += ["--train.batch-size", "100", "--train.epochs", str(epochs), "--run.dir", f"{folder}/run"]
             run([*words, "--samples.every-epochs", "2", "--checkpoint.every-steps", "1200"])
-            lines = Path(f"{folder}/run/metrics.jsonl").read_text().splitlines()
+            rows = read_rows(Path(folder) / "run")
         seconds = [0.0] * (epochs + 1)
-        for row in map(json.loads, lines):  # six windows of 100 steps in each epoch
-            seconds[math.ceil(row["epoch"])] += 100 * 100 / row["images_per_second"]
+        for row, spent in zip(rows, seconds_of(rows), strict=True):  # six windows of 100 steps in an epoch
+            seconds[math.ceil(row["epoch"])] += spent
         odd = range(3, epochs, 2)
         return [seconds[epoch] / seconds[neighbour] for epoch in odd for neighbour in (epoch - 1, epoch + 1)]
 
@@ -113,7 +114,7 @@ class Bench:
         began = time.time()
         seen["bare MB"] = float(run([sys.executable, "-c", BARE]))
         seen["bare s"] = time.time() - began
-        for name, words in (("python", [sys.executable]), ("accelerate launch", ACCELERATE[:-2])):
+        for name, words in (("python", [sys.executable]), ("accelerate launch", ACCELERATE)):
             with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
                 words = [*words, str(REPOSITORY / "benchmarks" / "first_step.py"), f"{folder}/seen"]
                 words += ["--data.root", str(self.data), "--data.source", "local", "--run.dir", f"{folder}/run"]
@@ -124,12 +125,15 @@ class Bench:
         return seen
 
 
-ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-ACCELERATE += ["--config_file", str(REPOSITORY / "accelerate_config.yaml")]
+def read_rows(folder: Path) -> list[dict[str, float]]:
+    """The log points of a run."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def launcher(processes: int) -> list[str]:
-    return [*ACCELERATE, "--num_processes", str(processes)] if processes > 1 else [sys.executable]
+def seconds_of(rows: list[dict[str, float]]) -> list[float]:
+    """The time before each log point, since the one before."""
+    seen = [0, *(row["images_seen"] for row in rows)]
+    return [(b - a) / row["images_per_second"] for (a, b), row in zip(itertools.pairwise(seen), rows, strict=True)]
 
 
 def run(words: list[str], **variables: str) -> str:

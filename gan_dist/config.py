@@ -92,6 +92,9 @@ class TrainConfig:
     """Steps between two lines of hashes.jsonl (>= 1), which gan-dist diff compares. None: none are written."""
     threads: int | None = None
     """CPU threads of a process (>= 1). None: the machine's cores divided by the processes on it."""
+    compile: bool = False
+    """On CUDA: record the kernels of each update once and play them back as a CUDA graph, which spares launching them
+    one by one; the results are the same bit for bit. Not with fp16."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,9 @@ class Config:
     """The dashboard."""
     run: RunConfig = field(default_factory=RunConfig)
     """The run's folder."""
+    profile: bool = False
+    """Write to RUN/profile a torch profiler's trace of steps 50 to 60 and a table of the time by phase: data,
+    discriminator step, generator step, communication, outputs. Of this session, as rank 0 sees it."""
 
 
 def seed() -> Config:
@@ -192,12 +198,14 @@ CHANGEABLE_ON_RESUME = (
     "train.max_rollbacks",
     "train.log_hashes",
     "train.threads",
+    "train.compile",
     "log.",
     "samples.",
     "checkpoint.",
     "distributed.",
     "wandb.",
     "run.",
+    "profile",
 )
 
 
@@ -246,6 +254,10 @@ def validate(config: Config) -> None:
     if config.train.exact_shards is not None and config.train.accumulation > 1:
         raise InputError(
             "train.accumulation and train.exact_shards both cut the batch into parts; leave out train.accumulation"
+        )
+    if config.train.compile and config.train.mixed_precision == "fp16":
+        raise InputError(
+            "train.compile can't be had with train.mixed_precision=fp16; use bf16, or leave out one of them"
         )
     if config.data.source == "sample" and config.data.name != "mnist":
         raise InputError(

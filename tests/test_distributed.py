@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -226,6 +227,45 @@ def test_fp16_on_a_gpu(flags: Callable[..., list[str]], tmp_path: Path) -> None:
     ended = run_command("python", TRAIN, *words, "--wandb.mode", "disabled")
     assert ended.code == 0, ended.err
     assert read(RunFolder(tmp_path / "run").environment)["mixed_precision"] == "fp16"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("reduction", [[], ["--train.exact-shards", "4"], ["--train.accumulation", "2"]])
+def test_captured_kernels_give_the_same_bits(
+    precision: str, reduction: list[str], flags: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """Also after a stop, and with a rollback: the recorded kernels must not work on tensors that were replaced."""
+    more = ["--train.mixed-precision", precision, *reduction, "--wandb.mode", "disabled", "--train.log-hashes", "1"]
+    assert train_here(flags(tmp_path / "plain", *more, "--train.steps", "30")) == 0
+    for steps in ("13", "30"):
+        assert train_here(flags(tmp_path / "captured", *more, "--train.compile", "--train.steps", steps)) == 0
+    words = [*more, "--train.compile", "--train.steps", "30", "--train.on-nonfinite", "rollback"]
+    words += ["--checkpoint.every-steps", "5"]
+    ended = run_command("python", INJECT, "nan", "discriminator", "17", "0", "1", *flags(tmp_path / "back", *words))
+    assert ended.code == 0, ended.err
+    for other in ("captured", "back"):
+        assert_same_bits(RunFolder(tmp_path / "plain"), RunFolder(tmp_path / other), 30)
+
+
+@pytest.mark.processes(2)
+def test_a_profile_tells_where_the_time_goes(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+    """A trace of steps 50 to 60, and the phases of the other 59; a profile changes nothing else."""
+    more = ["--train.steps", "80", "--train.exact-shards", "2"]
+    watched = train_on(2, tmp_path / "watched", flags, *more, "--profile")
+    phases = read(watched.profile / "phases.json")
+    names = ["data", "discriminator step", "generator step", "communication", "outputs"]
+    assert list(phases["milliseconds_per_step"]) == names
+    assert all(ms > 0 for ms in phases["milliseconds_per_step"].values())
+    assert phases["steps"] == 80 - 10 - 11
+    seconds = phases["steps"] * sum(phases["milliseconds_per_step"].values()) / 1e3
+    assert 0 < seconds < read(watched.summary)["seconds"]
+    spans = Counter(event["name"] for event in read(watched.profile / "trace.json")["traceEvents"] if "dur" in event)
+    assert {name: spans[name] for name in names} == dict.fromkeys(names, 11) | {"communication": 22}
+    assert spans["aten::addmm"] >= 11 * 14
+    plain = train_on(1, tmp_path / "plain", flags, *more)
+    assert not plain.profile.exists()
+    assert_same_bits(plain, watched, 80)
 
 
 # --- a process that is ill, dead or hung

@@ -21,8 +21,10 @@ ORDER = [
     *(
         "training.latents",
         "training.losses",
+        "training.capture",
         "training.guard",
         "training.reduction",
+        "training.profiling",
         "training.update",
         "training.meter",
     ),

@@ -256,7 +256,9 @@ def test_an_update_that_is_not_finite_is_not_applied(reduction: Reduction, how: 
 def test_the_guard_names_the_ranks() -> None:
     guard = Guard(window=3, rank=1, ranks=3, device=CPU)
     for sums in ([1, 2, 3], [4, 5, 6], [1, 1, 1], [0, torch.nan, torch.inf], [7, 7, 7], [7, 7, 7]):
-        guard.judge(torch.tensor(sums, dtype=torch.float32))
+        judged = torch.tensor(sums, dtype=torch.float32)
+        guard.judge(judged)
+        guard.note(judged)
         assert guard.veto == (torch.nan in sums)
     (found,) = guard.look(12)
     assert found == NotFinite(11, "generator", (1, 2))

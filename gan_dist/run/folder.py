@@ -37,6 +37,7 @@ class RunFolder:
         self.panel = path / "panel.png"
         self.summary = path / "summary.json"
         self.wandb = path / "wandb"
+        self.profile = path / "profile"
         self._lock: int | None = None
 
     def epoch_samples(self, epoch: int) -> Path:

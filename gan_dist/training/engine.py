@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from gan_dist.config import Config, InputError, OptimizerConfig, TrainConfig, TrainingFailed, check_processes
+from gan_dist.config import Config, InputError, OptimizerConfig, TrainConfig, TrainingFailed, check_processes, validate
 from gan_dist.data.dataset import GlobalBatches, ResidentImages, make_loader
 from gan_dist.models import build_pair
 from gan_dist.run.checkpoint import Checkpoints
@@ -30,6 +30,7 @@ from gan_dist.training.latents import Latents, fixed_latents
 from gan_dist.training.losses import LOSSES
 from gan_dist.training.meter import Meter
 from gan_dist.training.outputs import Run
+from gan_dist.training.profiling import Profile
 from gan_dist.training.recovery import BadStep, heed, recover, restore
 from gan_dist.training.reduction import ExactReduction, FastReduction, Gather, Reduction
 from gan_dist.training.schedule import Schedule
@@ -48,9 +49,13 @@ def train(run: Run) -> None:
     """
     run.logged = (run.step, time.perf_counter())
     run.console.begin(run.step, run.schedule.total_steps)
+    run.profile.begin()
     for step, real in enumerate(run.loader, run.step + 1):  # real: (n, C, H, W) in [-1, 1], this rank's share
+        run.profile.over("data")
         stats = discriminator_step(run.gan, real, step)
+        run.profile.over("discriminator step")
         stats |= generator_step(run.gan, step)
+        run.profile.over("generator step")
         run.meter.add(stats)  # stays on the device
         run.step = step
         at = run.schedule.at(step, run.stopping.reached() or step == run.last_step)  # the same on every rank
@@ -64,6 +69,7 @@ def train(run: Run) -> None:
             outputs.sample(run)
         if at.checkpoint:
             outputs.checkpoint(run)
+        run.profile.over("outputs")
         if at.stop:
             break
 
@@ -115,6 +121,7 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
     rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     train_config = dataclasses.replace(config.train, mixed_precision=accelerator.mixed_precision)
     config = dataclasses.replace(config, train=train_config)
+    validate(config)  # again: the precision may be the launcher's
     check_processes(config, ranks)
     console = Console(speaks=accelerator.is_main_process)
     for advice in launch_advice(ranks):
@@ -131,29 +138,35 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
     # what computes in half precision is the update's copy of a network, not autocast.
     generator, discriminator = (accelerator.unwrap_model(network, keep_fp32_wrapper=False) for network in prepared)
     # The optimizers are made for the weights where they train: prepare may have moved them.
-    generator_optimizer = accelerator.prepare(_adam(generator, config.optimizer))
-    discriminator_optimizer = accelerator.prepare(_adam(discriminator, config.optimizer))
+    captured = config.train.compile and device.type == "cuda"
+    if config.train.compile and not captured:
+        console.announce("train.compile is for CUDA; this run goes on without it")
+    generator_optimizer = accelerator.prepare(_adam(generator, config.optimizer, captured))
+    discriminator_optimizer = accelerator.prepare(_adam(discriminator, config.optimizer, captured))
 
     memory = None
     if ranks > 1 and device.type == "cpu" and config.distributed.shared_memory:
         memory = SharedMemory.open(rank, ranks, lambda mine: gather_object([mine]), _patience(config))
-    reduction = make_reduction(config.train, ranks, memory.gather if memory else None)
+    profile = Profile(config.profile and rank == 0, folder.profile, device, console.announce)
+    reduction = profile.watch(make_reduction(config.train, ranks, memory.gather if memory else None))
     batch_size, seed, latent_dim = config.train.batch_size, config.train.seed, config.model.latent_dim
     batches = GlobalBatches(len(images), batch_size, seed, range(schedule.total_steps), device)
     loader = accelerator.prepare(make_loader(ResidentImages(images), batches))
     share, backward, window = batch_size // ranks, accelerator.backward, config.log.every_steps
     guard = Guard(window, rank, ranks, device, scaled=accelerator.scaler is not None)
     dtype = DTYPES[accelerator.mixed_precision]
-    update_generator = Update(generator, generator_optimizer, reduction, share, backward, guard, dtype)
-    update_discriminator = Update(discriminator, discriminator_optimizer, reduction, share, backward, guard, dtype)
+    generator_update, discriminator_update = (
+        Update(network, optimizer, reduction, share, backward, guard, dtype, captured)
+        for network, optimizer in ((generator, generator_optimizer), (discriminator, discriminator_optimizer))
+    )
     run = Run(
         config=config,
         accelerator=accelerator,
         gan=Gan(
-            generator=update_generator.working,
-            discriminator=update_discriminator.working,
-            generator_update=update_generator,
-            discriminator_update=update_discriminator,
+            generator=generator_update.working,
+            discriminator=discriminator_update.working,
+            generator_update=generator_update,
+            discriminator_update=discriminator_update,
             loss=LOSSES[config.train.loss],
             latents=Latents(seed, latent_dim, batch_size, rank, ranks, device, dtype),
         ),
@@ -169,6 +182,7 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
         checkpoints=Checkpoints(folder.checkpoints, config.checkpoint.keep, schedule.stays),
         wandb=WandbTracker(accelerator, config.wandb, folder, console.announce),
         console=console,
+        profile=profile,
         images=start.images,
         fixed_latents=fixed_latents(seed, COUNT, latent_dim).to(device),
         seconds=found.state["seconds"] if found else 0.0,
@@ -230,9 +244,9 @@ def make_reduction(config: TrainConfig, ranks: int, gather: Gather | None) -> Re
     return FastReduction(ranks, config.accumulation, gather=gather)
 
 
-def _adam(network: nn.Module, config: OptimizerConfig) -> torch.optim.Adam:
+def _adam(network: nn.Module, config: OptimizerConfig, captured: bool) -> torch.optim.Adam:
     betas = (config.beta1, config.beta2)
-    return torch.optim.Adam([flatten(network)], lr=config.learning_rate, betas=betas, fused=True)
+    return torch.optim.Adam([flatten(network)], lr=config.learning_rate, betas=betas, fused=True, capturable=captured)
 
 
 def _patience(config: Config) -> float:

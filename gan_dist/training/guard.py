@@ -50,12 +50,19 @@ class Guard:
         self._count = 0
 
     def judge(self, sums: Float[Tensor, " ranks"]) -> None:
-        """Judge the next update: the discriminator's, then the generator's, once a step each.
+        """Set the veto for the update now due.
 
         Args:
             sums: each rank's sum of losses and gradients, the same on every rank.
         """
         torch.ne(torch.dot(sums, self._zeros), 0, out=self.veto)  # 0 x NaN and 0 x infinity are NaN, which is not 0
+
+    def note(self, sums: Float[Tensor, " ranks"]) -> None:
+        """Keep what was judged: for the discriminator's update, then for the generator's, once a step each.
+
+        Args:
+            sums: as for `judge`.
+        """
         self._sums[self._count] = sums
         self._count += 1
 

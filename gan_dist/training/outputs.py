@@ -31,6 +31,7 @@ from gan_dist.run.sharedmemory import SharedMemory
 from gan_dist.run.tracking import StepLines, WandbTracker
 from gan_dist.training.guard import Guard, NotFinite
 from gan_dist.training.meter import METRICS, Meter
+from gan_dist.training.profiling import Profile
 from gan_dist.training.schedule import Schedule
 from gan_dist.training.steps import Gan
 
@@ -55,6 +56,7 @@ class Run:
     checkpoints: Checkpoints
     wandb: WandbTracker
     console: Console
+    profile: Profile
     images: ImageSet
     fixed_latents: Tensor
     """(64, latent_dim), those of the sample grids."""
@@ -262,13 +264,13 @@ def end(run: Run, state: str, reason: str) -> None:
         state: finished, stopped or failed.
         reason: why, in one line.
     """
-    folder = run.folder
-    run.console.end()
+    folder, console = run.folder, run.console
+    console.end()
     run.disk.wait()
+    seconds = run.seconds + time.perf_counter() - run.started
     folder.write_status(state, run.step, reason)
     run.wandb.finish(exit_code=1 if state == "failed" else 0)
     rows = read_json_lines(folder.metrics)
-    seconds = run.seconds + time.perf_counter() - run.started
     summary = {
         "state": state,
         "reason": reason,
@@ -284,9 +286,9 @@ def end(run: Run, state: str, reason: str) -> None:
         try:
             draw(folder)
         except Exception as error:  # the run is safe already; a picture must not make it a failure
-            run.console.announce(f"{draw.__name__} failed: {error}")
+            console.announce(f"{draw.__name__} failed: {error}")
     how_to_go_on = "; the same command goes on" if state == "stopped" else ""
-    run.console.table(
+    console.table(
         f"{state}: {reason}{how_to_go_on}",
         {
             "steps": f"{run.step:,} of {run.schedule.total_steps:,}, {summary['epoch']:.2f} epochs",
@@ -298,6 +300,8 @@ def end(run: Run, state: str, reason: str) -> None:
             "checkpoints": folder.checkpoints,
         },
     )
+    if seen := run.profile.end():
+        console.table(f"where the time of {run.profile.steps:,} steps went", seen)
 
 
 def checkpoint_bytes(networks: Iterable[nn.Module]) -> int:

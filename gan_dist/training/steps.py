@@ -42,13 +42,12 @@ def discriminator_step(gan: Gan, real: Float[Tensor, "n c h w"], step: int) -> S
         loss/discriminator, and score/real and score/fake: the mean of D's probability for the real and for the
         fake images; of each part of this rank's share, before the update.
     """
-    latents = gan.latents(step, "discriminator")
 
-    def loss_of(part: slice) -> tuple[Tensor, PartStats]:
+    def loss_of(real: Tensor, latents: Tensor) -> tuple[Tensor, PartStats]:
         with torch.no_grad():  # nothing flows back into the generator
-            fake = gan.generator(latents[part])
+            fake = gan.generator(latents)
         # One pass over both halves is the same function as two: no network here mixes the samples of a batch.
-        images = torch.cat([real[part].to(fake.dtype), fake])
+        images = torch.cat([real.to(fake.dtype), fake])
         real_logits, fake_logits = gan.discriminator(images).float().chunk(2)
         loss = gan.loss.discriminator(real_logits, fake_logits)
         return loss, {
@@ -57,7 +56,7 @@ def discriminator_step(gan: Gan, real: Float[Tensor, "n c h w"], step: int) -> S
             "score/fake": fake_logits.detach().sigmoid().mean(),
         }
 
-    return gan.discriminator_update(loss_of)
+    return gan.discriminator_update(loss_of, real, gan.latents(step, "discriminator"))
 
 
 def generator_step(gan: Gan, step: int) -> Stats:
@@ -70,10 +69,9 @@ def generator_step(gan: Gan, step: int) -> Stats:
     Returns:
         loss/generator of each part of this rank's share, before the update.
     """
-    latents = gan.latents(step, "generator")
 
-    def loss_of(part: slice) -> tuple[Tensor, PartStats]:
-        loss = gan.loss.generator(gan.discriminator(gan.generator(latents[part])).float())
+    def loss_of(latents: Tensor) -> tuple[Tensor, PartStats]:
+        loss = gan.loss.generator(gan.discriminator(gan.generator(latents)).float())
         return loss, {"loss/generator": loss.detach()}
 
-    return gan.generator_update(loss_of)
+    return gan.generator_update(loss_of, gan.latents(step, "generator"))

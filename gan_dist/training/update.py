@@ -10,13 +10,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gan_dist.training.capture import Captured
 from gan_dist.training.guard import Guard
 from gan_dist.training.reduction import Reduction
 
 PartStats = dict[str, Float[Tensor, ""]]
 Stats = dict[str, Float[Tensor, " parts"]]
-PartLoss = Callable[[slice], tuple[Float[Tensor, ""], PartStats]]
-"""A part of this rank's share -> its mean loss, with its graph, and its figures, detached."""
+PartLoss = Callable[..., tuple[Float[Tensor, ""], PartStats]]
+"""The inputs of a part of this rank's share -> its mean loss, with its graph, and its figures, detached."""
 
 
 def flatten(network: nn.Module) -> nn.Parameter:
@@ -59,6 +60,7 @@ class Update:
         backward: (loss, inputs=parameters) -> their gradients; Accelerator.backward, which knows of loss scaling.
         guard: judges the gradients.
         dtype: of the passes.
+        captured: play the update back as a CUDA graph.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Update:
         backward: Callable[..., None],
         guard: Guard,
         dtype: torch.dtype = torch.float32,
+        captured: bool = False,
     ) -> None:
         self.network = network
         self.working = network
@@ -99,20 +102,33 @@ class Update:
             # The channel of torch's fused optimizers for "leave this update out", decided on the device. A
             # GradScaler uses it itself.
             setattr(bare, "found_inf", guard.veto)  # noqa: B010  # untyped
+        self._captured = Captured(self._apply) if captured else None
 
-    def __call__(self, loss_of: PartLoss) -> Stats:
+    def __call__(self, loss_of: PartLoss, *inputs: Float[Tensor, "n ..."]) -> Stats:
         """Do one update.
 
         Args:
-            loss_of: called once for each part, in order.
+            loss_of: called once for each part, in order; the same function of its inputs in every step.
+            inputs: of this rank's whole share.
 
         Returns:
-            Each figure, (parts,).
+            Each figure, (parts,); valid until the next call.
         """
+        stats = (self._captured or self._apply)(loss_of, *inputs)
+        self.guard.note(self._sums)
+        return stats
+
+    def refresh(self) -> None:
+        """Take over weights, and a state of the optimizer, that somebody else has put in place."""
+        self._round()
+        if self._captured is not None:
+            self._captured.forget()
+
+    def _apply(self, loss_of: PartLoss, *inputs: Float[Tensor, "n ..."]) -> Stats:
         apart = self.reduction.rows > 1
         figures, losses = [], []
         for i, part in enumerate(self.parts):
-            loss, stats = loss_of(part)
+            loss, stats = loss_of(*(tensor[part] for tensor in inputs))
             weighted = loss if self.reduction.weight == 1 else loss * self.reduction.weight
             self.backward(weighted, inputs=self._parameters)  # the other network's gradients are not even computed
             if apart or part is self.parts[-1]:
@@ -128,11 +144,11 @@ class Update:
         if self.guard.scaled:  # the scaler leaves out what is not finite
             self.gradients[0].add_(torch.where(self.guard.veto > 0, torch.nan, 0.0))
         self._step()
-        self.refresh()
+        self._round()
         return {name: torch.stack([stats[name] for stats in figures]) for name in figures[0]}
 
-    def refresh(self) -> None:
-        """Round the weights for what computes. After an update it is done; whoever else changes them calls it."""
+    def _round(self) -> None:
+        """Round the weights for what computes."""
         if self._rounded is not None:
             self._rounded.copy_(self._weights)
 

@@ -1,0 +1,306 @@
+"""What more processes bring: measured on this machine, and predicted for more of them by a model fitted on that.
+
+    python benchmarks/scaling.py --data DIR [--rounds 3] [--plot docs/scaling.png] [--folder DIR]
+
+Trains with `--profile` on 1, 2 and 4 processes of one thread each, for several global batches and widths of the
+networks: through shared memory, through gloo on loopback, and through gloo between two network namespaces joined by a
+veth whose rate (and delay, where the kernel has netem) tc limits. The namespaces need root and iproute2; without them
+that part is left out. On C cores, P processes of which P / C share one have that much less of it.
+
+The model: a step takes compute(batch / ranks) + communication, where
+
+    compute(b)        = c0 + c1 b, fitted on one process;
+    communication     = 2 (2 (P - 1) a + 2 (P - 1) / P n / B): two ring all-reduces (gloo's algorithm, one for each
+                        network) of n bytes each, 2 (P - 1) messages of n / P bytes; a (latency) and B (bandwidth) are
+                        fitted for each network on two processes at the smallest batch.
+
+All else (other batches, four processes) is predicted and compared with what was measured. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from launching import TRAIN, launcher
+
+from gan_dist.config import Config, ModelConfig
+from gan_dist.models import build_pair
+from gan_dist.run.launcher import usable_cores
+
+SPACES = ("gan-dist-a", "gan-dist-b")
+LINKS = {"1 Gbit/s": ("1gbit", 0.2), "10 Gbit/s": ("10gbit", 0.05)}  # name -> tc's rate, delay in ms each way
+BATCHES = (100, 400, 1024)
+WIDTHS = (32, 256, 512)  # of the hidden layers: few, the seed's and more bytes to send
+SEED = 256
+RANKS, GLOBAL = (8, 64, 512), (1024, 8192, 65536)  # predicted
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured once a round."""
+
+    ranks: int
+    batch: int
+    network: str
+    """none, shared memory, loopback, or one of LINKS."""
+    width: int = SEED
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the model is fitted on it; else it is predicted."""
+        return self.ranks == 1 or (self.ranks == 2 and self.batch == BATCHES[0])
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Milliseconds a step."""
+
+    step: float
+    communication: float
+
+
+def settings(links: bool) -> list[Setting]:
+    found = [Setting(1, batch, "none") for batch in (25, 50, 200, *BATCHES)]
+    for network in ("shared memory", "loopback", *(LINKS if links else ())):
+        for ranks in (2, 4):
+            found += [Setting(ranks, batch, network) for batch in BATCHES]
+            found += [Setting(ranks, BATCHES[0], network, width) for width in WIDTHS if width != SEED]
+    return found
+
+
+class Link:
+    """Two network namespaces joined by a veth."""
+
+    delays = True
+    """Whether this kernel can delay packets; false as soon as it refused."""
+
+    def __enter__(self) -> Link:
+        for space in SPACES:
+            _do("ip", "netns", "add", space)
+        a, b = SPACES
+        _do("ip", "link", "add", "veth0", "netns", a, "type", "veth", "peer", "name", "veth0", "netns", b)
+        for number, space in enumerate(SPACES, 1):
+            inside = ("ip", "netns", "exec", space, "ip")
+            _do(*inside, "address", "add", f"10.77.0.{number}/24", "dev", "veth0")
+            _do(*inside, "link", "set", "veth0", "up")
+            _do(*inside, "link", "set", "lo", "up")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for space in SPACES:
+            subprocess.run(["ip", "netns", "delete", space], capture_output=True)
+
+    def limit(self, name: str) -> None:
+        """Give both directions a rate, and a delay where that can be had."""
+        rate, delay = LINKS[name]
+        for space in SPACES:
+            qdisc = ["ip", "netns", "exec", space, "tc", "qdisc", "replace", "dev", "veth0", "root"]
+            if self.delays:
+                words = [*qdisc, "netem", "rate", rate, "delay", f"{delay}ms", "limit", "100000"]
+                self.delays = subprocess.run(words, capture_output=True).returncode == 0
+            if not self.delays:
+                _do(*qdisc, "tbf", "rate", rate, "burst", "256kb", "latency", "50ms")
+
+
+def _do(*words: str) -> None:
+    subprocess.run(words, check=True, capture_output=True, text=True)
+
+
+def measure(setting: Setting, data: Path, scratch: Path) -> Seen:
+    """Train some steps; all ranks have one thread."""
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        flags = [TRAIN, "--data.root", str(data), "--data.source", "local", "--run.dir", f"{folder}/run"]
+        flags += ["--train.batch-size", str(setting.batch), "--model.hidden-dim", str(setting.width)]
+        flags += ["--train.threads", "1", "--train.steps", "150", "--profile", "--wandb.mode", "disabled"]
+        if setting.network not in ("none", "shared memory"):
+            flags += ["--distributed.no-shared-memory"]
+        commands = [[*launcher(setting.ranks), *flags]]
+        if setting.network in LINKS:
+            together = ("--num_machines", "2", "--main_process_ip", "10.77.0.1", "--main_process_port", "29577")
+            commands = [
+                ["ip", "netns", "exec", space, *launcher(setting.ranks, *together, "--machine_rank", str(i)), *flags]
+                for i, space in enumerate(SPACES)
+            ]
+        variables = os.environ | {"OMP_NUM_THREADS": "1"}
+        if setting.network in LINKS:
+            variables["GLOO_SOCKET_IFNAME"] = "veth0"
+        started = [
+            subprocess.Popen(words, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            for words in commands
+        ]
+        said = [process.communicate()[1] for process in started]
+        if any(process.returncode for process in started):
+            sys.exit(f"{setting} failed:\n" + "\n".join(said))
+        seen = json.loads(Path(f"{folder}/run/profile/phases.json").read_text())["milliseconds_per_step"]
+    return Seen(sum(seen.values()), seen["communication"])
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a step takes, in ms."""
+
+    c0: float
+    c1: float
+    links: dict[str, tuple[float, float]]
+    """Network -> latency of a message (ms), bytes a ms."""
+    cores: int
+
+    @staticmethod
+    def fit(seen: dict[Setting, Seen], cores: int) -> Model:
+        alone = [(s.batch, o.step - o.communication) for s, o in seen.items() if s.ranks == 1]
+        # Relative errors: else the largest batch alone would decide.
+        rows = np.array([[1 / ms, batch / ms] for batch, ms in alone])
+        c0, c1 = np.linalg.lstsq(rows, np.ones(len(rows)), rcond=None)[0]
+        links = {}
+        for network in {s.network for s in seen if s.ranks == 2}:
+            pairs = [(_bytes(s.width), o.communication) for s, o in seen.items() if s.network == network and s.fitted]
+            # Two ranks: 2 networks x (2 messages, and half of the bytes twice).
+            rows = np.array([[4 / ms, sum(both) / ms] for both, ms in pairs])
+            latency, per_byte = np.linalg.lstsq(rows, np.ones(len(rows)), rcond=None)[0]
+            links[network] = (float(latency), float(1 / per_byte))
+        return Model(float(c0), float(c1), links, cores)
+
+    def communication(self, ranks: int, network: str, width: int = SEED) -> float:
+        if ranks == 1:
+            return 0.0
+        latency, bandwidth = self.links[network]
+        return sum(2 * (ranks - 1) * (latency + n / ranks / bandwidth) for n in _bytes(width))
+
+    def step(self, ranks: int, batch: int, network: str, cores: int | None = None) -> float:
+        """Args: cores: how many the ranks share; None: each has its own."""
+        crowd = max(1.0, ranks / cores) if cores else 1.0
+        return crowd * (self.c0 + self.c1 * batch / ranks) + self.communication(ranks, network)
+
+
+def _bytes(width: int) -> tuple[int, int]:
+    """Of the gradients of D and of G."""
+    pair = build_pair(ModelConfig(hidden_dim=width), (1, 28, 28), Config().train.seed)
+    generator, discriminator = (4 * sum(p.numel() for p in network.parameters()) for network in pair)
+    return discriminator, generator
+
+
+def table(head: list[str], rows: list[list[str]]) -> None:
+    for row in (head, ["---"] * len(head), *rows):
+        print("| " + " | ".join(row) + " |")
+    print()
+
+
+def report(seen: dict[Setting, Seen], model: Model) -> None:
+    print("### Measured\n")
+    errors: dict[bool, list[float]] = {True: [], False: []}
+    rows = []
+    for s, o in seen.items():
+        row = [str(s.ranks), s.network, str(s.batch), str(s.width), f"{1e3 * s.batch / o.step:,.0f}", f"{o.step:.2f}"]
+        row += [f"{o.communication:.2f}", f"{o.communication / o.step:.0%}"]
+        if s.width == SEED:  # the fitted computation is the seed's
+            guess = model.step(s.ranks, s.batch, s.network, model.cores)
+            errors[s.fitted].append(guess / o.step - 1)
+            row += [f"{guess:.2f}", f"{guess / o.step - 1:+.0%}", "fitted" if s.fitted else "predicted"]
+        else:
+            guess = model.communication(s.ranks, s.network, s.width)
+            row += [f"{guess:.2f} (communication)", f"{guess / o.communication - 1:+.0%}"]
+            row += ["fitted" if s.fitted else "predicted"]
+        rows.append(row)
+    head = ["ranks", "network", "batch", "width", "images/s", "ms a step", "communication", "of the step"]
+    table([*head, "model", "error", ""], rows)
+    print("### The model\n")
+    print(f"compute(b) = {model.c0:.2f} ms + {1e3 * model.c1:.1f} us x b\n")
+    table(
+        ["network", "latency of a message", "bandwidth"],
+        [[name, f"{1e3 * a:.0f} us", f"{b / 1e6 * 8:.2f} Gbit/s"] for name, (a, b) in sorted(model.links.items())],
+    )
+    for fitted, name in ((True, "fitted"), (False, "predicted")):
+        size = sorted(abs(error) for error in errors[fitted])
+        print(f"Error of a step's time, {name}: median {median(size):.0%}, largest {size[-1]:.0%}.\n")
+    print("### Predicted: every rank with a core of its own\n")
+    rows = []
+    for network in model.links.keys() - {"shared memory"}:
+        for batch in GLOBAL:
+            for ranks in (1, *RANKS):
+                ms = model.step(ranks, batch, network)
+                speed, alone = 1e3 * batch / ms, model.step(1, batch, network)
+                row = [
+                    network,
+                    f"{batch:,}",
+                    str(ranks),
+                    f"{speed:,.0f}",
+                    f"{alone / ms:.1f}",
+                    f"{alone / ms / ranks:.0%}",
+                ]
+                rows.append([*row, f"{model.communication(ranks, network) / ms:.0%}"])
+    table(["network", "global batch", "ranks", "images/s", "x 1 rank", "efficiency", "communication"], rows)
+
+
+def plot(seen: dict[Setting, Seen], model: Model, file: Path) -> None:
+    """Images a second over ranks: dots measured, lines predicted."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    networks = [name for name in ("loopback", *LINKS) if name in model.links]
+    figure = Figure(figsize=(4.2 * len(networks), 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    ranks = np.unique(np.round(np.geomspace(1, max(RANKS), 60)).astype(int))
+    for axis, network in zip(figure.subplots(1, len(networks), squeeze=False, sharey=True)[0], networks, strict=True):
+        for color, batch in zip(("C0", "C1", "C2", "C3", "C4"), (100, *GLOBAL), strict=False):
+            fitting = [int(r) for r in ranks if r <= batch]
+            speed = [1e3 * batch / model.step(r, batch, network) for r in fitting]
+            axis.plot(fitting, speed, color=color, label=f"batch {batch:,}")
+            dots = [
+                (s.ranks, 1e3 * batch / o.step)
+                for s, o in seen.items()
+                if s.batch == batch and s.width == SEED and s.network in ("none", network) and s.ranks <= model.cores
+            ]
+            axis.plot(*zip(*dots, strict=True), "o", color=color) if dots else None
+        axis.set(xscale="log", yscale="log", xlabel="ranks, a core each", title=network)
+        axis.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("images/s")
+    figure.axes[0].legend(title="dots measured, lines the model's")
+    figure.savefig(file, dpi=100)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--plot", type=Path, default=None)
+    parser.add_argument("--folder", type=Path, default=None)
+    asked = parser.parse_args()
+    links = hasattr(os, "geteuid") and os.geteuid() == 0
+    rounds: dict[Setting, list[Seen]] = {setting: [] for setting in settings(links)}
+    with tempfile.TemporaryDirectory(dir=asked.folder) as scratch:
+        for number in range(1, asked.rounds + 1):
+            for setting, results in rounds.items():
+                if setting.network in LINKS:
+                    with Link() as link:
+                        link.limit(setting.network)
+                        results.append(measure(setting, asked.data, Path(scratch)))
+                    delays = link.delays
+                else:
+                    results.append(measure(setting, asked.data, Path(scratch)))
+                print(f"round {number}: {setting} {results[-1]}", file=sys.stderr, flush=True)
+    seen = {
+        setting: Seen(median(r.step for r in results), median(r.communication for r in results))
+        for setting, results in rounds.items()
+    }
+    if not links:
+        print("Not root: nothing was measured between network namespaces.\n")
+    elif not delays:
+        print("This kernel has no netem: the links have their rate and no delay but their own.\n")
+    model = Model.fit(seen, usable_cores())
+    report(seen, model)
+    if asked.plot:
+        plot(seen, model, asked.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
