@@ -176,6 +176,15 @@ def test_in_bf16_the_weights_stay_fp32_and_their_rounded_copy_computes() -> None
             assert not torch.equal(weight, rounded.float())  # an Adam step is smaller than a bf16 number can tell
 
 
+def test_the_parts_of_a_bf16_batch_are_added_in_fp32() -> None:
+    """One after the other, and in a tree: the same sum to fp32's rounding, not to that of bf16 (4e-3)."""
+    one, other = (make_gan(r, torch.bfloat16) for r in (FastReduction(ranks=1, parts=4), ExactReduction(1, shards=4)))
+    for gan in (one, other):
+        discriminator_step(gan, real_images(), 1)
+    for a, b in _pairs_of_updates(one, other):
+        assert torch.allclose(a.gradients[0], b.gradients[0], rtol=1e-5, atol=1e-9)
+
+
 def test_bf16_is_what_autocast_computes() -> None:
     """Autocast rounds the same weights and images to the same numbers, only more often."""
     gan = make_gan(dtype=torch.bfloat16)

@@ -131,8 +131,7 @@ class Update:
             loss, stats = loss_of(*(tensor[part] for tensor in inputs))
             weighted = loss if self.reduction.weight == 1 else loss * self.reduction.weight
             self.backward(weighted, inputs=self._parameters)  # the other network's gradients are not even computed
-            if apart or part is self.parts[-1]:
-                self._collect_in(i if apart else 0)
+            self._collect_in(i if apart else 0, beside=i > 0 and not apart)
             figures.append(stats)
             losses.append(loss.detach())
         if not self.guard.scaled:
@@ -152,9 +151,12 @@ class Update:
         if self._rounded is not None:
             self._rounded.copy_(self._weights)
 
-    def _collect_in(self, row: int) -> None:
-        """Take the gradients from the parameters. They get new ones each time: nothing is cleared, nothing added."""
+    def _collect_in(self, row: int, beside: bool) -> None:
+        """Take the gradients from the parameters, which get new ones each time: into a row, or added to what is there.
+
+        They are added here, in fp32, and not by autograd in the precision of the passes.
+        """
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        torch._foreach_copy_(self._pieces[row], gradients)
+        (torch._foreach_add_ if beside else torch._foreach_copy_)(self._pieces[row], gradients)
         for parameter in self._parameters:
             parameter.grad = None
