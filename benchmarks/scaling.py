@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -69,11 +70,11 @@ class Seen:
 
 
 def settings(links: bool) -> list[Setting]:
-    found = [Setting(1, batch, "none") for batch in (25, 50, 200, *BATCHES)]
+    found = [Setting(1, batch, "none") for batch in sorted((25, 50, 200, *BATCHES))]
     for network in ("shared memory", "loopback", *(LINKS if links else ())):
-        for ranks in (2, 4):
-            found += [Setting(ranks, batch, network) for batch in BATCHES]
-            found += [Setting(ranks, BATCHES[0], network, width) for width in WIDTHS if width != SEED]
+        found += [Setting(2, BATCHES[0], network, width) for width in WIDTHS]
+        found += [Setting(2, batch, network) for batch in BATCHES[1:]]
+        found += [Setting(4, batch, network) for batch in BATCHES]
     return found
 
 
@@ -169,16 +170,17 @@ class Model:
             links[network] = (float(latency), float(1 / per_byte))
         return Model(float(c0), float(c1), links, cores)
 
-    def communication(self, ranks: int, network: str, width: int = SEED) -> float:
+    def communication(self, ranks: int, network: str, width: int = SEED, delay: float = 0.0) -> float:
+        """Args: delay: of the network, in ms, where it is not in the latency already."""
         if ranks == 1:
             return 0.0
         latency, bandwidth = self.links[network]
-        return sum(2 * (ranks - 1) * (latency + n / ranks / bandwidth) for n in _bytes(width))
+        return sum(2 * (ranks - 1) * (latency + delay + n / ranks / bandwidth) for n in _bytes(width))
 
-    def step(self, ranks: int, batch: int, network: str, cores: int | None = None) -> float:
+    def compute(self, ranks: int, batch: int, cores: int | None = None) -> float:
         """Args: cores: how many the ranks share; None: each has its own."""
         crowd = max(1.0, ranks / cores) if cores else 1.0
-        return crowd * (self.c0 + self.c1 * batch / ranks) + self.communication(ranks, network)
+        return crowd * (self.c0 + self.c1 * batch / ranks)
 
 
 def _bytes(width: int) -> tuple[int, int]:
@@ -194,7 +196,8 @@ def table(head: list[str], rows: list[list[str]]) -> None:
     print()
 
 
-def report(seen: dict[Setting, Seen], model: Model) -> None:
+def report(seen: dict[Setting, Seen], model: Model, delays: dict[str, float]) -> None:
+    """Args: delays: of each of LINKS, in ms, that the measurements lack."""
     print("### Measured\n")
     errors: dict[bool, list[float]] = {True: [], False: []}
     rows = []
@@ -202,7 +205,7 @@ def report(seen: dict[Setting, Seen], model: Model) -> None:
         row = [str(s.ranks), s.network, str(s.batch), str(s.width), f"{1e3 * s.batch / o.step:,.0f}", f"{o.step:.2f}"]
         row += [f"{o.communication:.2f}", f"{o.communication / o.step:.0%}"]
         if s.width == SEED:  # the fitted computation is the seed's
-            guess = model.step(s.ranks, s.batch, s.network, model.cores)
+            guess = model.compute(s.ranks, s.batch, model.cores) + model.communication(s.ranks, s.network)
             errors[s.fitted].append(guess / o.step - 1)
             row += [f"{guess:.2f}", f"{guess / o.step - 1:+.0%}", "fitted" if s.fitted else "predicted"]
         else:
@@ -221,38 +224,34 @@ def report(seen: dict[Setting, Seen], model: Model) -> None:
     for fitted, name in ((True, "fitted"), (False, "predicted")):
         size = sorted(abs(error) for error in errors[fitted])
         print(f"Error of a step's time, {name}: median {median(size):.0%}, largest {size[-1]:.0%}.\n")
-    print("### Predicted: every rank with a core of its own\n")
+    print("### Predicted: images/s (and of what as many single ranks would do), every rank with a core of its own\n")
     rows = []
-    for network in model.links.keys() - {"shared memory"}:
+    for network, delay in delays.items():
         for batch in GLOBAL:
-            for ranks in (1, *RANKS):
-                ms = model.step(ranks, batch, network)
-                speed, alone = 1e3 * batch / ms, model.step(1, batch, network)
-                row = [
-                    network,
-                    f"{batch:,}",
-                    str(ranks),
-                    f"{speed:,.0f}",
-                    f"{alone / ms:.1f}",
-                    f"{alone / ms / ranks:.0%}",
-                ]
-                rows.append([*row, f"{model.communication(ranks, network) / ms:.0%}"])
-    table(["network", "global batch", "ranks", "images/s", "x 1 rank", "efficiency", "communication"], rows)
+            row = [network, f"{batch:,}", f"{1e3 * batch / model.compute(1, batch):,.0f}"]
+            for ranks in RANKS:
+                ms = model.compute(ranks, batch) + model.communication(ranks, network, delay=delay)
+                row.append(f"{1e3 * batch / ms:,.0f} ({model.compute(1, batch) / ms / ranks:.0%})")
+            rows.append(row)
+    table(["network", "global batch", "1 rank", *(f"{ranks} ranks" for ranks in RANKS)], rows)
 
 
-def plot(seen: dict[Setting, Seen], model: Model, file: Path) -> None:
+def plot(seen: dict[Setting, Seen], model: Model, delays: dict[str, float], file: Path) -> None:
     """Images a second over ranks: dots measured, lines predicted."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    networks = [name for name in ("loopback", *LINKS) if name in model.links]
-    figure = Figure(figsize=(4.2 * len(networks), 3.8), layout="constrained")
+    networks = [name for name in LINKS if name in model.links] or ["loopback"]
+    figure = Figure(figsize=(5.2 * len(networks), 4), layout="constrained")
     FigureCanvasAgg(figure)
     ranks = np.unique(np.round(np.geomspace(1, max(RANKS), 60)).astype(int))
     for axis, network in zip(figure.subplots(1, len(networks), squeeze=False, sharey=True)[0], networks, strict=True):
+        delay = delays.get(network, 0.0)
         for color, batch in zip(("C0", "C1", "C2", "C3", "C4"), (100, *GLOBAL), strict=False):
             fitting = [int(r) for r in ranks if r <= batch]
-            speed = [1e3 * batch / model.step(r, batch, network) for r in fitting]
+            speed = [
+                1e3 * batch / (model.compute(r, batch) + model.communication(r, network, delay=delay)) for r in fitting
+            ]
             axis.plot(fitting, speed, color=color, label=f"batch {batch:,}")
             dots = [
                 (s.ranks, 1e3 * batch / o.step)
@@ -261,9 +260,11 @@ def plot(seen: dict[Setting, Seen], model: Model, file: Path) -> None:
             ]
             axis.plot(*zip(*dots, strict=True), "o", color=color) if dots else None
         axis.set(xscale="log", yscale="log", xlabel="ranks, a core each", title=network)
+        axis.set_xticks((1, 2, *RANKS), labels=("1", "2", *map(str, RANKS)))
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
     figure.axes[0].set_ylabel("images/s")
-    figure.axes[0].legend(title="dots measured, lines the model's")
+    figure.axes[-1].legend(title="dots: measured\nlines: predicted", loc="center left", bbox_to_anchor=(1.02, 0.5))
     figure.savefig(file, dpi=100)
 
 
@@ -274,7 +275,7 @@ def main() -> int:
     parser.add_argument("--plot", type=Path, default=None)
     parser.add_argument("--folder", type=Path, default=None)
     asked = parser.parse_args()
-    links = hasattr(os, "geteuid") and os.geteuid() == 0
+    links = os.geteuid() == 0 and all(map(shutil.which, ("ip", "tc")))
     rounds: dict[Setting, list[Seen]] = {setting: [] for setting in settings(links)}
     with tempfile.TemporaryDirectory(dir=asked.folder) as scratch:
         for number in range(1, asked.rounds + 1):
@@ -283,7 +284,6 @@ def main() -> int:
                     with Link() as link:
                         link.limit(setting.network)
                         results.append(measure(setting, asked.data, Path(scratch)))
-                    delays = link.delays
                 else:
                     results.append(measure(setting, asked.data, Path(scratch)))
                 print(f"round {number}: {setting} {results[-1]}", file=sys.stderr, flush=True)
@@ -292,13 +292,14 @@ def main() -> int:
         for setting, results in rounds.items()
     }
     if not links:
-        print("Not root: nothing was measured between network namespaces.\n")
-    elif not delays:
-        print("This kernel has no netem: the links have their rate and no delay but their own.\n")
+        print("Not root, or no iproute2: nothing was measured between network namespaces.\n")
+    elif not link.delays:
+        print("This kernel has no netem: the links were measured with their rate and no delay but their own.\n")
     model = Model.fit(seen, usable_cores())
-    report(seen, model)
+    delays = {name: 0.0 if link.delays else delay for name, (_, delay) in LINKS.items()} if links else {}
+    report(seen, model, delays)
     if asked.plot:
-        plot(seen, model, asked.plot)
+        plot(seen, model, delays, asked.plot)
     return 0
 
 
