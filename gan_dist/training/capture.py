@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -56,7 +57,9 @@ class Captured:
         """Call it as it is, on another stream than the default one, which can't be recorded."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(stream), warnings.catch_warnings():
+            # torch's optimizers wonder why they are not captured: they are about to be.
+            warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
             result = self.function(*arguments)
         torch.cuda.current_stream().wait_stream(stream)
         return result
