@@ -248,6 +248,15 @@ def test_captured_kernels_give_the_same_bits(
         assert_same_bits(RunFolder(tmp_path / "plain"), RunFolder(tmp_path / other), 30)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
+def test_a_run_without_cuda_says_that_nothing_is_captured(
+    flags: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = flags(tmp_path / "run", "--train.steps", "2", "--train.compile", "--wandb.mode", "disabled")
+    assert train_here(words) == 0
+    assert "train.compile is for CUDA; this run goes on without it" in capsys.readouterr().out
+
+
 @pytest.mark.processes(2)
 def test_a_profile_tells_where_the_time_goes(flags: Callable[..., list[str]], tmp_path: Path) -> None:
     """A trace of steps 50 to 60, and the phases of the other 59; a profile changes nothing else."""
