@@ -107,6 +107,7 @@ class Profile:
         return shown | {"a step": f"{whole:8.3f} ms", "trace, phases": str(self.folder)}
 
     def communicate(self, work: Callable[[], None]) -> None:
+        """Do `work`, whose time counts as communication and not for the phase that it is part of."""
         if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             work()  # played back inside the step, where no clock can be looked at
         else:
