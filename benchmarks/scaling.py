@@ -20,7 +20,7 @@ All else (other batches, four processes) is predicted and compared with what was
 from __future__ import annotations
 
 import argparse
-import json
+import functools
 import os
 import shutil
 import subprocess
@@ -35,6 +35,7 @@ from launching import TRAIN, launcher
 
 from gan_dist.config import Config, ModelConfig
 from gan_dist.models import build_pair
+from gan_dist.run.folder import RunFolder, read_json
 from gan_dist.run.launcher import usable_cores
 
 SPACES = ("gan-dist-a", "gan-dist-b")
@@ -124,6 +125,7 @@ def measure(setting: Setting, data: Path, scratch: Path) -> Seen:
         flags += ["--train.threads", "1", "--train.steps", "150", "--profile", "--wandb.mode", "disabled"]
         if setting.network not in ("none", "shared memory"):
             flags += ["--distributed.no-shared-memory"]
+        variables = os.environ | {"OMP_NUM_THREADS": "1"}
         commands = [[*launcher(setting.ranks), *flags]]
         if setting.network in LINKS:
             together = ("--num_machines", "2", "--main_process_ip", "10.77.0.1", "--main_process_port", "29577")
@@ -131,8 +133,6 @@ def measure(setting: Setting, data: Path, scratch: Path) -> Seen:
                 ["ip", "netns", "exec", space, *launcher(setting.ranks, *together, "--machine_rank", str(i)), *flags]
                 for i, space in enumerate(SPACES)
             ]
-        variables = os.environ | {"OMP_NUM_THREADS": "1"}
-        if setting.network in LINKS:
             variables["GLOO_SOCKET_IFNAME"] = "veth0"
         started = [
             subprocess.Popen(words, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -141,7 +141,7 @@ def measure(setting: Setting, data: Path, scratch: Path) -> Seen:
         said = [process.communicate()[1] for process in started]
         if any(process.returncode for process in started):
             sys.exit(f"{setting} failed:\n" + "\n".join(said))
-        seen = json.loads(Path(f"{folder}/run/profile/phases.json").read_text())["milliseconds_per_step"]
+        seen = read_json(RunFolder(Path(folder) / "run").profile / "phases.json")["milliseconds_per_step"]
     return Seen(sum(seen.values()), seen["communication"])
 
 
@@ -183,6 +183,7 @@ class Model:
         return crowd * (self.c0 + self.c1 * batch / ranks)
 
 
+@functools.cache
 def _bytes(width: int) -> tuple[int, int]:
     """Of the gradients of D and of G."""
     pair = build_pair(ModelConfig(hidden_dim=width), (1, 28, 28), Config().train.seed)
@@ -258,7 +259,8 @@ def plot(seen: dict[Setting, Seen], model: Model, delays: dict[str, float], file
                 for s, o in seen.items()
                 if s.batch == batch and s.width == SEED and s.network in ("none", network) and s.ranks <= model.cores
             ]
-            axis.plot(*zip(*dots, strict=True), "o", color=color) if dots else None
+            if dots:
+                axis.plot(*zip(*dots, strict=True), "o", color=color)
         axis.set(xscale="log", yscale="log", xlabel="ranks, a core each", title=network)
         axis.set_xticks((1, 2, *RANKS), labels=("1", "2", *map(str, RANKS)))
         axis.minorticks_off()

@@ -31,6 +31,8 @@ from launching import ACCELERATE, REPOSITORY, TRAIN, launcher
 from rich.console import Console
 from rich.table import Table
 
+from gan_dist.run.folder import RunFolder, read_json_lines
+
 REFERENCE = REPOSITORY / "benchmarks" / "reference.py"
 BARE = (
     "import torch, torchvision, accelerate, resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
@@ -64,6 +66,7 @@ class Bench:
 
     def __init__(self, data: Path, seconds: float, scratch: Path) -> None:
         self.data = data
+        self.local = ["--data.root", str(data), "--data.source", "local"]
         self.seconds = seconds
         self.scratch = scratch
 
@@ -83,13 +86,13 @@ class Bench:
         speed = EXPECTED.get(loop.batch, 10_000)
         epochs = max(3, round(self.seconds * speed / 60_000))
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-            words = [*launcher(loop.processes), TRAIN, "--data.root", str(self.data), "--data.source", "local"]
+            words = [*launcher(loop.processes), TRAIN, *self.local]
             words += ["--train.batch-size", str(loop.batch), "--train.epochs", str(epochs)]
             words += ["--train.mixed-precision", loop.precision, "--run.dir", f"{folder}/run"]
             if loop.kind == "exact":
                 words += ["--train.exact-shards", "4"]
             run(words)
-            rows = read_rows(Path(folder) / "run")
+            rows = read_json_lines(RunFolder(Path(folder) / "run").metrics)
         return rows[-1]["images_seen"] / sum(seconds_of(rows))
 
     def outputs(self, epochs: int = 25) -> list[float]:
@@ -98,10 +101,10 @@ class Bench:
         The outputs at the end of an epoch cost time in the next one; here every second epoch has some. All epochs log.
         """
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-            words = [sys.executable, TRAIN, "--data.root", str(self.data), "--data.source", "local"]
+            words = [*launcher(1), TRAIN, *self.local]
             words += ["--train.batch-size", "100", "--train.epochs", str(epochs), "--run.dir", f"{folder}/run"]
             run([*words, "--samples.every-epochs", "2", "--checkpoint.every-steps", "1200"])
-            rows = read_rows(Path(folder) / "run")
+            rows = read_json_lines(RunFolder(Path(folder) / "run").metrics)
         seconds = [0.0] * (epochs + 1)
         for row, spent in zip(rows, seconds_of(rows), strict=True):  # six windows of 100 steps in an epoch
             seconds[math.ceil(row["epoch"])] += spent
@@ -117,17 +120,12 @@ class Bench:
         for name, words in (("python", [sys.executable]), ("accelerate launch", ACCELERATE)):
             with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
                 words = [*words, str(REPOSITORY / "benchmarks" / "first_step.py"), f"{folder}/seen"]
-                words += ["--data.root", str(self.data), "--data.source", "local", "--run.dir", f"{folder}/run"]
+                words += [*self.local, "--run.dir", f"{folder}/run"]
                 began = time.time()
                 run([*words, "--train.steps", "60"])
                 first = json.loads(Path(f"{folder}/seen").read_text())
             seen[f"{name} s"], seen[f"{name} MB"] = first["time"] - began, first["peak"]
         return seen
-
-
-def read_rows(folder: Path) -> list[dict[str, float]]:
-    """The log points of a run."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def seconds_of(rows: list[dict[str, float]]) -> list[float]:
