@@ -73,8 +73,9 @@ class TrainConfig:
     """Images in one step over all processes together (>= 1, divisible by the number of processes)."""
     seed: int = 0
     """With the rest of the configuration it fixes the run: first weights, order of the images, latents (>= 0)."""
-    loss: Literal["bce"] = "bce"
-    """Adversarial loss, by name. bce: binary cross entropy, non-saturating."""
+    loss: Literal["bce", "relativistic", "hinge", "least-squares", "wasserstein"] = "bce"
+    """Adversarial loss, by name. bce: binary cross entropy, non-saturating. relativistic: each real image against the
+    fake one beside it (RpGAN), which wants penalty.r1 and penalty.r2."""
     accumulation: int = 1
     """Micro-batches that a process cuts its share of a batch into, to save memory (>= 1, divides the share)."""
     exact_shards: int | None = None
@@ -95,6 +96,26 @@ class TrainConfig:
     compile: bool = False
     """On CUDA: record the kernels of each update once and play them back as a CUDA graph, which spares launching them
     one by one; the results are the same bit for bit. Not with fp16."""
+
+
+@dataclass(frozen=True)
+class PenaltyConfig:
+    r1: float = 0.0
+    """Gamma of R1: adds gamma/2 times the mean squared gradient of D's logit at real images, in every step (>= 0)."""
+    r2: float = 0.0
+    """Gamma of R2: the same at generated images (>= 0)."""
+    gradient: float = 0.0
+    """Lambda of WGAN-GP: adds lambda times the mean squared distance of that gradient's norm from 1, between real and
+    generated images, in every step (>= 0)."""
+
+
+@dataclass(frozen=True)
+class EmaConfig:
+    half_life: float | None = None
+    """Keep an exponential moving average of the generator with this half-life, in images (> 0), and use it for samples,
+    evaluation and export. None: use the trained generator itself."""
+    warm_up: float = 0.05
+    """While the run is young the half-life is at most this share of the images seen (> 0)."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +182,10 @@ class Config:
     """Adam, one for each network."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """The training itself."""
+    penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
+    """Penalties on the discriminator's gradient."""
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    """The generator's running average."""
     log: LogConfig = field(default_factory=LogConfig)
     """metrics.jsonl, the console and the dashboard's curves."""
     samples: SamplesConfig = field(default_factory=SamplesConfig)
@@ -244,9 +269,14 @@ def validate(config: Config) -> None:
         "optimizer.learning_rate": config.optimizer.learning_rate,
         "data.download_timeout": config.data.download_timeout,
         "wandb.timeout": config.wandb.timeout,
+        "ema.half_life": config.ema.half_life,
+        "ema.warm_up": config.ema.warm_up,
     }
     for name, number in positive.items():
-        require(math.isfinite(number) and number > 0, name, "a finite number above 0")
+        require(number is None or (math.isfinite(number) and number > 0), name, "a finite number above 0")
+    penalties = {f"penalty.{name}": weight for name, weight in dataclasses.asdict(config.penalty).items()}
+    for name, number in penalties.items():
+        require(math.isfinite(number) and number >= 0, name, "a finite number of at least 0")
     require(0 <= config.optimizer.beta1 < 1, "optimizer.beta1", "in [0, 1)")
     require(0 <= config.optimizer.beta2 < 1, "optimizer.beta2", "in [0, 1)")
     timeout = config.distributed.timeout
@@ -259,10 +289,42 @@ def validate(config: Config) -> None:
         raise InputError(
             "train.compile can't be had with train.mixed_precision=fp16; use bf16, or leave out one of them"
         )
+    if config.penalty.gradient and (config.penalty.r1 or config.penalty.r2):
+        raise InputError(
+            "penalty.gradient draws the gradients' norms to 1 and penalty.r1, penalty.r2 draw them to 0; "
+            "use the one or the others"
+        )
+    if any(penalties.values()) and config.train.mixed_precision == "fp16":
+        raise InputError(
+            "penalties can't be had with train.mixed_precision=fp16: their gradients leave its range (R3GAN, "
+            "arXiv:2501.05441, trains in bf16); use bf16, or no"
+        )
     if config.data.source == "sample" and config.data.name != "mnist":
         raise InputError(
             f"data.source=sample has MNIST digits only, not data.name={config.data.name}; use source local or download"
         )
+
+
+def doubts(config: Config) -> list[str]:
+    """What the literature says against a configuration that can be used nevertheless: a line for each."""
+    penalty, loss = config.penalty, config.train.loss
+    said = []
+    if loss == "wasserstein" and not penalty.gradient:
+        said.append(
+            "train.loss=wasserstein without penalty.gradient: nothing makes D 1-Lipschitz, so its loss measures no "
+            "distance and may run away (Gulrajani et al. 2017, arXiv:1704.00028); try --penalty.gradient 10"
+        )
+    if loss == "relativistic" and not (penalty.r1 and penalty.r2):
+        said.append(
+            "train.loss=relativistic without both penalty.r1 and penalty.r2 need not converge (Huang et al. 2024, "
+            "arXiv:2501.05441, section 3); try the preset r3"
+        )
+    if penalty.gradient and config.optimizer.beta1 > 0.5:
+        said.append(
+            f"penalty.gradient with optimizer.beta1={config.optimizer.beta1:g}: with momentum the critic's training is "
+            "unstable (Arjovsky et al. 2017, arXiv:1701.07875, section 4); try --optimizer.beta1 0"
+        )
+    return said
 
 
 def check_processes(config: Config, processes: int) -> None:

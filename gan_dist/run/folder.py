@@ -33,6 +33,7 @@ class RunFolder:
         self.real_samples = self.samples / "real.png"
         self.checkpoints = path / "checkpoints"
         self.generator = path / "generator.safetensors"
+        self.live_generator = path / "generator-live.safetensors"
         self.curves = path / "curves.png"
         self.panel = path / "panel.png"
         self.summary = path / "summary.json"

@@ -11,9 +11,20 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from gan_dist.config import Config, InputError, OptimizerConfig, TrainConfig, TrainingFailed, check_processes, validate
+from gan_dist.config import (
+    Config,
+    InputError,
+    OptimizerConfig,
+    PenaltyConfig,
+    TrainConfig,
+    TrainingFailed,
+    check_processes,
+    doubts,
+    validate,
+)
 from gan_dist.data.dataset import GlobalBatches, ResidentImages, make_loader
 from gan_dist.models import build_pair
+from gan_dist.models.ema import generator_to_use
 from gan_dist.run.checkpoint import Checkpoints
 from gan_dist.run.console import Console
 from gan_dist.run.disk import Disk
@@ -26,10 +37,11 @@ from gan_dist.run.sharedmemory import SharedMemory
 from gan_dist.run.tracking import WandbTracker
 from gan_dist.training import outputs
 from gan_dist.training.guard import Guard
-from gan_dist.training.latents import Latents, fixed_latents
+from gan_dist.training.latents import Latents, Places, fixed_latents
 from gan_dist.training.losses import LOSSES
-from gan_dist.training.meter import Meter
+from gan_dist.training.meter import METRICS, Meter
 from gan_dist.training.outputs import Run
+from gan_dist.training.penalties import Judge, OneCentered, Plain, ZeroCentered
 from gan_dist.training.profiling import Profile
 from gan_dist.training.recovery import BadStep, heed, recover, restore
 from gan_dist.training.reduction import ExactReduction, FastReduction, Gather, Reduction
@@ -54,7 +66,8 @@ def train(run: Run) -> None:
         run.profile.over("data")
         stats = discriminator_step(run.gan, real, step)
         run.profile.over("discriminator step")
-        stats |= generator_step(run.gan, step)
+        stats |= generator_step(run.gan, real, step)
+        run.ema.update(step)
         run.profile.over("generator step")
         run.meter.add(stats)  # stays on the device
         run.step = step
@@ -124,7 +137,7 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
     validate(config)  # again: the precision may be the launcher's
     check_processes(config, ranks)
     console = Console(speaks=accelerator.is_main_process)
-    for advice in launch_advice(ranks):
+    for advice in launch_advice(ranks) + doubts(config):
         console.announce(advice)
 
     # Rank 0 reads, and sends what it read: every rank starts from the same, and needs no file of its own.
@@ -159,6 +172,7 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
         Update(network, optimizer, reduction, share, backward, guard, dtype, captured)
         for network, optimizer in ((generator, generator_optimizer), (discriminator, discriminator_optimizer))
     )
+    judge = make_judge(config.penalty, discriminator_update, Places(seed, batch_size, rank, ranks, device))
     run = Run(
         config=config,
         accelerator=accelerator,
@@ -168,13 +182,15 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
             generator_update=generator_update,
             discriminator_update=discriminator_update,
             loss=LOSSES[config.train.loss],
+            judge=judge,
             latents=Latents(seed, latent_dim, batch_size, rank, ranks, device, dtype),
         ),
+        ema=generator_to_use(config.ema, generator, batch_size),
         batches=batches,
         loader=loader,
         schedule=schedule,
         guard=guard,
-        meter=Meter(window, reduction.parts, accelerator.gather, ranks, device),
+        meter=Meter((*METRICS, *judge.figures), window, reduction.parts, accelerator.gather, ranks, device),
         stopping=StopAgreement(request, _patience(config), memory),
         memory=memory,
         disk=Disk(on_failure=request.ask),
@@ -242,6 +258,15 @@ def make_reduction(config: TrainConfig, ranks: int, gather: Gather | None) -> Re
     if config.exact_shards is not None:
         return ExactReduction(ranks, config.exact_shards, gather)
     return FastReduction(ranks, config.accumulation, gather=gather)
+
+
+def make_judge(config: PenaltyConfig, update: Update, places: Places) -> Judge:
+    """How the discriminator is asked about a batch, with the penalties that the configuration wants."""
+    if config.r1 or config.r2:
+        return ZeroCentered(update.in_full, config.r1, config.r2)
+    if config.gradient:
+        return OneCentered(update.in_full, config.gradient, places)
+    return Plain(update.working)
 
 
 def _adam(network: nn.Module, config: OptimizerConfig, captured: bool) -> torch.optim.Adam:

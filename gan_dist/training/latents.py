@@ -51,6 +51,28 @@ class Latents:
         return self.whole.normal_(generator=self.generator)[self.share].to(self.dtype)
 
 
+class Places:
+    """Draws this rank's share of a step's numbers in [0, 1): where between two images a point lies.
+
+    Args:
+        seed: the run's seed.
+        batch_size: global batch size, divisible by the number of ranks.
+        rank, ranks: which share, of how many.
+        device: where they are drawn.
+    """
+
+    def __init__(self, seed: int, batch_size: int, rank: int, ranks: int, device: torch.device) -> None:
+        self.seed = seed
+        self.share = slice(rank * batch_size // ranks, (rank + 1) * batch_size // ranks)
+        self.whole = torch.empty(batch_size, device=device)
+        self.generator = torch.Generator(device)
+
+    def __call__(self, step: int) -> Float[Tensor, " n"]:
+        """Valid until the next call."""
+        self.generator.manual_seed(seed_for(self.seed, "places", step))
+        return self.whole.uniform_(generator=self.generator)[self.share]
+
+
 def fixed_latents(seed: int, count: int, latent_dim: int) -> Float[Tensor, "count latent"]:
     """The latents of the sample grids: the same through a whole run, on every kind of device."""
     generator = torch.Generator().manual_seed(seed_for(seed, "fixed"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gan_dist.training.update import Stats
 
-METRICS = ("loss/discriminator", "loss/generator", "score/real", "score/fake")
+METRICS = ("loss/discriminator", "loss/generator", "score/real", "score/fake")  # of every run
 
 
 class Meter:
@@ -21,6 +21,7 @@ class Meter:
     whether or not the run was stopped inside the window: `state` holds the steps so far, not a sum of them.
 
     Args:
+        names: of the figures.
         window: steps in a window; the first step after a full one begins the next.
         parts: parts of a rank's share that bring figures of their own.
         gather: (k, ...) of this rank -> (ranks * k, ...) of all, in the order of the ranks; `Accelerator.gather`.
@@ -29,20 +30,27 @@ class Meter:
     """
 
     def __init__(
-        self, window: int, parts: int, gather: Callable[[Tensor], Tensor], ranks: int, device: torch.device
+        self,
+        names: Sequence[str],
+        window: int,
+        parts: int,
+        gather: Callable[[Tensor], Tensor],
+        ranks: int,
+        device: torch.device,
     ) -> None:
+        self.names = tuple(names)
         self.window = window
         self.gather = gather
         self.ranks = ranks
-        self.rows = torch.zeros(window, len(METRICS), parts, device=device)
+        self.rows = torch.zeros(window, len(self.names), parts, device=device)
         self.count = 0  # rows of this window that this rank holds
-        self.earlier = np.zeros((0, len(METRICS)))  # those from before a resume
+        self.earlier = np.zeros((0, len(self.names)))  # those from before a resume
 
     def add(self, stats: Stats) -> None:
-        """Take in one step of this rank: (parts,) for each of METRICS."""
+        """Take in one step of this rank: (parts,) for each name."""
         if self.count + len(self.earlier) == self.window:
             self.count, self.earlier = 0, self.earlier[:0]
-        torch.stack([stats[name] for name in METRICS], out=self.rows[self.count])
+        torch.stack([stats[name] for name in self.names], out=self.rows[self.count])
         self.count += 1
 
     def means(self) -> dict[str, float | None]:
@@ -52,7 +60,7 @@ class Meter:
         """
         columns = self._steps().T
         finite = [column[np.isfinite(column)] for column in columns]
-        return {name: float(c.mean()) if len(c) else None for name, c in zip(METRICS, finite, strict=True)}
+        return {name: float(c.mean()) if len(c) else None for name, c in zip(self.names, finite, strict=True)}
 
     def state(self) -> list[list[float]]:
         """The window so far, for a checkpoint. A collective: every rank must reach it."""
@@ -61,7 +69,7 @@ class Meter:
     def load_state(self, steps: list[list[float]]) -> None:
         """Go on inside the window that `state` described, on any number of processes."""
         self.count = 0
-        self.earlier = np.array(steps, dtype=np.float64).reshape(-1, len(METRICS))
+        self.earlier = np.array(steps, dtype=np.float64).reshape(-1, len(self.names))
 
     def _steps(self) -> Float[np.ndarray, "steps metrics"]:
         """The global batch's figures, step by step. In double precision, part after part: one order for all."""

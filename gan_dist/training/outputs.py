@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from gan_dist.config import Config, InputError, to_dict
 from gan_dist.data.dataset import GlobalBatches, epoch_order, normalize
 from gan_dist.data.sources import ImageSet
+from gan_dist.models.ema import Average, GeneratorToUse
 from gan_dist.run.checkpoint import Checkpoints, optimizer_tensors, save_generator
 from gan_dist.run.console import Console
 from gan_dist.run.curves import draw_curves
@@ -30,7 +31,7 @@ from gan_dist.run.samples import COUNT, draw_panel, save_grid, save_samples
 from gan_dist.run.sharedmemory import SharedMemory
 from gan_dist.run.tracking import StepLines, WandbTracker
 from gan_dist.training.guard import Guard, NotFinite
-from gan_dist.training.meter import METRICS, Meter
+from gan_dist.training.meter import Meter
 from gan_dist.training.profiling import Profile
 from gan_dist.training.schedule import Schedule
 from gan_dist.training.steps import Gan
@@ -43,6 +44,7 @@ class Run:
     config: Config
     accelerator: Accelerator
     gan: Gan
+    ema: GeneratorToUse
     batches: GlobalBatches
     loader: DataLoader[Tensor]
     schedule: Schedule
@@ -165,7 +167,7 @@ def log_hashes(run: Run) -> None:
     """Write down what every weight and every number of the optimizers is. A collective: all ranks must agree."""
     hashes = {
         f"{group}/{name}": fingerprint(tensor)
-        for group, tensors in tensors_of(run.gan).items()
+        for group, tensors in tensors_of(run.gan, run.ema).items()
         for name, tensor in tensors.items()
     }
     everyones = gather_object([hashes])
@@ -179,7 +181,7 @@ def sample(run: Run) -> None:
     """Save the epoch's grid of images of the fixed latents. Rank 0 only."""
     file = run.folder.epoch_samples(run.schedule.epochs_completed(run.step))
     try:
-        save_samples(run.gan.generator_update.network, run.fixed_latents, file)
+        save_samples(run.ema.network, run.fixed_latents, file)
     except OSError as error:  # a picture can be made again from a checkpoint: the run goes on without
         run.console.announce(f"{file} can't be written ({error.strerror or error})")
     else:
@@ -197,7 +199,7 @@ def checkpoint(run: Run) -> None:
     scaler = run.accelerator.scaler
     tensors = {
         group: {name: tensor.detach().to("cpu", copy=True) for name, tensor in members.items()}
-        for group, members in tensors_of(run.gan).items()
+        for group, members in tensors_of(run.gan, run.ema).items()
     }
     state = {
         "config": to_dict(run.config),
@@ -219,7 +221,9 @@ def _write_checkpoint(
     generator: dict[str, str],
 ) -> None:
     run.checkpoints.save(step, tensors, state)
-    save_generator(run.folder.generator, tensors["generator"], generator)
+    save_generator(run.folder.generator, tensors.get("average", tensors["generator"]), generator)
+    if "average" in tensors:
+        save_generator(run.folder.live_generator, tensors["generator"], generator)
     run.folder.write_status("running", step)
 
 
@@ -279,7 +283,7 @@ def end(run: Run, state: str, reason: str) -> None:
         "images_seen": run.schedule.images_seen(run.step),
         "seconds": seconds,
         "images_per_second": run.schedule.images_seen(run.step) / seconds,
-        **{name: value for name, value in (rows[-1] if rows else {}).items() if name in METRICS},
+        **{name: value for name, value in (rows[-1] if rows else {}).items() if name in run.meter.names},
     }
     write_json(folder.summary, summary)
     for draw in (draw_curves, draw_panel):
@@ -293,7 +297,7 @@ def end(run: Run, state: str, reason: str) -> None:
         {
             "steps": f"{run.step:,} of {run.schedule.total_steps:,}, {summary['epoch']:.2f} epochs",
             "time": f"{seconds:,.0f} s, {summary['images_per_second']:,.0f} images/s",
-            **{name: f"{summary[name]:.3f}" for name in METRICS if summary.get(name) is not None},
+            **{name: f"{summary[name]:.3f}" for name in run.meter.names if summary.get(name) is not None},
             "samples": folder.samples,
             "panel, curves": f"{folder.panel}, {folder.curves}",
             "generator": folder.generator,
@@ -314,9 +318,10 @@ def fingerprint(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.detach().cpu().numpy().tobytes()).hexdigest()[:16]
 
 
-def tensors_of(gan: Gan) -> dict[str, dict[str, Tensor]]:
+def tensors_of(gan: Gan, ema: GeneratorToUse) -> dict[str, dict[str, Tensor]]:
     """All tensors that make a run what it is: group -> name -> tensor."""
-    return {
+    average = {"average": ema.network.state_dict()} if isinstance(ema, Average) else {}
+    return average | {
         "generator": gan.generator_update.network.state_dict(),
         "discriminator": gan.discriminator_update.network.state_dict(),
         "generator_optimizer": optimizer_tensors(gan.generator_update.optimizer),

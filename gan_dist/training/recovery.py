@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gan_dist.models import build_pair
+from gan_dist.models.ema import Average
 from gan_dist.run.checkpoint import Checkpoint, load_optimizer_tensors
 from gan_dist.run.launcher import on_main
 from gan_dist.run.tracking import StepLines
@@ -68,12 +69,15 @@ def restore(run: Run, found: Checkpoint | None) -> None:
     if found is None:
         first = build_pair(config.model, run.images.shape, config.train.seed)
         tensors = {name: network.state_dict() for name, network in zip(updates, first, strict=True)}
+        tensors["average"] = tensors["generator"]
     else:
         tensors = found.tensors
     for name, update in updates.items():
         update.network.load_state_dict(tensors[name])
         update.refresh()
         load_optimizer_tensors(update.optimizer, tensors.get(f"{name}_optimizer", {}))
+    if isinstance(run.ema, Average):
+        run.ema.network.load_state_dict(tensors["average"])
     if found is not None and run.accelerator.scaler is not None:
         run.accelerator.scaler.load_state_dict(found.state["scaler"])
     run.step = found.step if found else 0

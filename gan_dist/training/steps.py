@@ -1,4 +1,4 @@
-"""The seed's two updates. Each moves one network and returns what happened as named, detached figures."""
+"""The two updates of a step. Each moves one network and returns what happened as named, detached figures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gan_dist.training.losses import Loss
+from gan_dist.training.penalties import Judge
 from gan_dist.training.update import PartStats, Stats, Update
 
 
@@ -26,12 +27,14 @@ class Gan:
     generator_update: Update
     discriminator_update: Update
     loss: Loss
+    judge: Judge
+    """Asks the discriminator about real and fake images in its own step, and adds the penalties."""
     latents: Callable[[int, str], Float[Tensor, "n latent"]]
     """(step, purpose) -> this rank's latent vectors, in the precision of the passes."""
 
 
 def discriminator_step(gan: Gan, real: Float[Tensor, "n c h w"], step: int) -> Stats:
-    """One update of the discriminator alone: real images against 1, fresh fakes against 0, the two losses added.
+    """One update of the discriminator alone: real images and fresh fakes, one loss and the penalties.
 
     Args:
         gan: the networks.
@@ -39,39 +42,42 @@ def discriminator_step(gan: Gan, real: Float[Tensor, "n c h w"], step: int) -> S
         step: the step's number, which fixes the latents.
 
     Returns:
-        loss/discriminator, and score/real and score/fake: the mean of D's probability for the real and for the
-        fake images; of each part of this rank's share, before the update.
+        loss/discriminator, without the penalties; score/real and score/fake (`Loss.scores`); each penalty without its
+        weight. Of each part of this rank's share, before the update.
     """
 
-    def loss_of(real: Tensor, latents: Tensor) -> tuple[Tensor, PartStats]:
+    def loss_of(real: Tensor, latents: Tensor, *drawn: Tensor) -> tuple[Tensor, PartStats]:
         with torch.no_grad():  # nothing flows back into the generator
             fake = gan.generator(latents)
-        # One pass over both halves is the same function as two: no network here mixes the samples of a batch.
-        images = torch.cat([real.to(fake.dtype), fake])
-        real_logits, fake_logits = gan.discriminator(images).float().chunk(2)
-        loss = gan.loss.discriminator(real_logits, fake_logits)
-        return loss, {
+        judged = gan.judge(real, fake, *drawn)
+        loss = gan.loss.discriminator(judged.real_logits, judged.fake_logits)
+        real_score, fake_score = gan.loss.scores(judged.real_logits.detach(), judged.fake_logits.detach())
+        return loss + judged.penalty, {
             "loss/discriminator": loss.detach(),
-            "score/real": real_logits.detach().sigmoid().mean(),
-            "score/fake": fake_logits.detach().sigmoid().mean(),
+            "score/real": real_score,
+            "score/fake": fake_score,
+            **judged.figures,
         }
 
-    return gan.discriminator_update(loss_of, real, gan.latents(step, "discriminator"))
+    return gan.discriminator_update(loss_of, real, gan.latents(step, "discriminator"), *gan.judge.draw(step))
 
 
-def generator_step(gan: Gan, step: int) -> Stats:
-    """One update of the generator alone: fresh fakes through D against 1.
+def generator_step(gan: Gan, real: Float[Tensor, "n c h w"], step: int) -> Stats:
+    """One update of the generator alone: fresh fakes through D, beside the real images if the loss pairs them.
 
     Args:
         gan: the networks.
+        real: this rank's real images in [-1, 1].
         step: the step's number, which fixes the latents.
 
     Returns:
         loss/generator of each part of this rank's share, before the update.
     """
 
-    def loss_of(latents: Tensor) -> tuple[Tensor, PartStats]:
-        loss = gan.loss.generator(gan.discriminator(gan.generator(latents)).float())
+    def loss_of(real: Tensor, latents: Tensor) -> tuple[Tensor, PartStats]:
+        fake = gan.generator(latents)
+        real_logits = gan.loss.look_at(real.to(fake.dtype), gan.discriminator)
+        loss = gan.loss.generator(gan.discriminator(fake).float(), real_logits)
         return loss, {"loss/generator": loss.detach()}
 
-    return gan.generator_update(loss_of, gan.latents(step, "generator"))
+    return gan.generator_update(loss_of, real, gan.latents(step, "generator"))

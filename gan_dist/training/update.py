@@ -104,6 +104,13 @@ class Update:
             setattr(bare, "found_inf", guard.veto)  # noqa: B010  # untyped
         self._captured = Captured(self._apply) if captured else None
 
+    def in_full(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+        """The network in fp32, whatever the precision of the passes, at the same weights; gradients reach them."""
+        if self._rounded is None:
+            return self.working(images)
+        weights = {name: parameter.float() for name, parameter in self.working.named_parameters()}
+        return torch.func.functional_call(self.working, weights, (images.float(),))
+
     def __call__(self, loss_of: PartLoss, *inputs: Float[Tensor, "n ..."]) -> Stats:
         """Do one update.
 

@@ -1,0 +1,163 @@
+"""Penalties on the gradient of D's logit with respect to the image, and how D is asked where one is wanted.
+
+The formulas are pure functions. What judges a batch is an object: plain, or with the penalties of a configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gan_dist.training.losses import Logits, Scalar
+
+Images = Float[Tensor, "n c h w"]
+Critic = Callable[[Images], Logits]
+
+
+def zero_centered(gradients: Images) -> Scalar:
+    """Half the mean squared norm of D's gradient: E ||grad D(x)||^2 / 2.
+
+    At real images it is R1, at fake ones R2 (Mescheder et al. 2018, arXiv:1801.04406, equations 8 and 9, without
+    their gamma).
+    """
+    return gradients.square().flatten(1).sum(1).mean() / 2
+
+
+def one_centered(gradients: Images) -> Scalar:
+    """E (||grad D(x)|| - 1)^2, the penalty of WGAN-GP (Gulrajani et al. 2017, arXiv:1704.00028, equation 3), without
+    its lambda."""
+    # Not the norm's own derivative, which is NaN at a gradient of zero.
+    norms = gradients.square().flatten(1).sum(1).add(1e-12).sqrt()
+    return (norms - 1).square().mean()
+
+
+class Judged(NamedTuple):
+    """What D says of a batch."""
+
+    real_logits: Logits
+    fake_logits: Logits
+    penalty: Scalar | float
+    """To be added to the loss, with its graph and its weight."""
+    figures: dict[str, Scalar]
+    """Name -> the penalty without its weight, detached."""
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Asks D about real and fake images, one beside the other."""
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """Names of the figures that it gives."""
+
+    def draw(self, step: int) -> tuple[Tensor, ...]:
+        """What it needs besides the images, a function of the step: of this rank's whole share."""
+
+    def __call__(self, real: Images, fake: Images, *drawn: Tensor) -> Judged: ...
+
+
+def at_once(critic: Critic, real: Images, fake: Images) -> tuple[Logits, Logits]:
+    """One pass over both halves: the same function as two, for no network here mixes the samples of a batch."""
+    real_logits, fake_logits = critic(torch.cat([real.to(fake.dtype), fake])).float().chunk(2)
+    return real_logits, fake_logits
+
+
+@dataclass(frozen=True)
+class Plain:
+    """No penalty.
+
+    Args:
+        critic: D, in the precision of the passes.
+    """
+
+    critic: Critic
+    figures: tuple[str, ...] = ()
+
+    def draw(self, step: int) -> tuple[Tensor, ...]:
+        return ()
+
+    def __call__(self, real: Images, fake: Images, *drawn: Tensor) -> Judged:
+        real_logits, fake_logits = at_once(self.critic, real, fake)
+        return Judged(real_logits, fake_logits, 0.0, {})
+
+
+@dataclass(frozen=True)
+class ZeroCentered:
+    """R1 at the real images, R2 at the fake ones, in every step.
+
+    Args:
+        critic: D in fp32, for the gradient of a gradient loses what half precision has.
+        r1, r2: their gammas, of which one half is the weight; at least one is not 0.
+    """
+
+    critic: Critic
+    r1: float
+    r2: float
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        return tuple(f"penalty/{name}" for name in ("r1", "r2") if getattr(self, name))
+
+    def draw(self, step: int) -> tuple[Tensor, ...]:
+        return ()
+
+    def __call__(self, real: Images, fake: Images, *drawn: Tensor) -> Judged:
+        fake = fake.float()
+        penalty, figures = real.new_zeros(()), {}
+        if self.r1 and self.r2:
+            logits, gradients = _with_gradients(self.critic, torch.cat([real, fake]))
+            (real_logits, fake_logits), (at_real, at_fake) = logits.chunk(2), gradients.chunk(2)
+        elif self.r1:  # two passes, of which only one is followed by gradients of gradients
+            (real_logits, at_real), fake_logits = _with_gradients(self.critic, real), self.critic(fake)
+        else:
+            real_logits, (fake_logits, at_fake) = self.critic(real), _with_gradients(self.critic, fake)
+        if self.r1:
+            r1 = zero_centered(at_real)
+            penalty, figures["penalty/r1"] = penalty + self.r1 * r1, r1.detach()
+        if self.r2:
+            r2 = zero_centered(at_fake)
+            penalty, figures["penalty/r2"] = penalty + self.r2 * r2, r2.detach()
+        return Judged(real_logits, fake_logits, penalty, figures)
+
+
+@dataclass(frozen=True)
+class OneCentered:
+    """WGAN-GP's penalty, at points between real and fake images, in every step.
+
+    Args:
+        critic: D in fp32.
+        weight: its lambda.
+        places: step -> this rank's share of numbers in [0, 1), (n,): where between its two images a point lies.
+    """
+
+    critic: Critic
+    weight: float
+    places: Callable[[int], Float[Tensor, " n"]]
+    figures: tuple[str, ...] = ("penalty/gradient",)
+
+    def draw(self, step: int) -> tuple[Tensor, ...]:
+        return (self.places(step),)
+
+    def __call__(self, real: Images, fake: Images, *drawn: Tensor) -> Judged:
+        fake = fake.float()
+        real_logits, fake_logits = at_once(self.critic, real, fake)
+        between = torch.lerp(fake, real, drawn[0].view(-1, 1, 1, 1))
+        _, gradients = _with_gradients(self.critic, between)
+        penalty = one_centered(gradients)
+        return Judged(real_logits, fake_logits, self.weight * penalty, {"penalty/gradient": penalty.detach()})
+
+
+def _with_gradients(critic: Critic, images: Images) -> tuple[Logits, Images]:
+    """D's logits and their gradients at the images, which keep their graph: one backward takes in loss and penalty.
+
+    A logit depends on its own image alone, so the gradient of their sum is each one's own.
+    """
+    images = images.detach().requires_grad_()
+    logits = critic(images)
+    (gradients,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return logits, gradients
