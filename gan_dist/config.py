@@ -56,7 +56,12 @@ class ModelConfig:
 @dataclass(frozen=True)
 class OptimizerConfig:
     learning_rate: float = 2e-4
-    """Adam's step size, for both networks (> 0)."""
+    """Adam's step size, for both networks, at the beginning (> 0)."""
+    final_learning_rate: float | None = None
+    """Adam's step size at the end of decay_images (> 0). None: as at the beginning."""
+    decay_images: int = 1_000_000
+    """Images over which the learning rate, and the penalties' gamma, go from their first value to their final one, if
+    they have one, in half a cosine (>= 1); afterwards they stay there. Not the length of the run, which may change."""
     beta1: float = 0.9
     """Adam's decay of the gradient's mean (in [0, 1))."""
     beta2: float = 0.999
@@ -104,6 +109,8 @@ class PenaltyConfig:
     """Gamma of R1: adds gamma/2 times the mean squared gradient of D's logit at real images, in every step (>= 0)."""
     r2: float = 0.0
     """Gamma of R2: the same at generated images (>= 0)."""
+    final_factor: float = 1.0
+    """What both gammas are multiplied with in the end; on the way there like the learning rate (> 0)."""
     gradient: float = 0.0
     """Lambda of WGAN-GP: adds lambda times the mean squared distance of that gradient's norm from 1, between real and
     generated images, in every step (>= 0)."""
@@ -248,6 +255,7 @@ def validate(config: Config) -> None:
     at_least_one = {
         "model.latent_dim": config.model.latent_dim,
         "model.hidden_dim": config.model.hidden_dim,
+        "optimizer.decay_images": config.optimizer.decay_images,
         "train.epochs": config.train.epochs,
         "train.steps": config.train.steps,
         "train.batch_size": config.train.batch_size,
@@ -269,12 +277,14 @@ def validate(config: Config) -> None:
         "optimizer.learning_rate": config.optimizer.learning_rate,
         "data.download_timeout": config.data.download_timeout,
         "wandb.timeout": config.wandb.timeout,
+        "optimizer.final_learning_rate": config.optimizer.final_learning_rate,
+        "penalty.final_factor": config.penalty.final_factor,
         "ema.half_life": config.ema.half_life,
         "ema.warm_up": config.ema.warm_up,
     }
     for name, number in positive.items():
         require(number is None or (math.isfinite(number) and number > 0), name, "a finite number above 0")
-    penalties = {f"penalty.{name}": weight for name, weight in dataclasses.asdict(config.penalty).items()}
+    penalties = {f"penalty.{name}": getattr(config.penalty, name) for name in ("r1", "r2", "gradient")}
     for name, number in penalties.items():
         require(math.isfinite(number) and number >= 0, name, "a finite number of at least 0")
     require(0 <= config.optimizer.beta1 < 1, "optimizer.beta1", "in [0, 1)")

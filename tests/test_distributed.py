@@ -57,6 +57,9 @@ def one(flags: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactor
     return RunFolder(folder), ended
 
 
+GRADIENTS = ("gradient/discriminator", "gradient/generator")
+
+
 def lines_for_the_user(stderr: str) -> list[str]:
     return [line for line in stderr.splitlines() if line.startswith("gan_dist:")]
 
@@ -98,7 +101,7 @@ def test_metrics_have_a_line_a_log_point(two: tuple[RunFolder, Ended]) -> None:
     rows = read_json_lines(two[0].metrics)
     assert [row["step"] for row in rows] == [5, 10, 15, 20]
     for row in rows:
-        assert set(row) == {"step", "epoch", "images_seen", "images_per_second", *METRICS}
+        assert set(row) == {"step", "epoch", "images_seen", "images_per_second", *METRICS, *GRADIENTS}
         assert row["images_seen"] == 20 * row["step"]
         assert row["epoch"] == row["step"] / 10
         assert row["images_per_second"] > 0
@@ -475,10 +478,13 @@ WASSERSTEIN = ["--train.loss", "wasserstein", "--penalty.gradient", "10"]
 def test_penalties_on_two_processes_are_those_of_one(
     loss: list[str], flags: Callable[..., list[str]], tmp_path: Path
 ) -> None:
+    """To rounding, which grows faster here: a unit that is active for every image has a bias without a gradient where
+    only differences of logits count, and Adam makes steps of what rounding leaves of it."""
     more = [*loss, "--train.steps", "10"]
     one, two = (train_on(processes, tmp_path / str(processes), flags, *more) for processes in (1, 2))
-    assert_equal_to_rounding(one, two, 1e-4)
-    assert len(figures(one)[0].keys() - set(METRICS)) == 3 + len([word for word in loss if word.startswith("--penalty")])
+    assert_equal_to_rounding(one, two, 1e-3)
+    penalties = [name for name in figures(one)[0] if name.startswith("penalty/")]
+    assert len(penalties) == len([word for word in loss if word.startswith("--penalty")])
 
 
 @pytest.mark.processes(2)

@@ -29,7 +29,7 @@ ORDER = [
         "training.update",
         "training.meter",
     ),
-    *("training.schedule", "training.steps"),
+    *("training.schedule", "training.pace", "training.steps"),
     *("training.outputs", "training.start", "training.recovery", "training.engine", "training.preflight", "training"),
     *("results.generate", "results.diff", "results"),
     *("__init__", "train", "cli"),

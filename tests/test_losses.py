@@ -86,7 +86,7 @@ def test_penalties_are_their_formulas() -> None:
 @pytest.mark.parametrize(("r1", "r2"), [(3.0, 0.0), (0.0, 5.0), (3.0, 5.0)])
 def test_r1_is_at_the_real_images_and_r2_at_the_fake_ones(r1: float, r2: float) -> None:
     real, fake, critic = images(1), 2 * images(2), Quadratic(1.5)
-    judge = ZeroCentered(critic, r1, r2)
+    judge = ZeroCentered(critic, r1, r2, torch.ones(()))
     judged = judge(real, fake)
     plain = Plain(critic)(real, fake)
     assert torch.allclose(judged.real_logits, plain.real_logits)

@@ -10,7 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gan_dist.config import CheckpointConfig, Config, EmaConfig, ModelConfig, PenaltyConfig, TrainConfig
+from gan_dist.config import (
+    CheckpointConfig,
+    Config,
+    EmaConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PenaltyConfig,
+    TrainConfig,
+)
 from gan_dist.models import build_pair
 from gan_dist.models.ema import generator_to_use
 from gan_dist.training.engine import make_judge
@@ -18,6 +26,7 @@ from gan_dist.training.guard import Guard, NotFinite
 from gan_dist.training.latents import Latents, Places, fixed_latents
 from gan_dist.training.losses import LOSSES
 from gan_dist.training.meter import METRICS, Meter
+from gan_dist.training.pace import Pace
 from gan_dist.training.penalties import Plain
 from gan_dist.training.reduction import (
     ExactReduction,
@@ -55,13 +64,14 @@ def make_gan(
         )
         for network in (generator, discriminator)
     ]
+    places = Places(0, BATCH, rank=0, ranks=1, device=CPU)
     return Gan(
         generator=updates[0].working,
         discriminator=updates[1].working,
         generator_update=updates[0],
         discriminator_update=updates[1],
         loss=LOSSES[loss],
-        judge=make_judge(penalty or PenaltyConfig(), updates[1], Places(0, BATCH, rank=0, ranks=1, device=CPU)),
+        judge=make_judge(penalty or PenaltyConfig(), updates[1], torch.ones(()), places),
         latents=Latents(0, 64, BATCH, rank=0, ranks=1, device=CPU, dtype=dtype),
     )
 
@@ -167,6 +177,21 @@ def test_a_batch_in_parts_gives_the_update_of_the_whole(reduction: Reduction) ->
             assert torch.allclose(x, y, atol=1e-6)
     for _, update in _pairs_of_updates(whole, parts):
         assert {int(state["step"]) for state in update.optimizer.state.values()} == {3}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("penalty", [{"r1": 5.0, "r2": 5.0}, {"r1": 5.0}, {"gradient": 10.0}], ids=str)
+@pytest.mark.parametrize("reduction", [FastReduction(ranks=1, parts=4), ExactReduction(ranks=1, shards=4)])
+def test_losses_and_penalties_in_parts_have_the_gradient_of_the_whole(
+    reduction: Reduction, penalty: dict[str, float], loss: str
+) -> None:
+    whole, parts = (make_gan(how, loss=loss, penalty=PenaltyConfig(**penalty)) for how in (None, reduction))
+    for gan in (whole, parts):
+        discriminator_step(gan, real_images(), 1)
+        generator_step(gan, real_images(), 1)
+    for one, other in _pairs_of_updates(whole, parts):
+        assert torch.allclose(one.gradients[0], other.gradients[0], atol=1e-6)
+        assert one.gradients[0].norm() > 1e-3
 
 
 def test_in_bf16_the_weights_stay_fp32_and_their_rounded_copy_computes() -> None:
@@ -426,6 +451,22 @@ def test_steps_end_a_run_inside_an_epoch() -> None:
     assert plan.total_steps == 7
     at = plan.at(7, False)
     assert (at.log, at.sample, at.checkpoint, at.stop) == (True, False, True, True)
+
+
+def test_learning_rate_and_gammas_go_down_half_a_cosine() -> None:
+    optimizer = OptimizerConfig(learning_rate=1e-3, final_learning_rate=1e-4, decay_images=800)
+    config = Config(optimizer=optimizer, penalty=PenaltyConfig(final_factor=0.2), train=TrainConfig(batch_size=100))
+    schedule, factor = Schedule(config, 1000), torch.ones(())
+    weights = nn.Parameter(torch.zeros(3))
+    optimizers = [torch.optim.Adam([weights], lr=rate) for rate in (1e-3, torch.tensor(1e-3))]
+    pace = Pace(schedule, optimizers, factor)
+    for step, rate, penalty in ((1, 1e-3, 1.0), (5, 5.5e-4, 0.6), (9, 1e-4, 0.2), (1000, 1e-4, 0.2)):
+        pace.keep(step)
+        assert [float(of.param_groups[0]["lr"]) for of in optimizers] == pytest.approx([rate, rate])
+        assert factor.item() == pytest.approx(penalty)
+    assert isinstance(optimizers[1].param_groups[0]["lr"], Tensor)
+    assert Schedule(Config(), 1000).constant
+    assert Schedule(Config(), 1000).learning_rate(7) == Config().optimizer.learning_rate
 
 
 def test_every_so_manieth_checkpoint_stays() -> None:

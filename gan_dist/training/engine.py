@@ -9,7 +9,8 @@ import time
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from gan_dist.config import (
     Config,
@@ -41,6 +42,7 @@ from gan_dist.training.latents import Latents, Places, fixed_latents
 from gan_dist.training.losses import LOSSES
 from gan_dist.training.meter import METRICS, Meter
 from gan_dist.training.outputs import Run
+from gan_dist.training.pace import Pace
 from gan_dist.training.penalties import Judge, OneCentered, Plain, ZeroCentered
 from gan_dist.training.profiling import Profile
 from gan_dist.training.recovery import BadStep, heed, recover, restore
@@ -64,6 +66,7 @@ def train(run: Run) -> None:
     run.profile.begin()
     for step, real in enumerate(run.loader, run.step + 1):  # real: (n, C, H, W) in [-1, 1], this rank's share
         run.profile.over("data")
+        run.pace.keep(step)
         stats = discriminator_step(run.gan, real, step)
         run.profile.over("discriminator step")
         stats |= generator_step(run.gan, real, step)
@@ -172,7 +175,9 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
         Update(network, optimizer, reduction, share, backward, guard, dtype, captured)
         for network, optimizer in ((generator, generator_optimizer), (discriminator, discriminator_optimizer))
     )
-    judge = make_judge(config.penalty, discriminator_update, Places(seed, batch_size, rank, ranks, device))
+    factor = torch.ones((), device=device)
+    places = Places(seed, batch_size, rank, ranks, device)
+    judge = make_judge(config.penalty, discriminator_update, factor, places)
     run = Run(
         config=config,
         accelerator=accelerator,
@@ -189,6 +194,7 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
         batches=batches,
         loader=loader,
         schedule=schedule,
+        pace=Pace(schedule, (generator_optimizer, discriminator_optimizer), factor),
         guard=guard,
         meter=Meter((*METRICS, *judge.figures), window, reduction.parts, accelerator.gather, ranks, device),
         stopping=StopAgreement(request, _patience(config), memory),
@@ -260,10 +266,10 @@ def make_reduction(config: TrainConfig, ranks: int, gather: Gather | None) -> Re
     return FastReduction(ranks, config.accumulation, gather=gather)
 
 
-def make_judge(config: PenaltyConfig, update: Update, places: Places) -> Judge:
+def make_judge(config: PenaltyConfig, update: Update, factor: Float[Tensor, ""], places: Places) -> Judge:
     """How the discriminator is asked about a batch, with the penalties that the configuration wants."""
     if config.r1 or config.r2:
-        return ZeroCentered(update.in_full, config.r1, config.r2)
+        return ZeroCentered(update.in_full, config.r1, config.r2, factor)
     if config.gradient:
         return OneCentered(update.in_full, config.gradient, places)
     return Plain(update.working)
@@ -271,7 +277,11 @@ def make_judge(config: PenaltyConfig, update: Update, places: Places) -> Judge:
 
 def _adam(network: nn.Module, config: OptimizerConfig, captured: bool) -> torch.optim.Adam:
     betas = (config.beta1, config.beta2)
-    return torch.optim.Adam([flatten(network)], lr=config.learning_rate, betas=betas, fused=True, capturable=captured)
+    weights = flatten(network)
+    rate: float | Tensor = config.learning_rate
+    if captured and config.final_learning_rate is not None:
+        rate = torch.tensor(rate, device=weights.device)
+    return torch.optim.Adam([weights], lr=rate, betas=betas, fused=True, capturable=captured)
 
 
 def _patience(config: Config) -> float:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ from gan_dist.run.sharedmemory import SharedMemory
 from gan_dist.run.tracking import StepLines, WandbTracker
 from gan_dist.training.guard import Guard, NotFinite
 from gan_dist.training.meter import Meter
+from gan_dist.training.pace import Pace
 from gan_dist.training.profiling import Profile
 from gan_dist.training.schedule import Schedule
 from gan_dist.training.steps import Gan
@@ -48,6 +50,7 @@ class Run:
     batches: GlobalBatches
     loader: DataLoader[Tensor]
     schedule: Schedule
+    pace: Pace
     guard: Guard
     meter: Meter
     stopping: StopAgreement
@@ -154,6 +157,7 @@ def log(run: Run) -> None:
         "images_seen": run.schedule.images_seen(step),
         "images_per_second": images / (now - run.logged[1]),
         **means,
+        **gradient_norms(run),
     }
     if run.config.train.on_nonfinite == "skip":
         row["updates_skipped"] = run.updates_skipped
@@ -161,6 +165,19 @@ def log(run: Run) -> None:
     run.disk.now(lambda: StepLines(run.folder.metrics).append(row))
     run.wandb.log(step, row)
     run.console.progress(row, run.schedule.total_steps, run.schedule.epoch(run.schedule.total_steps))
+
+
+def gradient_norms(run: Run) -> dict[str, float]:
+    """The norm of each network's last gradient, of the global batch: the same on every rank."""
+    scaler = run.accelerator.scaler
+    scale = scaler.get_scale() if scaler is not None else 1.0
+    updates = {"discriminator": run.gan.discriminator_update, "generator": run.gan.generator_update}
+    norms = {}
+    for name, update in updates.items():
+        squares = np.square(update.gradients[0].cpu().numpy())
+        # numpy's sum: the same bits with any number of threads
+        norms[f"gradient/{name}"] = float(np.sqrt(squares.sum(dtype=np.float64))) / scale
+    return norms
 
 
 def log_hashes(run: Run) -> None:

@@ -93,11 +93,13 @@ class ZeroCentered:
     Args:
         critic: D in fp32, for the gradient of a gradient loses what half precision has.
         r1, r2: their gammas, of which one half is the weight; at least one is not 0.
+        factor: of both; a tensor, which may be changed in place between two steps.
     """
 
     critic: Critic
     r1: float
     r2: float
+    factor: Scalar
 
     @property
     def figures(self) -> tuple[str, ...]:
@@ -122,7 +124,7 @@ class ZeroCentered:
         if self.r2:
             r2 = zero_centered(at_fake)
             penalty, figures["penalty/r2"] = penalty + self.r2 * r2, r2.detach()
-        return Judged(real_logits, fake_logits, penalty, figures)
+        return Judged(real_logits, fake_logits, self.factor * penalty, figures)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from gan_dist.config import Config
@@ -44,6 +45,24 @@ class Schedule:
     def epoch(self, step: int) -> float:
         """Passes over the data set after `step` steps; a whole number where one ends exactly there."""
         return self.images_seen(step) / self.dataset_size
+
+    def learning_rate(self, step: int) -> float:
+        """Adam's step size in step `step` (from 1)."""
+        first, final = self.config.optimizer.learning_rate, self.config.optimizer.final_learning_rate
+        return first if final is None else self._on_the_way(step, first, final)
+
+    def penalty_factor(self, step: int) -> float:
+        """What the gammas of R1 and R2 are multiplied with in step `step` (from 1)."""
+        return self._on_the_way(step, 1.0, self.config.penalty.final_factor)
+
+    @property
+    def constant(self) -> bool:
+        """Whether neither of the two ever changes."""
+        return self.config.optimizer.final_learning_rate is None and self.config.penalty.final_factor == 1
+
+    def _on_the_way(self, step: int, first: float, final: float) -> float:
+        done = min(self.images_seen(step - 1) / self.config.optimizer.decay_images, 1.0)
+        return final + (first - final) * (1 + math.cos(math.pi * done)) / 2
 
     def epochs_completed(self, step: int) -> int:
         return self.images_seen(step) // self.dataset_size

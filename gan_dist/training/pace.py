@@ -1,0 +1,39 @@
+"""What changes in the course of a run: the learning rate, and the weight of R1 and R2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gan_dist.training.schedule import Schedule
+
+
+class Pace:
+    """Sets both before each step, as functions of the step: there is nothing to save.
+
+    Args:
+        schedule: says what they are.
+        optimizers: one group of parameters each. A learning rate that is a tensor is changed in place, so that a CUDA
+            graph reads it.
+        factor: of the gammas; changed in place.
+    """
+
+    def __init__(self, schedule: Schedule, optimizers: Sequence[Optimizer], factor: Float[Tensor, ""]) -> None:
+        self.schedule = schedule
+        self.groups = [optimizer.param_groups[0] for optimizer in optimizers]
+        self.factor = factor
+
+    def keep(self, step: int) -> None:
+        """Make ready for step `step` (from 1)."""
+        if self.schedule.constant:
+            return
+        rate = self.schedule.learning_rate(step)
+        for group in self.groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        self.factor.fill_(self.schedule.penalty_factor(step))
