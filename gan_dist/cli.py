@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from gan_dist import train
 from gan_dist.arguments import exit_code, read_arguments
-from gan_dist.config import InputError
+from gan_dist.config import DataConfig, InputError
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,57 @@ def sample(arguments: Sequence[str]) -> int:
 
     save_images(generate(load_generator(asked.run), asked.count, asked.seed), asked.output)
     print(f"{asked.count} images in {asked.output}")
+    return 0
+
+
+@dataclass(frozen=True)
+class EvaluateData:
+    name: Literal["mnist", "fashion-mnist", "kmnist", "qmnist"] = "mnist"
+    """Data set to train a classifier on, with --train-classifier; a run knows its own."""
+    root: Path | None = None
+    """Folder of the data. None: where the run had it."""
+    source: Literal["auto", "local", "download", "sample"] | None = None
+    """Where images come from. None: where the run's came from, or the root that is given."""
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None
+    """The run's folder."""
+    count: int = 10_000
+    """Images to generate (>= 100)."""
+    seed: int = 0
+    """Other images for another seed (>= 0)."""
+    data: EvaluateData = field(default_factory=EvaluateData)
+    """The real images."""
+    train_classifier: Path | None = None
+    """Without RUN: train the classifier of a data set and write it to this file. For who changes the package's own."""
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """Say how good a run's generator is."""
+    asked = read_arguments(
+        EvaluateArguments,
+        arguments,
+        prog="gan-dist evaluate",
+        description="Compare what a run's generator makes with real images, here and in RUN/evaluation.json.",
+        flags=["--count", "--seed", "--data.name", "--data.root", "--data.source", "--train-classifier"],
+    )
+    if (asked.run is None) == (asked.train_classifier is None):
+        raise InputError("give either a RUN to evaluate, or --train-classifier FILE")
+    if asked.seed < 0:
+        raise InputError(f"seed={asked.seed} can't be used: it is too small")
+    from gan_dist.results.evaluate import evaluate_run, make_shipped_classifier
+
+    if asked.run is not None:
+        evaluate_run(asked.run, print, asked.count, asked.seed, asked.data.root, asked.data.source)
+        return 0
+    assert asked.train_classifier is not None
+    data = DataConfig(asked.data.name, asked.data.root or DataConfig.root, asked.data.source or DataConfig.source)
+    trained = make_shipped_classifier(data, asked.train_classifier, print)
+    print(
+        f"classifier {trained.id} in {asked.train_classifier}: {100 * trained.accuracy:.2f} % of held-out images right"
+    )
     return 0
 
 
@@ -109,6 +160,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
         lambda arguments: train.main(arguments, prog="gan-dist train"),
     ),
     "sample": ("generate images from a run", sample),
+    "evaluate": ("say how good a run's generator is", evaluate),
     "diff": ("find the first step where two runs part", diff),
     "check": ("check that this machine or cluster can carry a run", check),
 }

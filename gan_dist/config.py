@@ -45,12 +45,17 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    architecture: Literal["mlp"] = "mlp"
-    """Pair of networks, by name."""
+    architecture: Literal["mlp", "conv"] = "mlp"
+    """Pair of networks, by name. mlp: the seed's. conv: a small convolutional one."""
     latent_dim: int = 64
     """Numbers in a latent vector (>= 1)."""
     hidden_dim: int = 256
     """Units in a hidden layer, of both networks (>= 1)."""
+    channels: int = 16
+    """Channels of conv's larger feature maps; the smaller ones have twice as many (>= 1)."""
+    initialization: Literal["torch", "he"] = "torch"
+    """First weights. torch: those of its layers. he: normal, so large that signals keep their size on the way through
+    the network, and biases of 0."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,8 @@ class OptimizerConfig:
     final_learning_rate: float | None = None
     """Adam's step size at the end of decay_images (> 0). None: as at the beginning."""
     decay_images: int = 1_000_000
-    """Images over which the learning rate, and the penalties' gamma, go from their first value to their final one, if
-    they have one, in half a cosine (>= 1); afterwards they stay there. Not the length of the run, which may change."""
+    """Images over which the learning rate goes from its first value to its final one, in half a cosine (>= 1); there it
+    stays. Not the length of the run, which may change."""
     beta1: float = 0.9
     """Adam's decay of the gradient's mean (in [0, 1))."""
     beta2: float = 0.999
@@ -110,7 +115,9 @@ class PenaltyConfig:
     r2: float = 0.0
     """Gamma of R2: the same at generated images (>= 0)."""
     final_factor: float = 1.0
-    """What both gammas are multiplied with in the end; on the way there like the learning rate (> 0)."""
+    """What both gammas are multiplied with in the end, after decay_images (> 0); they get there by equal factors."""
+    decay_images: int = 1_000_000
+    """Images over which the gammas go to their final value, if there is one (>= 1); there they stay."""
     gradient: float = 0.0
     """Lambda of WGAN-GP: adds lambda times the mean squared distance of that gradient's norm from 1, between real and
     generated images, in every step (>= 0)."""
@@ -135,6 +142,15 @@ class LogConfig:
 class SamplesConfig:
     every_epochs: int = 1
     """Epochs between two grids of generated images (>= 1)."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    every_epochs: int | None = 20
+    """Epochs between two evaluations of the generator to use (>= 1): distances from the real images, precision and
+    recall, classes; lines of evaluations.jsonl. None: none."""
+    count: int = 10_000
+    """Images generated for an evaluation (>= 100); a distance falls with their number."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +213,8 @@ class Config:
     """metrics.jsonl, the console and the dashboard's curves."""
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     """Grids of generated images."""
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    """How good the images are."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """Checkpoints."""
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
@@ -215,7 +233,23 @@ def seed() -> Config:
     return Config()
 
 
-PRESETS: dict[str, Callable[[], Config]] = {"seed": seed}
+def r3() -> Config:
+    """The seed's networks with what the field knows today: relativistic loss, R1 and R2 in every step, an averaged
+    generator (R3GAN, Huang et al. 2024, arXiv:2501.05441)."""
+    return Config(
+        model=ModelConfig(initialization="he"),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3, final_learning_rate=1e-4, decay_images=3_000_000, beta1=0.0, beta2=0.99
+        ),
+        train=TrainConfig(loss="relativistic", batch_size=50, epochs=60),
+        penalty=PenaltyConfig(r1=5.0, r2=5.0, final_factor=0.01, decay_images=600_000),
+        ema=EmaConfig(half_life=100_000.0),
+        evaluate=EvaluateConfig(every_epochs=5),
+        run=RunConfig(dir=Path("runs/r3")),
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {"seed": seed, "r3": r3}
 
 
 # A resumed run may change these: they say where things are, how often they are shown and when to end, but not
@@ -233,6 +267,7 @@ CHANGEABLE_ON_RESUME = (
     "train.compile",
     "log.",
     "samples.",
+    "evaluate.",
     "checkpoint.",
     "distributed.",
     "wandb.",
@@ -255,7 +290,9 @@ def validate(config: Config) -> None:
     at_least_one = {
         "model.latent_dim": config.model.latent_dim,
         "model.hidden_dim": config.model.hidden_dim,
+        "model.channels": config.model.channels,
         "optimizer.decay_images": config.optimizer.decay_images,
+        "penalty.decay_images": config.penalty.decay_images,
         "train.epochs": config.train.epochs,
         "train.steps": config.train.steps,
         "train.batch_size": config.train.batch_size,
@@ -266,12 +303,14 @@ def validate(config: Config) -> None:
         "log.every_steps": config.log.every_steps,
         "train.log_hashes": config.train.log_hashes,
         "samples.every_epochs": config.samples.every_epochs,
+        "evaluate.every_epochs": config.evaluate.every_epochs,
         "checkpoint.every_steps": config.checkpoint.every_steps,
         "checkpoint.keep": config.checkpoint.keep,
         "checkpoint.keep_every": config.checkpoint.keep_every,
     }
     for name, value in at_least_one.items():
         require(value is None or value >= 1, name, "a whole number of at least 1")
+    require(config.evaluate.count >= 100, "evaluate.count", "a whole number of at least 100")
     require(config.train.seed >= 0, "train.seed", "a whole number of at least 0")
     positive = {
         "optimizer.learning_rate": config.optimizer.learning_rate,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 
 def seed_for(seed: int, purpose: str, index: int = 0) -> int:
@@ -16,3 +18,8 @@ def seed_for(seed: int, purpose: str, index: int = 0) -> int:
 def generator_for(seed: int, purpose: str, index: int = 0) -> torch.Generator:
     """A CPU generator that starts at `seed_for(seed, purpose, index)`."""
     return torch.Generator().manual_seed(seed_for(seed, purpose, index))
+
+
+def sample_latents(count: int, latent_dim: int, seed: int) -> Float[Tensor, "count latent"]:
+    """Standard normal latents of images that are drawn from a generator when it is used, on the CPU."""
+    return torch.randn(count, latent_dim, generator=generator_for(seed, "sample"))

@@ -15,7 +15,9 @@ PACKAGE = REPOSITORY / "gan_dist"
 ORDER = [
     *("config", "seeding", "arguments"),
     *("data.sources", "data.dataset", "data"),
-    *("models.mlp", "models.ema", "models"),
+    *("models.mlp", "models.conv", "models.ema", "models"),
+    *("evaluation.cache", "evaluation.classifier", "evaluation.observed", "evaluation.metrics", "evaluation.reference"),
+    "evaluation",
     *("run.folder", "run.checkpoint", "run.tracking", "run.samples", "run.curves", "run.console"),
     *("run.disk", "run.preemption", "run.peers", "run.sharedmemory", "run.launcher", "run"),
     *(
@@ -29,9 +31,9 @@ ORDER = [
         "training.update",
         "training.meter",
     ),
-    *("training.schedule", "training.pace", "training.steps"),
+    *("training.schedule", "training.pace", "training.steps", "training.quality"),
     *("training.outputs", "training.start", "training.recovery", "training.engine", "training.preflight", "training"),
-    *("results.generate", "results.diff", "results"),
+    *("results.generate", "results.evaluate", "results.diff", "results"),
     *("__init__", "train", "cli"),
 ]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gan_dist.config import ModelConfig
+from gan_dist.config import InputError, ModelConfig
 from gan_dist.models import ARCHITECTURES, build_generator, build_pair
 
 SHAPE = (1, 28, 28)
@@ -58,3 +58,25 @@ def test_the_seed_fixes_the_first_weights() -> None:
     assert not any(torch.equal(a, b) for a, b in zip(weights(1), weights(2), strict=True))
     names = [name for name, _ in build_pair(ModelConfig(), SHAPE, 1)[0].named_parameters()]
     assert [name for name, _ in build_generator(ModelConfig(), SHAPE).named_parameters()] == names
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_he_weights_keep_the_size_of_a_signal(name: str) -> None:
+    """What leaves D's last hidden layer is as large as what came in; with torch's own first weights it is not."""
+    images = torch.randn(64, *SHAPE, generator=torch.Generator().manual_seed(0))
+    sizes = {}
+    for initialization in ("torch", "he"):
+        config = ModelConfig(architecture=name, initialization=initialization)  # type: ignore[arg-type]
+        _, discriminator = build_pair(config, SHAPE, seed=0)
+        assert isinstance(discriminator.layers, nn.Sequential)
+        sizes[initialization] = discriminator.layers[:-1](images).square().mean().item()
+        assert (sum(p.abs().sum() for n, p in discriminator.named_parameters() if "bias" in n) == 0) == (
+            initialization == "he"
+        )
+    assert 0.5 < sizes["he"] < 2
+    assert sizes["torch"] < 0.2
+
+
+def test_conv_refuses_images_that_it_can_not_halve_twice() -> None:
+    with pytest.raises(InputError, match="sides are multiples of 4, not 30x28"):
+        build_pair(ModelConfig(architecture="conv"), (1, 30, 28), seed=0)

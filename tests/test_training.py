@@ -453,17 +453,24 @@ def test_steps_end_a_run_inside_an_epoch() -> None:
     assert (at.log, at.sample, at.checkpoint, at.stop) == (True, False, True, True)
 
 
-def test_learning_rate_and_gammas_go_down_half_a_cosine() -> None:
+def test_learning_rate_goes_down_half_a_cosine_and_gammas_by_equal_factors() -> None:
     optimizer = OptimizerConfig(learning_rate=1e-3, final_learning_rate=1e-4, decay_images=800)
-    config = Config(optimizer=optimizer, penalty=PenaltyConfig(final_factor=0.2), train=TrainConfig(batch_size=100))
+    penalty = PenaltyConfig(final_factor=0.01, decay_images=400)
+    config = Config(optimizer=optimizer, penalty=penalty, train=TrainConfig(batch_size=100))
     schedule, factor = Schedule(config, 1000), torch.ones(())
     weights = nn.Parameter(torch.zeros(3))
     optimizers = [torch.optim.Adam([weights], lr=rate) for rate in (1e-3, torch.tensor(1e-3))]
     pace = Pace(schedule, optimizers, factor)
-    for step, rate, penalty in ((1, 1e-3, 1.0), (5, 5.5e-4, 0.6), (9, 1e-4, 0.2), (1000, 1e-4, 0.2)):
+    for step, rate, gamma in (
+        (1, 1e-3, 1.0),
+        (3, 8.68198e-4, 0.1),
+        (5, 5.5e-4, 0.01),
+        (9, 1e-4, 0.01),
+        (99, 1e-4, 0.01),
+    ):
         pace.keep(step)
         assert [float(of.param_groups[0]["lr"]) for of in optimizers] == pytest.approx([rate, rate])
-        assert factor.item() == pytest.approx(penalty)
+        assert factor.item() == pytest.approx(gamma)
     assert isinstance(optimizers[1].param_groups[0]["lr"], Tensor)
     assert Schedule(Config(), 1000).constant
     assert Schedule(Config(), 1000).learning_rate(7) == Config().optimizer.learning_rate

@@ -152,7 +152,7 @@ def load_labelled(config: DataConfig, split: Split, announce: Callable[[str], No
         InputError: no source has the data, the training images have no labels, or a file is damaged.
     """
     here = config.source == "download" and find_local(config) is not None
-    found = _find(dataclasses.replace(config, source="local") if here else config)
+    found = _find(settled(config, "download") if here else config)
     if found.file is None:
         if split == "test":
             raise NoHeldOut("the sample digits have no held-out images; give --data.root a copy of MNIST")
@@ -171,6 +171,16 @@ def load_labelled(config: DataConfig, split: Split, announce: Callable[[str], No
     if not 0 <= int(classes.min()) <= int(classes.max()) < CLASSES:
         raise InputError(f"{labels_file} holds other classes than 0 to {CLASSES - 1}; replace it")
     return LabelledImages(images.images, images.provenance, classes)
+
+
+def settled(config: DataConfig, source: str) -> DataConfig:
+    """The configuration that finds the same images again and looks no further: a download lies in the root by now.
+
+    Args:
+        config: the one that `load_images` was given.
+        source: of the provenance that it answered with.
+    """
+    return dataclasses.replace(config, source="sample" if source == "sample" else "local")
 
 
 @dataclass(frozen=True)

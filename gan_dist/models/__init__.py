@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gan_dist.config import ModelConfig
-from gan_dist.models import mlp
+from gan_dist.models import conv, mlp
 from gan_dist.seeding import seed_for
 
 ImageShape = tuple[int, int, int]
@@ -17,6 +17,7 @@ Builder = Callable[[ModelConfig, ImageShape], nn.Module]
 # name -> how its generator and its discriminator are built for images (C, H, W)
 ARCHITECTURES: dict[str, tuple[Builder, Builder]] = {
     "mlp": (mlp.Generator.from_config, mlp.Discriminator.from_config),
+    "conv": (conv.Generator.from_config, conv.Discriminator.from_config),
 }
 
 
@@ -35,4 +36,18 @@ def build_pair(config: ModelConfig, image_shape: ImageShape, seed: int) -> tuple
     make_generator, make_discriminator = ARCHITECTURES[config.architecture]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "weights"))
-        return make_generator(config, image_shape), make_discriminator(config, image_shape)
+        pair = make_generator(config, image_shape), make_discriminator(config, image_shape)
+        if config.initialization == "he":
+            for network in pair:
+                _keep_signals_alive(network)
+    return pair
+
+
+def _keep_signals_alive(network: nn.Module) -> None:
+    """Draw a network's first weights anew, with the variance of He et al. 2015 (arXiv:1502.01852, equation 15)."""
+    slopes = [module.negative_slope for module in network.modules() if isinstance(module, nn.LeakyReLU)]
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(module.weight, a=slopes[0] if slopes else 0.0)
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)

@@ -17,7 +17,7 @@ from gan_dist.config import InputError, from_dict
 from gan_dist.data.dataset import denormalize
 from gan_dist.models import build_generator
 from gan_dist.run.folder import RunFolder, replacing
-from gan_dist.seeding import generator_for
+from gan_dist.seeding import sample_latents
 
 CHUNK = 1024  # images generated at a time, to bound the memory
 
@@ -58,9 +58,8 @@ def generate(generator: nn.Module, count: int, seed: int) -> Float[Tensor, "coun
     """
     latent_dim = generator.latent_dim
     assert isinstance(latent_dim, int)
-    latents = torch.randn(count, latent_dim, generator=generator_for(seed, "sample"))
     with torch.no_grad():
-        return torch.cat([generator(chunk) for chunk in latents.split(CHUNK)])
+        return torch.cat([generator(chunk) for chunk in sample_latents(count, latent_dim, seed).split(CHUNK)])
 
 
 def save_images(images: Float[Tensor, "n c h w"], file: Path) -> None:

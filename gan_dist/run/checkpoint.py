@@ -58,7 +58,13 @@ class Checkpoints:
         self.keep = keep
         self.stays = stays
 
-    def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
+    def save(
+        self,
+        step: int,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        state: Mapping[str, Any],
+        spare: int | None = None,
+    ) -> Path:
         """Publish a checkpoint, then remove those that are too old.
 
         Whenever the process or the machine dies in here, the checkpoints that were there before are still there.
@@ -67,6 +73,7 @@ class Checkpoints:
             step: completed steps.
             tensors: file's stem -> name -> tensor, on any device.
             state: what is no tensor, as JSON can hold it.
+            spare: the step of an older one that must not be removed now.
 
         Raises:
             OSError: the disk refused; nothing was published, nothing removed.
@@ -99,7 +106,7 @@ class Checkpoints:
             shutil.rmtree(beside, ignore_errors=True)
         # Only now, and only steps that this trajectory has passed: a newer one can't be this run's.
         for old in [s for s in self.steps() if s <= step][: -self.keep]:
-            if not self.stays(old):
+            if not self.stays(old) and old != spare:
                 shutil.rmtree(self._path(old), ignore_errors=True)
         return published
 

@@ -26,7 +26,7 @@ class StepLines:
         """The last step in the file; 0 if there is none."""
         return max((row["step"] for row in read_json_lines(self.file)), default=0)
 
-    def go_back_to(self, step: int, every_steps: int) -> None:
+    def go_back_to(self, step: int, every_steps: int = 1) -> None:
         """Drop the lines that a run resumed after `step` is going to write again.
 
         They are those of later steps, and a line that an earlier end of the run put between two log points.

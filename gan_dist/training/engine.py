@@ -45,6 +45,7 @@ from gan_dist.training.outputs import Run
 from gan_dist.training.pace import Pace
 from gan_dist.training.penalties import Judge, OneCentered, Plain, ZeroCentered
 from gan_dist.training.profiling import Profile
+from gan_dist.training.quality import Quality
 from gan_dist.training.recovery import BadStep, heed, recover, restore
 from gan_dist.training.reduction import ExactReduction, FastReduction, Gather, Reduction
 from gan_dist.training.schedule import Schedule
@@ -83,7 +84,9 @@ def train(run: Run) -> None:
             outputs.log_hashes(run)
         if at.sample and run.writes:
             outputs.sample(run)
-        if at.checkpoint:
+        if at.evaluate:
+            outputs.evaluate(run)
+        if at.checkpoint or run.at_its_best:
             outputs.checkpoint(run)
         run.profile.over("outputs")
         if at.stop:
@@ -199,6 +202,7 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
         meter=Meter((*METRICS, *judge.figures), window, reduction.parts, accelerator.gather, ranks, device),
         stopping=StopAgreement(request, _patience(config), memory),
         memory=memory,
+        quality=Quality(config, accelerator, start.images, console.announce),
         disk=Disk(on_failure=request.ask),
         folder=folder,
         checkpoints=Checkpoints(folder.checkpoints, config.checkpoint.keep, schedule.stays),

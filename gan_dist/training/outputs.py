@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from accelerate import Accelerator
@@ -35,8 +35,14 @@ from gan_dist.training.guard import Guard, NotFinite
 from gan_dist.training.meter import Meter
 from gan_dist.training.pace import Pace
 from gan_dist.training.profiling import Profile
+from gan_dist.training.quality import Quality
 from gan_dist.training.schedule import Schedule
 from gan_dist.training.steps import Gan
+
+
+class Best(NamedTuple):
+    step: int
+    distance: float
 
 
 @dataclass
@@ -56,6 +62,7 @@ class Run:
     stopping: StopAgreement
     memory: SharedMemory | None
     """Where the ranks add their gradients, if they share one."""
+    quality: Quality
     disk: Disk
     folder: RunFolder
     checkpoints: Checkpoints
@@ -67,6 +74,8 @@ class Run:
     """(64, latent_dim), those of the sample grids."""
     step: int = 0
     """Completed steps."""
+    best: Best | None = None
+    """The evaluation with the smallest Fréchet distance so far."""
     updates_skipped: int = 0
     """Updates that were left out for NaN or infinity, in the whole run."""
     seconds: float = 0.0
@@ -85,6 +94,15 @@ class Run:
     @property
     def writes(self) -> bool:
         return self.accelerator.is_main_process
+
+    @property
+    def at_its_best(self) -> bool:
+        """The newest evaluation, of this step, is the best one."""
+        return self.best is not None and self.best.step == self.step
+
+    def seconds_trained(self) -> float:
+        """Time that the training took until now, in all sessions."""
+        return self.seconds + time.perf_counter() - self.started
 
 
 def begin(run: Run, wandb_id: str | None) -> None:
@@ -140,6 +158,8 @@ def begin(run: Run, wandb_id: str | None) -> None:
 def go_back_to(run: Run, step: int) -> None:
     """Take out of the run's files the lines that it is going to write again. Rank 0 only."""
     StepLines(run.folder.metrics).go_back_to(step, run.config.log.every_steps)
+    if run.folder.evaluations.exists():
+        StepLines(run.folder.evaluations).go_back_to(step)
     if run.config.train.log_hashes is not None:
         StepLines(run.folder.hashes).go_back_to(step, run.config.train.log_hashes)
 
@@ -205,6 +225,35 @@ def sample(run: Run) -> None:
         run.wandb.log_samples(run.step, file)
 
 
+def evaluate(run: Run) -> None:
+    """Measure how good the generator is, and note if it is better than ever. A collective: all ranks work on it."""
+    began = time.perf_counter()
+    measured = run.quality.measure(run.ema.network, run.gan.discriminator_update.in_full)
+    step, logged = run.logged
+    run.logged = (step, logged + time.perf_counter() - began)  # it is no part of the training's speed
+    if measured is None:
+        return
+    distance = measured["distance/frechet"]
+    if run.best is None or distance < run.best.distance:
+        run.best = Best(run.step, distance)
+    if not run.writes:
+        return
+    row = {
+        "step": run.step,
+        "epoch": run.schedule.epoch(run.step),
+        "images_seen": run.schedule.images_seen(run.step),
+        "seconds": run.seconds_trained(),
+        **measured,
+    }
+    run.disk.now(lambda: StepLines(run.folder.evaluations).append(row))
+    run.wandb.log(run.step, {name: value for name, value in row.items() if name != "intervals"})
+    low, high = row["intervals"]["distance/frechet"]
+    run.console.announce(
+        f"epoch {row['epoch']:.4g}: Fréchet distance {distance:.2f} ({low:.2f} to {high:.2f}; real images "
+        f"{run.quality.floor['distance/frechet']:.2f}), precision {row['precision']:.3f}, recall {row['recall']:.3f}"
+    )
+
+
 def checkpoint(run: Run) -> None:
     """Save all that the run needs to go on. A collective: the figures of the open window are every rank's.
 
@@ -221,13 +270,14 @@ def checkpoint(run: Run) -> None:
     state = {
         "config": to_dict(run.config),
         "data_sha256": run.images.provenance.sha256,
-        "seconds": run.seconds + time.perf_counter() - run.started,
+        "seconds": run.seconds_trained(),
+        "best": run.best,
         "scaler": scaler.state_dict() if scaler is not None else {},
         "wandb_id": run.wandb.id,
         "metrics_window": window,
         "updates_skipped": run.updates_skipped,
     }
-    run.disk.soon(partial(_write_checkpoint, run, run.step, tensors, state, describe_generator(run)))
+    run.disk.soon(partial(_write_checkpoint, run, run.step, tensors, state, describe_generator(run), run.best))
 
 
 def _write_checkpoint(
@@ -236,11 +286,15 @@ def _write_checkpoint(
     tensors: dict[str, dict[str, Tensor]],
     state: dict[str, Any],
     generator: dict[str, str],
+    best: Best | None,
 ) -> None:
-    run.checkpoints.save(step, tensors, state)
-    save_generator(run.folder.generator, tensors.get("average", tensors["generator"]), generator)
+    run.checkpoints.save(step, tensors, state, spare=best.step if best else None)
+    to_use = tensors.get("average", tensors["generator"])
+    save_generator(run.folder.generator, to_use, generator)
     if "average" in tensors:
         save_generator(run.folder.live_generator, tensors["generator"], generator)
+    if best and best.step == step:
+        save_generator(run.folder.best_generator, to_use, generator)
     run.folder.write_status("running", step)
 
 
@@ -288,7 +342,7 @@ def end(run: Run, state: str, reason: str) -> None:
     folder, console = run.folder, run.console
     console.end()
     run.disk.wait()
-    seconds = run.seconds + time.perf_counter() - run.started
+    seconds = run.seconds_trained()
     folder.write_status(state, run.step, reason)
     run.wandb.finish(exit_code=1 if state == "failed" else 0)
     rows = read_json_lines(folder.metrics)

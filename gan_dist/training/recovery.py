@@ -8,7 +8,7 @@ from gan_dist.run.checkpoint import Checkpoint, load_optimizer_tensors
 from gan_dist.run.launcher import on_main
 from gan_dist.run.tracking import StepLines
 from gan_dist.training.guard import NotFinite
-from gan_dist.training.outputs import Run, go_back_to
+from gan_dist.training.outputs import Best, Run, go_back_to
 
 
 class BadStep(Exception):
@@ -82,6 +82,7 @@ def restore(run: Run, found: Checkpoint | None) -> None:
         run.accelerator.scaler.load_state_dict(found.state["scaler"])
     run.step = found.step if found else 0
     run.updates_skipped = found.state["updates_skipped"] if found else 0
+    run.best = Best(*found.state["best"]) if found and found.state.get("best") else None
     run.meter.load_state(found.state["metrics_window"] if found else [])
     run.batches.steps = range(run.step, run.schedule.total_steps)
 

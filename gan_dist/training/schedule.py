@@ -15,6 +15,7 @@ class At:
     log: bool
     hashes: bool
     sample: bool
+    evaluate: bool
     checkpoint: bool
     stop: bool
     """The run ends here: it has all its steps, or was asked to stop."""
@@ -22,7 +23,7 @@ class At:
     @property
     def anything(self) -> bool:
         """Something is written or the run ends: only then does anybody wait for the device."""
-        return self.log or self.hashes or self.sample or self.checkpoint or self.stop
+        return self.log or self.hashes or self.sample or self.evaluate or self.checkpoint or self.stop
 
 
 class Schedule:
@@ -47,22 +48,22 @@ class Schedule:
         return self.images_seen(step) / self.dataset_size
 
     def learning_rate(self, step: int) -> float:
-        """Adam's step size in step `step` (from 1)."""
+        """Adam's step size in step `step` (from 1): half a cosine from its first value to the final one."""
         first, final = self.config.optimizer.learning_rate, self.config.optimizer.final_learning_rate
-        return first if final is None else self._on_the_way(step, first, final)
+        if final is None:
+            return first
+        done = min(self.images_seen(step - 1) / self.config.optimizer.decay_images, 1.0)
+        return final + (first - final) * (1 + math.cos(math.pi * done)) / 2
 
     def penalty_factor(self, step: int) -> float:
-        """What the gammas of R1 and R2 are multiplied with in step `step` (from 1)."""
-        return self._on_the_way(step, 1.0, self.config.penalty.final_factor)
+        """What the gammas of R1 and R2 are multiplied with in step `step` (from 1), falling by equal factors."""
+        done = min(self.images_seen(step - 1) / self.config.penalty.decay_images, 1.0)
+        return self.config.penalty.final_factor**done
 
     @property
     def constant(self) -> bool:
         """Whether neither of the two ever changes."""
         return self.config.optimizer.final_learning_rate is None and self.config.penalty.final_factor == 1
-
-    def _on_the_way(self, step: int, first: float, final: float) -> float:
-        done = min(self.images_seen(step - 1) / self.config.optimizer.decay_images, 1.0)
-        return final + (first - final) * (1 + math.cos(math.pi * done)) / 2
 
     def epochs_completed(self, step: int) -> int:
         return self.images_seen(step) // self.dataset_size
@@ -71,12 +72,13 @@ class Schedule:
         """What is due after step `step` (from 1)."""
         epoch = self.epochs_completed(step)
         epoch_ends = epoch > self.epochs_completed(step - 1)
-        hashes = self.config.train.log_hashes
+        hashes, evaluate = self.config.train.log_hashes, self.config.evaluate.every_epochs
         last = step == self.total_steps
         return At(
             log=last or step % self.config.log.every_steps == 0,
             hashes=hashes is not None and step % hashes == 0,
             sample=epoch_ends and epoch % self.config.samples.every_epochs == 0,
+            evaluate=evaluate is not None and epoch_ends and epoch % evaluate == 0,
             checkpoint=last or stop_requested or self._checkpoints_due(step) > self._checkpoints_due(step - 1),
             stop=last or stop_requested,
         )

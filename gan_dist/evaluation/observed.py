@@ -1,0 +1,102 @@
+"""What the figures are made of: images as the classifier sees them, and the real ones to compare them with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from gan_dist.data.dataset import denormalize, normalize
+from gan_dist.evaluation.classifier import Classifier
+from gan_dist.seeding import generator_for
+
+CHUNK = 500  # images in one forward pass: the fastest on a CPU
+RESAMPLES = 30  # sets drawn for the interval of a figure
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its interval: another set of as many images would give one within it about 95 times in 100."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A set of images as the figures need it, all on one device."""
+
+    features: Float[Tensor, "n 128"]
+    logits: Float[Tensor, "n classes"]
+    pixels: UInt8[Tensor, "n c h w"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The real images of a data set, seen by one classifier, all on one device."""
+
+    classifier: str
+    """Its id."""
+    features: Float[Tensor, "n 128"]
+    """Of all training images."""
+    pixels: UInt8[Tensor, "n c h w"]
+    held_out_features: Float[Tensor, "m 128"] | None = None
+    """None where the data set has no held-out images."""
+    floor: dict[str, Estimate] = field(default_factory=dict)
+    """The figures of real images: of the held-out ones against the training ones, else of one half of the training
+    images against the other. As near as a generator can be expected to come."""
+
+    def to(self, device: torch.device) -> Reference:
+        """The same on another device."""
+        held_out = None if self.held_out_features is None else self.held_out_features.to(device)
+        return replace(
+            self, features=self.features.to(device), pixels=self.pixels.to(device), held_out_features=held_out
+        )
+
+
+def quantize(images: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
+    """Images in [-1, 1] as a file of 8 bits a pixel holds them, as the real ones come."""
+    return denormalize(images).mul_(255).round_().to(torch.uint8)
+
+
+def observe(network: Classifier, pixels: UInt8[Tensor, "n c h w"]) -> Observed:
+    """Show images to a classifier, on the device where it is."""
+    pixels = pixels.to(network.head.weight.device)
+    with torch.no_grad():
+        features = torch.cat([network.features(normalize(chunk)) for chunk in pixels.split(CHUNK)])
+        return Observed(features, network.head(features), pixels)
+
+
+def choose(count: int, most: int, purpose: str) -> Int64[Tensor, " chosen"]:
+    """At most `most` of `count` rows, drawn without replacement, always the same: data sets may be sorted."""
+    return torch.randperm(count, generator=generator_for(0, f"evaluation/{purpose}"))[:most]
+
+
+def resample(count: int, resamples: int = RESAMPLES) -> Int64[Tensor, "resamples count"]:
+    """Rows of the bootstrap's sets: each as large as the set that they are drawn from, with replacement."""
+    return torch.randint(count, (resamples, count), generator=generator_for(0, "evaluation/bootstrap"))
+
+
+def interval(value: float, resampled: Sequence[float], least: float = 0.0, most: float = float("inf")) -> Estimate:
+    """The interval of a figure: ±1.96 deviations of what it is for resampled sets (Efron & Tibshirani 1993, ch. 13).
+
+    Not their quantiles: 30 sets are too few for these, and too many equal images in each raise a distance.
+
+    Args:
+        value: the figure of the whole set.
+        resampled: the same of the sets.
+        least, most: the figure's range; the interval is cut there.
+    """
+    margin = 1.96 * torch.tensor(resampled, dtype=torch.float64).std().item()
+    return Estimate(value, max(value - margin, least), min(value + margin, most))
+
+
+def share(members: Tensor) -> Estimate:
+    """The share of True in a bool tensor (n,), with the interval that the bootstrap of a mean converges to."""
+    value = members.double().mean().item()
+    margin = 1.96 * (value * (1 - value) / len(members)) ** 0.5
+    return Estimate(value, max(value - margin, 0.0), min(value + margin, 1.0))

@@ -1,0 +1,100 @@
+"""The real images of a data set as the figures need them: seen once on a machine, and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from gan_dist.config import DataConfig
+from gan_dist.data.sources import ImageSet, NoHeldOut, load_labelled, settled
+from gan_dist.evaluation.cache import cache_file, keep
+from gan_dist.evaluation.classifier import TrainedClassifier
+from gan_dist.evaluation.metrics import compute_figures
+from gan_dist.evaluation.observed import Estimate, Observed, Reference, observe
+
+VERSION = 1  # of the figures: another way to compute one is another version
+
+
+def reference_for(
+    config: DataConfig, train: ImageSet, classifier: TrainedClassifier, announce: Callable[[str], None]
+) -> Reference:
+    """The real side of the figures, on the classifier's device. The first time on a machine takes half a minute.
+
+    Args:
+        config: the data set; its held-out images are looked for beside the training images.
+        train: those training images, as `load_images` gave them.
+        classifier: of `classifier_for`.
+        announce: called with one line where there are no held-out images, and where nothing can be kept.
+
+    Raises:
+        InputError: the held-out images are damaged.
+    """
+    try:
+        held_out: ImageSet | None = load_labelled(settled(config, train.provenance.source), "test", announce)
+    except NoHeldOut as reason:
+        held_out = None
+        announce(f"{reason}; until then real images are one half of the training images, against the other")
+    file = _file(classifier, train, held_out)
+    device = classifier.network.head.weight.device
+    pixels = train.images.to(device)
+    try:
+        return _read(file, classifier, pixels)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        pass  # not made yet, or damaged
+    reference = build_reference(classifier, train, held_out)
+    keep(file, _content(reference), announce)
+    return reference
+
+
+def build_reference(classifier: TrainedClassifier, train: ImageSet, held_out: ImageSet | None) -> Reference:
+    """Show all real images to the classifier and compute their figures. Reads and keeps nothing."""
+    seen = observe(classifier.network, train.images)
+    whole = Reference(classifier.id, seen.features, seen.pixels)
+    if held_out is None:
+        # In turns: the images may be sorted by class.
+        one, other = (Observed(seen.features[i::2], seen.logits[i::2], seen.pixels[i::2]) for i in (0, 1))
+        floor = compute_figures(other, Reference(classifier.id, one.features, one.pixels))
+        # Among half as many images the nearest is farther away: nothing to compare with.
+        del floor["nearest/generated"]
+        return replace(whole, floor=floor)
+    unseen = observe(classifier.network, held_out.images)
+    return replace(whole, held_out_features=unseen.features, floor=compute_figures(unseen, whole))
+
+
+def _file(classifier: TrainedClassifier, train: ImageSet, held_out: ImageSet | None) -> Path:
+    made_of = [train.provenance.sha256, held_out.provenance.sha256 if held_out else "", classifier.id, str(VERSION)]
+    return cache_file(f"reference-{hashlib.sha256('/'.join(made_of).encode()).hexdigest()[:16]}.safetensors")
+
+
+def _content(reference: Reference) -> bytes:
+    tensors = {"features": reference.features.cpu()}
+    if reference.held_out_features is not None:
+        tensors["held_out_features"] = reference.held_out_features.cpu()
+    floor = {name: asdict(estimate) for name, estimate in reference.floor.items()}
+    return save(tensors, {"reference": json.dumps({"floor": floor, "sha256": _sha256(tensors)})})
+
+
+def _read(file: Path, classifier: TrainedClassifier, pixels: Tensor) -> Reference:
+    with safe_open(file, framework="pt") as stored:
+        told = json.loads(stored.metadata()["reference"])
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no dictionary)
+    if _sha256(tensors) != told["sha256"]:
+        raise ValueError("damaged")
+    on_device = {name: tensor.to(pixels.device) for name, tensor in tensors.items()}
+    floor = {name: Estimate(**estimate) for name, estimate in told["floor"].items()}
+    return Reference(classifier.id, on_device["features"], pixels, on_device.get("held_out_features"), floor)
+
+
+def _sha256(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,142 @@
+"""How good a run's generator is: figures of what it makes, beside the same figures of real images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from gan_dist.config import DataConfig, InputError, from_dict
+from gan_dist.data.sources import load_images, load_labelled, settled
+from gan_dist.evaluation.classifier import TrainedClassifier, classifier_bytes, classifier_for, train_classifier
+from gan_dist.evaluation.metrics import compute_figures
+from gan_dist.evaluation.observed import Estimate, observe, quantize
+from gan_dist.evaluation.reference import reference_for
+from gan_dist.results.generate import generate, load_generator
+from gan_dist.run.folder import RunFolder, read_json, replacing, write_json
+
+LEAST = 100  # images, below which the figures say nothing
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `gan-dist evaluate` found."""
+
+    run: str
+    count: int
+    """Images generated."""
+    seed: int
+    """Of their latents."""
+    classifier: str
+    """Its id: only figures of the same one can be compared."""
+    classifier_accuracy: float
+    data: dict[str, str | int | None]
+    """Where the real images came from."""
+    figures: dict[str, Estimate]
+    real: dict[str, Estimate]
+    """The same figures of real images, as near as a generator can be expected to come."""
+
+    def table(self) -> Table:
+        """For a person: each figure, its interval, and that of real images beside it."""
+        table = Table(
+            title=f"{self.run}: {self.count:,} images, classifier {self.classifier} "
+            f"({100 * self.classifier_accuracy:.2f} % right)"
+        )
+        for name in ("figure", "generated", "95 % interval", "real"):
+            table.add_column(name, justify="left" if name == "figure" else "right")
+        for name, figure in self.figures.items():
+            real = self.real.get(name)
+            interval = f"{figure.low:.4g} to {figure.high:.4g}"
+            table.add_row(name, f"{figure.value:.4g}", interval, "-" if real is None else f"{real.value:.4g}")
+        return table
+
+
+def evaluate_run(
+    run: Path,
+    announce: Callable[[str], None],
+    count: int = 10_000,
+    seed: int = 0,
+    root: Path | None = None,
+    source: Literal["auto", "local", "download", "sample"] | None = None,
+) -> Evaluation:
+    """Evaluate the generator of a run, show the figures, and write them to RUN/evaluation.json.
+
+    Args:
+        run: the run's folder, which may still be training.
+        announce: called with one line where something else is used than one would expect.
+        count: images to generate (>= LEAST).
+        seed: other images for another.
+        root, source: where the real images are, if not where the run had them.
+
+    Raises:
+        InputError: the run has no generator, its data set can't be read or has no classifier, or RUN can't be written.
+    """
+    if count < LEAST:
+        raise InputError(f"count={count} can't be used: figures need at least {LEAST} images")
+    folder = RunFolder(run)
+    generator = load_generator(run)
+    trained_on = _provenance(folder)
+    data = _data(folder, trained_on.get("source"), root, source)
+    train = load_images(data, announce)
+    if train.provenance.sha256 != trained_on.get("sha256", train.provenance.sha256):
+        announce(f"{run} was trained on other images than those of {train.provenance.file}: mind what is compared")
+    classifier = classifier_for(data, announce)
+    reference = reference_for(data, train, classifier, announce)
+    observed = observe(classifier.network, quantize(generate(generator, count, seed)))
+    evaluation = Evaluation(
+        run=str(run),
+        count=count,
+        seed=seed,
+        classifier=classifier.id,
+        classifier_accuracy=classifier.accuracy,
+        data=train.provenance.to_dict(),
+        figures=compute_figures(observed, reference),
+        real=reference.floor,
+    )
+    file = folder.path / "evaluation.json"
+    try:
+        write_json(file, asdict(evaluation))
+    except OSError as error:
+        raise InputError(f"{file} can't be written ({error.strerror}); make {run} writable") from error
+    Console().print(evaluation.table())
+    return evaluation
+
+
+def _provenance(folder: RunFolder) -> dict[str, str]:
+    """What the run noted of its data; nothing if it noted nothing."""
+    return read_json(folder.environment).get("data", {}) if folder.environment.exists() else {}
+
+
+def _data(
+    folder: RunFolder,
+    used: str | None,
+    root: Path | None,
+    source: Literal["auto", "local", "download", "sample"] | None,
+) -> DataConfig:
+    """The run's data set, at the source that it came from then, unless another place is given."""
+    data = from_dict(read_json(folder.config)).data
+    if root is not None or source is not None:
+        return replace(data, root=root or data.root, source=source or "local")
+    return data if used is None else settled(data, used)
+
+
+def make_shipped_classifier(
+    data: DataConfig, file: Path, announce: Callable[[str], None], epochs: int = 12
+) -> TrainedClassifier:
+    """Train a classifier on a data set and write it as the file that ships with the package.
+
+    Raises:
+        InputError: the data can't be used, or has no held-out images, or the file can't be written.
+    """
+    train, held_out = (load_labelled(data, split, announce) for split in ("train", "test"))
+    trained = train_classifier(train, held_out, announce, epochs=epochs)
+    try:
+        with replacing(file) as beside:
+            beside.write_bytes(classifier_bytes(trained))
+    except OSError as error:
+        raise InputError(f"{file} can't be written ({error.strerror}); choose another") from error
+    return trained

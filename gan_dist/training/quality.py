@@ -1,0 +1,138 @@
+"""How good the generator is in the course of a run: all ranks measure it together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from gan_dist.config import Config, InputError
+from gan_dist.data.dataset import normalize
+from gan_dist.data.sources import ImageSet, NoHeldOut, load_labelled, settled
+from gan_dist.evaluation.classifier import TrainedClassifier, classifier_for
+from gan_dist.evaluation.metrics import compute_figures
+from gan_dist.evaluation.observed import CHUNK, Observed, Reference, choose, observe, quantize
+from gan_dist.evaluation.reference import reference_for
+from gan_dist.run.launcher import on_main
+from gan_dist.seeding import sample_latents
+from gan_dist.training.penalties import Critic
+
+SCORED = 2000  # real images of each kind that the discriminator is asked about
+
+
+class Quality:
+    """Measures a generator. What it needs of the real images is read when it is first wanted.
+
+    Args:
+        config: of the run.
+        accelerator: of the run.
+        images: the training images, the same on every rank.
+        announce: called on every rank with one line for whatever the user should know.
+    """
+
+    def __init__(
+        self, config: Config, accelerator: Accelerator, images: ImageSet, announce: Callable[[str], None]
+    ) -> None:
+        self.config = config
+        self.accelerator = accelerator
+        self.images = images
+        self.announce = announce
+        self.works = True
+        """Until it turns out that there is no classifier, or no data, to measure with."""
+        self._classifier: TrainedClassifier | None = None
+        self._reference: Reference | None = None
+        self._held_out: UInt8[Tensor, "m c h w"] | None = None
+
+    def measure(self, generator: nn.Module, critic: Critic) -> dict[str, Any] | None:
+        """Generate images and compute all figures, shared out over the ranks. A collective: all must reach it.
+
+        Args:
+            generator: the one to use, in fp32.
+            critic: D in fp32.
+
+        Returns:
+            classifier, count, each figure's value, and intervals: figure -> [low, high]. The same on every rank. None
+            if it can't be measured, which is said once.
+        """
+        if not self._ready():
+            return None
+        assert self._classifier is not None
+        assert self._reference is not None
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        observed = self._observe(generator)
+        parts = gather_object([compute_figures(observed, self._reference, rank, ranks)])
+        figures = {name: figure for part in parts for name, figure in part.items()}
+        figures = {name: figures[name] for name in sorted(figures)}
+        return {
+            "classifier": self._classifier.id,
+            "count": self.config.evaluate.count,
+            **{name: figure.value for name, figure in figures.items()},
+            **self._memory(critic),
+            "intervals": {name: [figure.low, figure.high] for name, figure in figures.items()},
+        }
+
+    @property
+    def floor(self) -> dict[str, float]:
+        """The same figures of real images, as soon as something was measured."""
+        return {name: figure.value for name, figure in self._reference.floor.items()} if self._reference else {}
+
+    def _ready(self) -> bool:
+        if self.works and self._reference is None:
+            try:
+                self._classifier, self._reference, self._held_out = on_main(self.accelerator, self._read)
+            except InputError as error:  # every rank has it; a figure is no reason to lose a run
+                self.works = False
+                self.announce(f"the images are not evaluated: {error}")
+            else:
+                device = self.accelerator.device
+                self._classifier.network.to(device)
+                self._reference = self._reference.to(device)
+        return self.works
+
+    def _read(self) -> tuple[TrainedClassifier, Reference, UInt8[Tensor, "m c h w"] | None]:
+        data = settled(self.config.data, self.images.provenance.source)
+        classifier = classifier_for(data, self.announce, may_train=False)
+        reference = reference_for(data, self.images, classifier, self.announce)
+        try:
+            held_out = load_labelled(data, "test", self.announce).images
+            held_out = held_out[choose(len(held_out), SCORED, "scored")]
+        except NoHeldOut:
+            held_out = None
+        return classifier, reference, held_out
+
+    def _observe(self, generator: nn.Module) -> Observed:
+        """Generate this rank's share of the images and look at them; then everybody gets those of all."""
+        count, ranks = self.config.evaluate.count, self.accelerator.num_processes
+        share = -(-count // ranks)  # as many for each; what is too many is thrown away
+        latents = sample_latents(share * ranks, self.config.model.latent_dim, seed=0)
+        mine = latents[self.accelerator.process_index * share :][:share].to(self.accelerator.device)
+        with torch.no_grad():
+            pixels = torch.cat([quantize(generator(chunk)) for chunk in mine.split(CHUNK)])
+        assert self._classifier is not None
+        seen = observe(self._classifier.network, pixels)
+        gathered = (self.accelerator.gather(part)[:count] for part in (seen.features, seen.logits, seen.pixels))
+        return Observed(*gathered)
+
+    def _memory(self, critic: Critic) -> dict[str, float]:
+        """Whether D knows the training images by heart.
+
+        score/train: the probability that D takes a training image for more real than a held-out one, each drawn at
+        random (the area under the ROC curve); score/held_out: the reverse. Both 0.5 if it knows only what is common.
+        """
+        if self._held_out is None:
+            return {}
+        device = self.accelerator.device
+        chosen = self.images.images[choose(len(self.images.images), SCORED, "scored")]
+        train, held_out = (_logits(critic, pixels.to(device)) for pixels in (chosen, self._held_out))
+        ahead = (train[:, None] - held_out[None, :]).sign().mean().item()
+        return {"score/train": (1 + ahead) / 2, "score/held_out": (1 - ahead) / 2}
+
+
+def _logits(critic: Critic, pixels: UInt8[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+    with torch.no_grad():
+        return torch.cat([critic(normalize(chunk)) for chunk in pixels.split(CHUNK)])

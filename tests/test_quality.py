@@ -1,0 +1,87 @@
+"""Evaluations during training: shared out over the ranks, kept through stops, the best state kept for good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TRAIN, launcher, run_command, train_here
+from safetensors.torch import load_file
+
+from gan_dist.results.evaluate import evaluate_run
+from gan_dist.run.checkpoint import read_checkpoint
+from gan_dist.run.folder import RunFolder, read_json_lines
+
+Flags = Callable[..., list[str]]
+EVERY_EPOCH = ["--wandb.mode", "disabled", "--evaluate.every-epochs", "1", "--evaluate.count", "101"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def use_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GAN_DIST_CACHE", str(cache))
+
+
+@pytest.mark.processes(2)
+def test_two_processes_measure_what_one_does(flags: Flags, tmp_path: Path) -> None:
+    one, two = RunFolder(tmp_path / "one"), RunFolder(tmp_path / "two")
+    words = ["--train.epochs", "2", *EVERY_EPOCH]
+    assert train_here(flags(one.path, *words)) == 0
+    ended = run_command(*launcher(2), TRAIN, *flags(two.path, *words))
+    assert ended.code == 0, ended.err
+    assert ended.out.count("Fréchet distance") == 2
+    for a, b in zip(*(read_json_lines(folder.evaluations) for folder in (one, two)), strict=True):
+        assert a.keys() == b.keys()
+        assert (a["step"], a["classifier"], a["count"]) == (b["step"], b["classifier"], 101)
+        assert a["distance/frechet"] == pytest.approx(b["distance/frechet"], rel=1e-3)
+        assert a["intervals"].keys() <= a.keys()
+    assert [row["step"] for row in read_json_lines(two.evaluations)] == [10, 20]
+
+
+def test_evaluations_and_the_best_state_survive_a_stop(flags: Flags, tmp_path: Path) -> None:
+    whole, pieces = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "pieces")
+    words = ["--checkpoint.every-steps", "4", "--checkpoint.keep", "1", "--ema.half-life", "100", *EVERY_EPOCH]
+    assert train_here(flags(whole.path, *words, "--train.steps", "40")) == 0
+    for steps in ("13", "25", "40"):
+        assert train_here(flags(pieces.path, *words, "--train.steps", steps)) == 0
+    rows, again = (
+        [{name: value for name, value in row.items() if name != "seconds"} for row in read_json_lines(run.evaluations)]
+        for run in (whole, pieces)
+    )
+    assert rows == again
+    best = min(rows, key=lambda row: row["distance/frechet"])["step"]
+    for run in (whole, pieces):
+        kept = {file.name for file in run.checkpoints.iterdir()}
+        assert kept == {f"step-{step:08d}" for step in {best, 40}}
+        state = read_checkpoint(run.checkpoints / "step-00000040").state
+        assert state["best"][0] == best
+    kept = load_file(whole.checkpoints / f"step-{best:08d}" / "average.safetensors")
+    assert all(torch.equal(kept[name], tensor) for name, tensor in load_file(whole.best_generator).items())
+
+
+def test_the_command_says_what_the_run_said(flags: Flags, tmp_path: Path) -> None:
+    """Of the same generator and as many images: the same latents, the same figures."""
+    assert train_here(flags(tmp_path / "run", "--train.epochs", "1", *EVERY_EPOCH)) == 0
+    (row,) = read_json_lines(RunFolder(tmp_path / "run").evaluations)
+    said = evaluate_run(tmp_path / "run", print, count=101)
+    assert said.classifier == row["classifier"]
+    for name, figure in said.figures.items():
+        assert row[name] == pytest.approx(figure.value, rel=1e-5), name
+
+
+def test_without_a_classifier_the_run_goes_on(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data.name", "fashion-mnist", "--train.epochs", "2", *EVERY_EPOCH]
+    root = tmp_path / "data" / "FashionMNIST" / "raw"
+    given = flags(tmp_path / "run", *words)
+    source = Path(given[given.index("--data.root") + 1])
+    root.mkdir(parents=True)
+    (root / "train-images-idx3-ubyte").write_bytes((source / "MNIST/raw/train-images-idx3-ubyte").read_bytes())
+    assert train_here([*given, "--data.root", str(tmp_path / "data")]) == 0
+    assert capsys.readouterr().out.count("the images are not evaluated") == 1
+    assert not RunFolder(tmp_path / "run").evaluations.exists()
