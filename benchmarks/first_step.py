@@ -26,8 +26,8 @@ def watched() -> None:
 
     plain, seen = engine.generator_step, {}
 
-    def generator_step(gan, step):  # type: ignore[no-untyped-def]
-        stats = plain(gan, step)
+    def generator_step(gan, real, step):  # type: ignore[no-untyped-def]
+        stats = plain(gan, real, step)
         if step == 1:
             seen["time"] = time.time()
         if step == 50:

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from gan_dist import train
 from gan_dist.training import engine
-from gan_dist.training.losses import Loss
 from gan_dist.training.steps import Gan
 from gan_dist.training.update import Stats
 
@@ -43,8 +42,8 @@ class Hurt:
         if arguments[-1] == self.at_step and self.times:
             self.times -= 1
             if self.fault == "nan":
-                loss = Loss(*(lambda *logits, f=f: f(*logits) * float("nan") for f in gan.loss))
-                gan = dataclasses.replace(gan, loss=loss)
+                ill = {name: nan_of(getattr(gan.loss, name)) for name in ("discriminator", "generator")}
+                gan = dataclasses.replace(gan, loss=gan.loss._replace(**ill))
                 # A captured step is played back and sees nothing but its inputs.
                 arguments = tuple(a * float("nan") if isinstance(a, Tensor) else a for a in arguments)
             elif self.fault.startswith("fill:"):
@@ -53,6 +52,11 @@ class Hurt:
             else:
                 os.kill(os.getpid(), signal.Signals[self.fault])
         return self.step(gan, *arguments)
+
+
+def nan_of(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The loss times NaN."""
+    return lambda *logits: loss(*logits) * float("nan")
 
 
 def fill(file: Path, left: int) -> None:

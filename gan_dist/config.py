@@ -39,6 +39,9 @@ class DataConfig:
     """Folder of the data, laid out as torchvision writes it; a download goes here too."""
     source: Literal["auto", "local", "download", "sample"] = "auto"
     """Where images come from. auto: local files in root, else a download, else the 5,000 digits of the sample."""
+    stack: int = 1
+    """Images that become the channels of one, drawn independently of each other (1 or 3): 3 makes Stacked MNIST, with
+    1,000 combinations of digits to find."""
     download_timeout: float = 120.0
     """Longest that a download may take, in seconds (> 0)."""
 
@@ -310,6 +313,7 @@ def validate(config: Config) -> None:
     }
     for name, value in at_least_one.items():
         require(value is None or value >= 1, name, "a whole number of at least 1")
+    require(config.data.stack in (1, 3), "data.stack", "1 or 3")
     require(config.evaluate.count >= 100, "evaluate.count", "a whole number of at least 100")
     require(config.train.seed >= 0, "train.seed", "a whole number of at least 0")
     positive = {

@@ -55,7 +55,7 @@ for step, real in enumerate(run.loader, run.step + 1):
     phase = "discriminator"
     discriminator_step(run.gan, real, step)
     phase = "generator"
-    generator_step(run.gan, step)
+    generator_step(run.gan, real, step)
     run.guard.look(step)
     if len(images) == steps:
         break

@@ -234,3 +234,24 @@ def test_the_loader_fetches_whole_batches(monkeypatch: pytest.MonkeyPatch) -> No
     for batch, indices in zip(loaded, batches, strict=True):
         assert batch.shape == (32, 1, 28, 28)
         assert torch.equal(batch, normalize(images[indices]))
+
+
+def test_stacked_images_take_every_image_once_an_epoch_in_every_channel() -> None:
+    images = torch.arange(IMAGES, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous()
+    batches = GlobalBatches(IMAGES, 20, 0, range(10), CPU, stack=3)
+    epoch = torch.cat(list(make_loader(ResidentImages(images), batches)))
+    assert epoch.shape == (IMAGES, 3, 2, 2)
+    numbers = ((epoch[:, :, 0, 0] + 1) * 127.5).round().long()  # (IMAGES, 3)
+    for channel in numbers.T:
+        assert sorted(channel.tolist()) == list(range(IMAGES))
+    assert not torch.equal(numbers[:, 0], numbers[:, 1])
+    assert not torch.equal(numbers[:, 1], numbers[:, 2])
+    alone = torch.cat(list(GlobalBatches(IMAGES, 20, 0, range(10), CPU)))
+    assert torch.equal(numbers[:, 0], alone)  # the first channel is what there is without the others
+
+
+def test_a_stack_changes_the_shape_and_nothing_else(data_root: Path) -> None:
+    alone, stacked = (load_images(DataConfig(root=data_root, stack=stack), quiet) for stack in (1, 3))
+    assert torch.equal(alone.images, stacked.images)
+    assert alone.provenance == stacked.provenance
+    assert (alone.shape, stacked.shape) == ((1, 28, 28), (3, 28, 28))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import TRAIN, launcher, run_command, train_here
+from conftest import TRAIN, launcher, picture_size, run_command, train_here
 from safetensors.torch import load_file
 
+from gan_dist.evaluation.metrics import modes
+from gan_dist.evaluation.observed import Observed, Reference
 from gan_dist.results.evaluate import evaluate_run
+from gan_dist.results.generate import load_generator
 from gan_dist.run.checkpoint import read_checkpoint
 from gan_dist.run.folder import RunFolder, read_json_lines
 
@@ -73,6 +78,32 @@ def test_the_command_says_what_the_run_said(flags: Flags, tmp_path: Path) -> Non
     assert said.classifier == row["classifier"]
     for name, figure in said.figures.items():
         assert row[name] == pytest.approx(figure.value, rel=1e-5), name
+
+
+def test_modes_of_stacked_images() -> None:
+    """All 1,000 equally often; then half of them; then one."""
+    digits = torch.cartesian_prod(*[torch.arange(10)] * 3)  # (1000, 3)
+    for seen, found, divergence in (
+        (digits, 1000, 0.0),
+        (digits[:500], 500, math.log(2)),
+        (digits[:1], 1, math.log(1e3)),
+    ):
+        rows = seen.repeat(4000 // len(seen), 1).flatten()
+        logits = torch.nn.functional.one_hot(rows, 10).float()
+        observed = Observed(torch.zeros(len(rows), 128), logits, torch.zeros(len(rows), 1, 2, 2, dtype=torch.uint8), 3)
+        figures = modes(observed, Reference("id", observed.features, observed.pixels))
+        assert figures["modes/found"].value == found
+        assert figures["modes/divergence"].value == pytest.approx(divergence, abs=1e-9)
+        assert modes(dataclasses.replace(observed, stack=1), Reference("id", observed.features, observed.pixels)) == {}
+
+
+def test_stacked_images_are_evaluated_channel_by_channel(flags: Flags, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    assert train_here(flags(folder.path, "--data.stack", "3", "--train.epochs", "1", *EVERY_EPOCH)) == 0
+    (row,) = read_json_lines(folder.evaluations)
+    assert 1 <= row["modes/found"] <= 101
+    assert load_generator(folder.path)(torch.zeros(1, 64)).shape == (1, 3, 28, 28)
+    assert picture_size(folder.real_samples) == picture_size(folder.epoch_samples(1))
 
 
 def test_without_a_classifier_the_run_goes_on(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -29,6 +29,8 @@ def denormalize(images: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 class ResidentImages(Dataset[Tensor]):
     """A data set that lies on the device, so that a batch is one gather and one conversion there.
 
+    An index may be one of an image, or a row of them: then these become the channels of one image.
+
     Args:
         images: uint8 (n, C, H, W), on the device where the networks are.
     """
@@ -42,9 +44,14 @@ class ResidentImages(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Float[Tensor, "c h w"]:
         return normalize(self.images[index])
 
-    def __getitems__(self, indices: Int[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+    def __getitems__(self, indices: Int[Tensor, "b ..."]) -> Float[Tensor, "b channels h w"]:
         """A whole batch: DataLoader calls this instead of `__getitem__` image by image."""
-        return normalize(self.images.index_select(0, indices))
+        return normalize(stack_up(self.images.index_select(0, indices.flatten()), indices.numel() // len(indices)))
+
+
+def stack_up(images: Shaped[Tensor, "n c h w"], stack: int) -> Shaped[Tensor, "fewer channels h w"]:
+    """Each `stack` images in a row as the channels of one; a view."""
+    return images.view(-1, stack * images.shape[1], *images.shape[2:])
 
 
 class GlobalBatches(Sampler[list[int]]):
@@ -60,18 +67,22 @@ class GlobalBatches(Sampler[list[int]]):
         seed: the run's seed.
         steps: the steps to yield, as range(first, last + 1) counted from 0.
         device: where the indices are wanted.
+        stack: streams beside each other, each with permutations of its own; above 1 an index is a row of as many.
     """
 
     # Read by accelerate.BatchSamplerShard, which cuts the batches for the ranks.
     drop_last = True
 
-    def __init__(self, dataset_size: int, batch_size: int, seed: int, steps: range, device: torch.device) -> None:
+    def __init__(
+        self, dataset_size: int, batch_size: int, seed: int, steps: range, device: torch.device, stack: int = 1
+    ) -> None:
         assert batch_size <= dataset_size
         self.dataset_size = dataset_size
         self.batch_size = batch_size
         self.seed = seed
         self.steps = steps
         self.device = device
+        self.stack = stack
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -83,19 +94,25 @@ class GlobalBatches(Sampler[list[int]]):
             begin = step * self.batch_size
             if begin // self.dataset_size != epoch:
                 epoch = begin // self.dataset_size
-                order = epoch_order(self.dataset_size, self.seed, epoch).to(self.device)
+                order = epoch_order(self.dataset_size, self.seed, epoch, self.stack).to(self.device)
             begin -= epoch * self.dataset_size
             batch = order[begin : begin + self.batch_size]
             if len(batch) < self.batch_size:  # the batch goes on in the next epoch
                 epoch += 1
-                order = epoch_order(self.dataset_size, self.seed, epoch).to(self.device)
+                order = epoch_order(self.dataset_size, self.seed, epoch, self.stack).to(self.device)
                 batch = torch.cat([batch, order[: self.batch_size - len(batch)]])
             yield batch
 
 
-def epoch_order(dataset_size: int, seed: int, epoch: int) -> Int[Tensor, " n"]:
-    """The order of the images in epoch `epoch` (from 0). Drawn on the CPU: the same for every kind of device."""
-    return torch.randperm(dataset_size, generator=generator_for(seed, "order", epoch))
+def epoch_order(dataset_size: int, seed: int, epoch: int, stack: int = 1) -> Int[Tensor, "n ..."]:
+    """The order of the images in epoch `epoch` (from 0). Drawn on the CPU: the same for every kind of device.
+
+    Args:
+        stack: above 1, (n, stack) come: as many permutations, independent of each other.
+    """
+    names = ["order", *(f"order/{layer}" for layer in range(1, stack))]
+    orders = [torch.randperm(dataset_size, generator=generator_for(seed, name, epoch)) for name in names]
+    return torch.stack(orders, 1) if stack > 1 else orders[0]
 
 
 def make_loader(dataset: ResidentImages, batches: GlobalBatches) -> DataLoader[Tensor]:

@@ -99,12 +99,14 @@ class ImageSet:
 
     images: UInt8[Tensor, "n c h w"]
     provenance: Provenance
+    stack: int = dataclasses.field(default=1, kw_only=True)
+    """Images that become the channels of one when they are fetched."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of an image."""
+        """(C, H, W) of an image as it is fetched."""
         _, channels, height, width = self.images.shape
-        return channels, height, width
+        return self.stack * channels, height, width
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,9 @@ def load_images(config: DataConfig, announce: Callable[[str], None]) -> ImageSet
     """
     found = _find(config)
     if found.file is not None:
-        return _local(config, PUBLISHED[config.name], found.file, found.source, announce)
-    images = _sample(found.fallback)
+        images = _local(config, PUBLISHED[config.name], found.file, found.source, announce)
+        return dataclasses.replace(images, stack=config.stack)
+    images = dataclasses.replace(_sample(found.fallback), stack=config.stack)
     if found.fallback is not None:
         announce(
             f"full MNIST is not at hand: {found.fallback}. Training on the sample of "
@@ -236,13 +239,13 @@ def _beside(images: Path, name: str, refusal: type[InputError]) -> Path:
     return file
 
 
-def read_idx(file: Path, magic: int, what: str) -> np.ndarray:
+def read_idx(file: Path, magic: int, holds: str) -> np.ndarray:
     """Read an IDX file, plain or gzipped (format: yann.lecun.com/exdb/mnist).
 
     Args:
         file: its path.
         magic: the number that it has to begin with: IMAGES_MAGIC, LABELS_MAGIC, QMNIST_LABELS_MAGIC.
-        what: what it holds, in the plural, for the messages.
+        holds: what there is one of for each image, in the plural, for the messages.
 
     Returns:
         uint8 (n, H, W), uint8 (n,) or int32 (n, 8), in the order of the magic numbers above.
@@ -268,13 +271,13 @@ def read_idx(file: Path, magic: int, what: str) -> np.ndarray:
     begins, *shape = (int.from_bytes(content[i : i + 4], "big") for i in range(0, header, 4))
     if begins != magic:
         raise InputError(
-            f"{file} is no IDX file of {what}: it begins with {begins:#010x} instead of {magic:#010x}; {way_out}"
+            f"{file} is no IDX file of {holds}: it begins with {begins:#010x} instead of {magic:#010x}; {way_out}"
         )
     expected = header + kind.itemsize * math.prod(shape)
     if len(content) != expected:
         what = "truncated" if len(content) < expected else "too long"
         raise InputError(
-            f"{file} is {what}: {len(content):,} bytes instead of {expected:,} for {shape[0]:,} {what}; {way_out}"
+            f"{file} is {what}: {len(content):,} bytes instead of {expected:,} for {shape[0]:,} {holds}; {way_out}"
         )
     return np.frombuffer(content, kind, offset=header).reshape(shape)
 

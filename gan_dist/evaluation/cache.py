@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,5 +27,6 @@ def keep(file: Path, content: bytes, announce: Callable[[str], None]) -> None:
         beside.write_bytes(content)
         beside.replace(file)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()
         announce(f"{file} can't be kept ({error.strerror}) and is made again next time; set GAN_DIST_CACHE to a folder")

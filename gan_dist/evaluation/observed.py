@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from gan_dist.data.dataset import denormalize, normalize
@@ -33,6 +34,8 @@ class Observed:
     features: Float[Tensor, "n 128"]
     logits: Float[Tensor, "n classes"]
     pixels: UInt8[Tensor, "n c h w"]
+    stack: int = 1
+    """So many of them in a row were the channels of one image."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +48,19 @@ class Reference:
     """Of all training images."""
     pixels: UInt8[Tensor, "n c h w"]
     held_out_features: Float[Tensor, "m 128"] | None = None
-    """None where the data set has no held-out images."""
+    """None where the data set has no held-out images; so the next."""
+    held_out_nearest: Float[Tensor, " classes"] | None = None
+    """How far held-out images are from the nearest training image, the median of each class."""
     floor: dict[str, Estimate] = field(default_factory=dict)
     """The figures of real images: of the held-out ones against the training ones, else of one half of the training
     images against the other. As near as a generator can be expected to come."""
 
     def to(self, device: torch.device) -> Reference:
         """The same on another device."""
-        held_out = None if self.held_out_features is None else self.held_out_features.to(device)
-        return replace(
-            self, features=self.features.to(device), pixels=self.pixels.to(device), held_out_features=held_out
-        )
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
 
 
 def quantize(images: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
@@ -64,11 +69,12 @@ def quantize(images: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
 
 
 def observe(network: Classifier, pixels: UInt8[Tensor, "n c h w"]) -> Observed:
-    """Show images to a classifier, on the device where it is."""
-    pixels = pixels.to(network.head.weight.device)
+    """Show images to a classifier, on the device where it is. It sees each channel as an image of its own."""
+    stack = pixels.shape[1]
+    pixels = pixels.to(network.head.weight.device).flatten(0, 1).unsqueeze(1)
     with torch.no_grad():
         features = torch.cat([network.features(normalize(chunk)) for chunk in pixels.split(CHUNK)])
-        return Observed(features, network.head(features), pixels)
+        return Observed(features, network.head(features), pixels, stack)
 
 
 def choose(count: int, most: int, purpose: str) -> Int64[Tensor, " chosen"]:
@@ -81,22 +87,20 @@ def resample(count: int, resamples: int = RESAMPLES) -> Int64[Tensor, "resamples
     return torch.randint(count, (resamples, count), generator=generator_for(0, "evaluation/bootstrap"))
 
 
-def interval(value: float, resampled: Sequence[float], least: float = 0.0, most: float = float("inf")) -> Estimate:
-    """The interval of a figure: ±1.96 deviations of what it is for resampled sets (Efron & Tibshirani 1993, ch. 13).
+def deviation(resampled: Sequence[float]) -> float:
+    """The standard deviation of a figure, from what it is for resampled sets (Efron & Tibshirani 1993, chapter 6).
 
     Not their quantiles: 30 sets are too few for these, and too many equal images in each raise a distance.
-
-    Args:
-        value: the figure of the whole set.
-        resampled: the same of the sets.
-        least, most: the figure's range; the interval is cut there.
     """
-    margin = 1.96 * torch.tensor(resampled, dtype=torch.float64).std().item()
-    return Estimate(value, max(value - margin, least), min(value + margin, most))
+    return torch.tensor(resampled, dtype=torch.float64).std().item()
 
 
-def share(members: Tensor) -> Estimate:
-    """The share of True in a bool tensor (n,), with the interval that the bootstrap of a mean converges to."""
+def interval(value: float, deviation: float, least: float = 0.0, most: float = float("inf")) -> Estimate:
+    """The interval of a figure, ±1.96 standard deviations, cut where its range [least, most] ends."""
+    return Estimate(value, max(value - 1.96 * deviation, least), min(value + 1.96 * deviation, most))
+
+
+def share(members: Bool[Tensor, " n"]) -> Estimate:
+    """The share of True, with the interval that the bootstrap of a mean converges to."""
     value = members.double().mean().item()
-    margin = 1.96 * (value * (1 - value) / len(members)) ** 0.5
-    return Estimate(value, max(value - margin, 0.0), min(value + margin, 1.0))
+    return interval(value, (value * (1 - value) / len(members)) ** 0.5, most=1.0)

@@ -169,7 +169,7 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
     profile = Profile(config.profile and rank == 0, folder.profile, device, console.announce)
     reduction = profile.watch(make_reduction(config.train, ranks, memory.gather if memory else None))
     batch_size, seed, latent_dim = config.train.batch_size, config.train.seed, config.model.latent_dim
-    batches = GlobalBatches(len(images), batch_size, seed, range(schedule.total_steps), device)
+    batches = GlobalBatches(len(images), batch_size, seed, range(schedule.total_steps), device, start.images.stack)
     loader = accelerator.prepare(make_loader(ResidentImages(images), batches))
     share, backward, window = batch_size // ranks, accelerator.backward, config.log.every_steps
     guard = Guard(window, rank, ranks, device, scaled=accelerator.scaler is not None)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from gan_dist.config import Config, InputError, to_dict
-from gan_dist.data.dataset import GlobalBatches, epoch_order, normalize
+from gan_dist.data.dataset import GlobalBatches, ResidentImages, epoch_order
 from gan_dist.data.sources import ImageSet
 from gan_dist.models.ema import Average, GeneratorToUse
 from gan_dist.run.checkpoint import Checkpoints, optimizer_tensors, save_generator
@@ -123,8 +123,9 @@ def begin(run: Run, wandb_id: str | None) -> None:
     earlier = read_json(folder.environment) if folder.environment.exists() else {}
     sent = max(StepLines(folder.metrics).last_step(), earlier.get("wandb", {}).get("logged_through", 0))
     go_back_to(run, run.step)
-    first = epoch_order(len(run.images.images), run.config.train.seed, 0)[:COUNT]
-    save_grid(normalize(run.images.images[first]), folder.real_samples)
+    real = ResidentImages(run.images.images)
+    first = epoch_order(len(real), run.config.train.seed, 0, run.images.stack)[:COUNT]
+    save_grid(real.__getitems__(first), folder.real_samples)
     run.wandb.start(to_dict(run.config), wandb_id, sent)
     if run.step:
         console.announce(f"going on after step {run.step:,}, from {folder.checkpoints}")

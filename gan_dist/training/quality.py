@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from gan_dist.config import Config, InputError
-from gan_dist.data.dataset import normalize
+from gan_dist.data.dataset import normalize, stack_up
 from gan_dist.data.sources import ImageSet, NoHeldOut, load_labelled, settled
 from gan_dist.evaluation.classifier import TrainedClassifier, classifier_for
 from gan_dist.evaluation.metrics import compute_figures
@@ -22,7 +22,7 @@ from gan_dist.run.launcher import on_main
 from gan_dist.seeding import sample_latents
 from gan_dist.training.penalties import Critic
 
-SCORED = 2000  # real images of each kind that the discriminator is asked about
+SCORED = 1998  # real images of each kind that the discriminator is asked about
 
 
 class Quality:
@@ -115,8 +115,11 @@ class Quality:
             pixels = torch.cat([quantize(generator(chunk)) for chunk in mine.split(CHUNK)])
         assert self._classifier is not None
         seen = observe(self._classifier.network, pixels)
-        gathered = (self.accelerator.gather(part)[:count] for part in (seen.features, seen.logits, seen.pixels))
-        return Observed(*gathered)
+        rows = count * seen.stack
+        features, logits, pixels = (
+            self.accelerator.gather(part)[:rows] for part in (seen.features, seen.logits, seen.pixels)
+        )
+        return Observed(features, logits, pixels, seen.stack)
 
     def _memory(self, critic: Critic) -> dict[str, float]:
         """Whether D knows the training images by heart.
@@ -128,7 +131,9 @@ class Quality:
             return {}
         device = self.accelerator.device
         chosen = self.images.images[choose(len(self.images.images), SCORED, "scored")]
-        train, held_out = (_logits(critic, pixels.to(device)) for pixels in (chosen, self._held_out))
+        train, held_out = (
+            _logits(critic, stack_up(pixels.to(device), self.images.stack)) for pixels in (chosen, self._held_out)
+        )
         ahead = (train[:, None] - held_out[None, :]).sign().mean().item()
         return {"score/train": (1 + ahead) / 2, "score/held_out": (1 - ahead) / 2}
 
