@@ -438,15 +438,19 @@ def from_dict(values: Mapping[str, Any]) -> Config:
 def differences(before: Mapping[str, Any], config: Config) -> list[str]:
     """Fields in which a stored configuration (of `to_dict`) keeps this one from going on with its run.
 
+    A field that it lacks, of a version before that field, had what is the default now.
+
     Returns:
         One "name: stored -> new" for each, in the order of the fields.
+
+    Raises:
+        InputError: it has fields that this version does not know.
     """
-    old, new = _flatten(before), to_flat(config)
+    old, new = to_flat(from_dict(before)), to_flat(config)
     return [
-        f"{name}: {old.get(name, '(none)')} -> {new.get(name, '(none)')}"
-        for name in {**old, **new}
-        if not name.startswith(CHANGEABLE_ON_RESUME)
-        and old.get(name, dataclasses.MISSING) != new.get(name, dataclasses.MISSING)
+        f"{name}: {old[name]} -> {new[name]}"
+        for name in new
+        if not name.startswith(CHANGEABLE_ON_RESUME) and old[name] != new[name]
     ]
 
 

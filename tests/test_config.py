@@ -18,6 +18,7 @@ from gan_dist.config import (
     TrainConfig,
     check_processes,
     differences,
+    doubts,
     from_dict,
     to_dict,
     to_flat,
@@ -74,8 +75,13 @@ def test_differences_name_what_shapes_the_trajectory_only() -> None:
         "model.hidden_dim: 256 -> 8",
         "train.seed: 0 -> 3",
     ]
-    del stored["train"]["loss"]
-    assert differences(stored, parse([])) == ["train.loss: (none) -> bce"]
+
+
+def test_a_run_of_a_version_with_fewer_fields_can_go_on() -> None:
+    stored = to_dict(parse([]))
+    del stored["train"]["loss"], stored["penalty"]
+    assert differences(stored, parse([])) == []
+    assert differences(stored, parse(["--penalty.r1", "1"])) == ["penalty.r1: 0.0 -> 1.0"]
 
 
 @pytest.mark.parametrize(
@@ -131,6 +137,15 @@ BAD = [
     (["--train.exact-shards", "0"], "train.exact_shards=0", "at least 1"),
     (["--train.exact-shards", "4", "--train.accumulation", "2"], "train.exact_shards", "leave out"),
     (["--train.compile", "--train.mixed-precision", "fp16"], "train.compile", "use bf16"),
+    (["--data.stack", "2"], "data.stack=2", "1 or 3"),
+    (["--train.loss", "wgan"], "--train.loss", "'wasserstein'"),
+    (["--penalty.r1", "-1"], "penalty.r1=-1", "at least 0"),
+    (["--penalty.r1", "1", "--penalty.gradient", "10"], "penalty.gradient", "the one or the others"),
+    (["r3", "--train.mixed-precision", "fp16"], "fp16", "use bf16"),
+    (["--penalty.final-factor", "0"], "penalty.final_factor=0", "above 0"),
+    (["--optimizer.final-learning-rate", "0"], "optimizer.final_learning_rate=0", "above 0"),
+    (["--ema.half-life", "0"], "ema.half_life=0", "above 0"),
+    (["--evaluate.count", "10"], "evaluate.count=10", "at least 100"),
     (["--data.name", "kmnist", "--data.source", "sample"], "data.source=sample", "local or download"),
 ]
 
@@ -165,6 +180,21 @@ def test_a_stored_configuration_from_elsewhere_is_refused() -> None:
 def test_presets_are_valid() -> None:
     for preset in PRESETS.values():
         validate(preset())
+        assert doubts(preset()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--train.loss", "wasserstein"], "try --penalty.gradient 10"),
+        (["--train.loss", "relativistic", "--penalty.r1", "1"], "try the preset r3"),
+        (["--train.loss", "wasserstein", "--penalty.gradient", "10"], "try --optimizer.beta1 0"),
+    ],
+)
+def test_what_the_literature_doubts_is_said(words: list[str], says: str) -> None:
+    (said,) = doubts(parse(words))
+    assert said.endswith(says)
+    assert "arXiv:" in said
 
 
 def test_the_readme_has_every_flag_with_its_default() -> None:

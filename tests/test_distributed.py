@@ -488,13 +488,10 @@ def test_penalties_on_two_processes_are_those_of_one(
 
 
 @pytest.mark.processes(2)
-@pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_penalties_and_the_average_are_exact_too(
-    precision: str, flags: Callable[..., list[str]], tmp_path: Path
-) -> None:
-    more = [*RELATIVISTIC, "--train.mixed-precision", precision, "--train.exact-shards", "4", "--train.steps"]
+def test_penalties_and_the_average_are_exact_too(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+    more = [*RELATIVISTIC, "--train.mixed-precision", "bf16", "--train.exact-shards", "4", "--train.steps"]
     whole = train_on(1, tmp_path / "whole", flags, *more, "20")
-    for processes, steps in ((2, "7"), (1, "13"), (2, "20")):
+    for processes, steps in ((2, "7"), (1, "20")):
         pieces = train_on(processes, tmp_path / "pieces", flags, *more, steps)
     assert_same_bits(whole, pieces, 20)
     assert "average/layers.0.weight" in read_json_lines(whole.hashes)[0]["hashes"]
