@@ -99,6 +99,28 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 
 @dataclass(frozen=True)
+class DoctorArguments:
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """The run's folder; it may still be training."""
+
+
+def doctor(arguments: Sequence[str]) -> int:
+    """Say what is wrong with a run; 1 if something is."""
+    asked = read_arguments(
+        DoctorArguments,
+        arguments,
+        prog="gan-dist doctor",
+        description="Say what the figures of a run show to be wrong with it, and what to try; 1 if something is.",
+        flags=[],
+    )
+    from gan_dist.results.examine import examine_run, report
+
+    examination = examine_run(asked.run)
+    report(examination)
+    return 1 if examination.findings else 0
+
+
+@dataclass(frozen=True)
 class DiffArguments:
     runs: Annotated[Positional[tuple[Path, Path]], arg(metavar="RUN RUN")]
     """Folders of two runs that were trained with --train.log-hashes."""
@@ -161,6 +183,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     ),
     "sample": ("generate images from a run", sample),
     "evaluate": ("say how good a run's generator is", evaluate),
+    "doctor": ("say what is wrong with a run, and what to try", doctor),
     "diff": ("find the first step where two runs part", diff),
     "check": ("check that this machine or cluster can carry a run", check),
 }
@@ -171,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 done, 2 bad input; 75 a training stopped by a signal, resumable; 1 runs that differ, a check
-        that failed.
+        that failed, a run that is ill.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):

@@ -29,6 +29,7 @@ class RunFolder:
         self.status = path / "status.json"
         self.metrics = path / "metrics.jsonl"
         self.evaluations = path / "evaluations.jsonl"
+        self.floor = path / "floor.json"
         self.hashes = path / "hashes.jsonl"
         self.samples = path / "samples"
         self.real_samples = self.samples / "real.png"

@@ -87,6 +87,14 @@ class WandbTracker:
         """Send a step's figures; they are plotted over train/step."""
         self._send(step, lambda: dict(values))
 
+    def alert(self, title: str, text: str) -> None:
+        """Tell whoever watches the dashboard."""
+        if self.mode != "disabled":
+            try:
+                self.accelerator.get_tracker("wandb", unwrap=True).alert(title=title, text=text)
+            except Exception as error:
+                self._give_up("alert", error)
+
     def log_samples(self, step: int, picture: Path) -> None:
         """Send the grid of generated images of a step."""
 

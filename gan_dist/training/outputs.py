@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from gan_dist.config import Config, InputError, to_dict
 from gan_dist.data.dataset import GlobalBatches, ResidentImages, epoch_order
 from gan_dist.data.sources import ImageSet
+from gan_dist.evaluation.doctor import examine
 from gan_dist.models.ema import Average, GeneratorToUse
 from gan_dist.run.checkpoint import Checkpoints, optimizer_tensors, save_generator
 from gan_dist.run.console import Console
@@ -76,6 +77,12 @@ class Run:
     """Completed steps."""
     best: Best | None = None
     """The evaluation with the smallest Fréchet distance so far."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """The lines of metrics.jsonl. Rank 0 only, like the next two."""
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    """Those of evaluations.jsonl."""
+    complaints: set[str] = field(default_factory=set)
+    """What the doctor found wrong when it was asked last."""
     updates_skipped: int = 0
     """Updates that were left out for NaN or infinity, in the whole run."""
     seconds: float = 0.0
@@ -163,6 +170,7 @@ def go_back_to(run: Run, step: int) -> None:
         StepLines(run.folder.evaluations).go_back_to(step)
     if run.config.train.log_hashes is not None:
         StepLines(run.folder.hashes).go_back_to(step, run.config.train.log_hashes)
+    run.rows, run.evaluations = read_json_lines(run.folder.metrics), read_json_lines(run.folder.evaluations)
 
 
 def log(run: Run) -> None:
@@ -183,9 +191,27 @@ def log(run: Run) -> None:
     if run.config.train.on_nonfinite == "skip":
         row["updates_skipped"] = run.updates_skipped
     run.logged = (step, now)
+    run.rows.append(row)
     run.disk.now(lambda: StepLines(run.folder.metrics).append(row))
-    run.wandb.log(step, row)
+    run.wandb.log(step, row | {"doctor/findings": consult(run)})
     run.console.progress(row, run.schedule.total_steps, run.schedule.epoch(run.schedule.total_steps))
+
+
+def consult(run: Run) -> int:
+    """Ask the doctor how the run does, and say what is new. Rank 0 only.
+
+    Returns:
+        How many things are wrong.
+    """
+    findings = {found.name: found for found in examine(run.rows, run.evaluations, run.config, run.quality.floor)}
+    for name, finding in findings.items():
+        if name not in run.complaints:
+            run.console.announce(f"doctor, step {finding.step:,}: {name}: {finding.evidence}; {finding.advice}")
+            run.wandb.alert(name, f"step {finding.step:,}: {finding.evidence}; {finding.advice}")
+    for name in run.complaints - findings.keys():
+        run.console.announce(f"doctor, step {run.step:,}: no more {name}")
+    run.complaints = set(findings)
+    return len(findings)
 
 
 def gradient_norms(run: Run) -> dict[str, float]:
@@ -246,7 +272,9 @@ def evaluate(run: Run) -> None:
         "seconds": run.seconds_trained(),
         **measured,
     }
+    run.evaluations.append(row)
     run.disk.now(lambda: StepLines(run.folder.evaluations).append(row))
+    run.disk.now(lambda: write_json(run.folder.floor, run.quality.floor))
     run.wandb.log(run.step, {name: value for name, value in row.items() if name != "intervals"})
     low, high = row["intervals"]["distance/frechet"]
     run.console.announce(
