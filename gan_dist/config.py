@@ -245,8 +245,8 @@ def r3() -> Config:
             learning_rate=1e-3, final_learning_rate=1e-4, decay_images=3_000_000, beta1=0.0, beta2=0.99
         ),
         train=TrainConfig(loss="relativistic", batch_size=50, epochs=60),
-        penalty=PenaltyConfig(r1=5.0, r2=5.0, final_factor=0.01, decay_images=600_000),
-        ema=EmaConfig(half_life=100_000.0),
+        penalty=PenaltyConfig(r1=5.0, r2=5.0, final_factor=0.1, decay_images=600_000),
+        ema=EmaConfig(half_life=200_000.0),
         evaluate=EvaluateConfig(every_epochs=5),
         run=RunConfig(dir=Path("runs/r3")),
     )

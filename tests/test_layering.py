@@ -17,7 +17,7 @@ ORDER = [
     *("data.sources", "data.dataset", "data"),
     *("models.mlp", "models.conv", "models.ema", "models"),
     *("evaluation.cache", "evaluation.classifier", "evaluation.observed", "evaluation.metrics", "evaluation.reference"),
-    *("evaluation.doctor", "evaluation"),
+    *("evaluation.seen", "evaluation.doctor", "evaluation"),
     *("run.folder", "run.checkpoint", "run.tracking", "run.samples", "run.curves", "run.console"),
     *("run.disk", "run.preemption", "run.peers", "run.sharedmemory", "run.launcher", "run"),
     *(
@@ -32,7 +32,8 @@ ORDER = [
         "training.meter",
     ),
     *("training.schedule", "training.pace", "training.steps", "training.quality"),
-    *("training.outputs", "training.start", "training.recovery", "training.engine", "training.preflight", "training"),
+    *("training.state", "training.saving", "training.checkup", "training.outputs"),
+    *("training.start", "training.recovery", "training.engine", "training.preflight", "training"),
     *("results.generate", "results.evaluate", "results.examine", "results.diff", "results"),
     *("__init__", "train", "cli"),
 ]

@@ -9,41 +9,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from statistics import fmean, linear_regression, median
-from typing import Any, NamedTuple
+from itertools import combinations, pairwise
+from statistics import median
+from typing import NamedTuple
 
 from gan_dist.config import Config
+from gan_dist.evaluation.seen import FIRST_STEP, RECENT, Row, Seen, figure, rows_per_window
 
-Row = Mapping[str, Any]
-"""A line of metrics.jsonl or evaluations.jsonl. A figure may be missing, and None where no step of it was finite."""
-
-# A row's figures are noisy, above all the norm of one step's gradient: rows are taken together to windows of WINDOW
-# steps, and what a figure persistently is, is the median of RECENT windows. Nothing is judged before there are twice as
-# many, nor an evaluation of that time: in its first 1,000 steps a run that is going to be good has a third of the real
-# images' diversity, and a loss that swings like one that never will be.
-WINDOW = 100
-RECENT = 10
-
-# D's loss while it can't tell real from fake. Shares of it say how far D is ahead, whatever the loss; the scores don't:
-# a hinge or least-squares D that has won stops at a logit of 1, score 0.73. Wasserstein's has no scale.
-BALANCE = {"bce": 2 * math.log(2), "relativistic": math.log(2), "hinge": 2.0, "least-squares": 0.25}
-
-DIVERGED_LOSS = 10.0  # of BALANCE. A D that only errs loses up to 2 of it; with the learning rate x 30: 100 and more.
-DIVERGED_GROWTH = 100.0  # against the first window. Good runs: up to 5; a Wasserstein D without penalty: 1e3 to 1e6.
+DIVERGED_LOSS = 5.0  # of BALANCE. A D that errs always loses up to 2 of it; with the learning rate x 30: 9 to 600.
+DIVERGED_GROWTH = 30.0  # against the first window. Good runs: up to 4; Wasserstein without a penalty: 1e3 to 1e6.
 OVERPOWERED = 0.15  # of BALANCE: with bce scores of 0.95 and 0.05. Good runs: 0.7 and more; without R1 and R2: 0.03.
 FALLING = 0.9  # G's loss against that of the windows before: below this G is catching up
 FOOLED = 0.1  # score/fake above score/real. A D that learns: 0 at most; one that is frozen: 0.22 to 0.44.
 STARVED = 1e-5  # Adam adds 1e-8 to the size of each of some 2e5 numbers: a norm below this moves nothing any more
-STARVED_SHARE = 1e-4  # of D's gradient. Good runs: 0.04 and more; R1 and R2 a thousand times too strong: 4e-5.
-SWINGING = 0.5  # half the swing's width, of the loss. Good runs: up to 0.05, the seed: 0.2; learning rate x 30: 1.2.
-TURNS = 5  # of the loss in 20 windows. Noise turns it 12 times; a curve that bends, up to 4 times.
-COLLAPSED_DIVERSITY = 0.3  # of the real images'. Good runs: 0.5 and more; the seed's after 10 epochs: 0.18.
+STARVED_SHARE = 1e-4  # of D's gradient. Good runs: 0.03 and more; under R1 and R2 of gamma 1e5: 7e-5, of 1e7: 4e-7.
+SWINGING = 0.5  # half the swing's width, of the loss. Good runs: up to 0.04, the seed: 0.17; learning rate x 30: 15.
+TURNS = 3  # from one side to the other in 20 windows. A new level is one, a curve that bends two.
+COLLAPSED_DIVERSITY = 0.3  # of the real images'. Good runs: 0.48 and more; the seed's after 10 epochs: 0.18.
 COLLAPSED_CLASSES = 0.5  # share of the images that would have to show other classes. Good runs: up to 0.25.
-MISSING = 0.1  # of a class's fair share. Good runs: 0.25 and more.
+MISSING = 0.1  # of a class's fair share. Good runs: 0.23 and more.
 MISSING_COUNT = 1000  # images; of fewer so small a share can't be told
 MEMORIZED = 0.1  # score/train above score/held_out. Chance: up to 0.07; on 500 images 0.28 after 100,000 seen.
-COPIED = 0.5  # of the real images' distance. Good runs: 1.1; nothing but ones, of all digits the most alike: 0.42.
+COPIED = 0.75  # nearest/ratio. Good runs: 1.1 and more, on 500 images 0.9; on 50 images 0.58, later 0.4.
 
 
 @dataclass(frozen=True)
@@ -66,56 +53,10 @@ class Said(NamedTuple):
     advice: str
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What a run has written so far, as the findings look at it."""
-
-    rows: Sequence[Row]
-    evaluation: Row
-    """The newest that can be judged, else empty."""
-    first_evaluation: Row
-    config: Config
-    floor: Mapping[str, float]
-
-    @property
-    def step(self) -> int:
-        return self.rows[-1]["step"]
-
-    @property
-    def balance(self) -> float:
-        """D's loss while it can't tell real from fake; NaN, which passes no threshold, for a loss without a scale."""
-        return BALANCE.get(self.config.train.loss, math.nan)
-
-    def windows(self, name: str, count: int = RECENT, skip: int = 0) -> list[float]:
-        """Means of a figure over the newest `count` windows but for the `skip` newest, the oldest first."""
-        size = rows_per_window(self.config)
-        ends = range(len(self.rows) - skip * size, 0, -size)[:count]
-        means = [_mean(self.rows[max(end - size, 0) : end], name) for end in reversed(ends)]
-        return [mean for mean in means if not math.isnan(mean)]
-
-    def recent(self, name: str, skip: int = 0) -> float:
-        """What a figure persistently is; NaN where it is unknown, or too early to say."""
-        enough = len(self.rows) >= 2 * RECENT * rows_per_window(self.config)
-        windows = self.windows(name, skip=skip) if enough else []
-        return median(windows) if windows else math.nan
-
-    def beginning(self, name: str) -> float:
-        """What it was in the first window."""
-        return _mean(self.rows[: rows_per_window(self.config)], name)
-
-    def image(self, name: str) -> float:
-        """A figure of the images; NaN where it is unknown."""
-        return _figure(self.evaluation, name)
-
-    def real(self, name: str) -> float:
-        """The same figure of real images."""
-        return _figure(self.floor, name)
-
-
 def not_finite(seen: Seen) -> Said | None:
     """Numbers leave their range: lately a row without a finite step, or updates left out."""
     rows = seen.rows[-RECENT * rows_per_window(seen.config) :]
-    lost = sorted({name for row in rows for name in row if math.isnan(_figure(row, name))})
+    lost = sorted({name for row in rows for name in row if math.isnan(figure(row, name))})
     skipped = rows[-1].get("updates_skipped", 0) - rows[0].get("updates_skipped", 0) if rows else 0
     if not lost and not skipped:
         return None
@@ -127,14 +68,16 @@ def not_finite(seen: Seen) -> Said | None:
 
 def diverges(seen: Seen) -> Said | None:
     """D's loss is beyond what errors explain; or a penalty, or G's gradient, which says how steep D is, ran away."""
-    loss, said = seen.recent("loss/discriminator"), []
+    loss, penalty, said = seen.recent("loss/discriminator"), seen.config.penalty, []
     if loss > DIVERGED_LOSS * seen.balance:
         said.append(f"loss/discriminator {loss:.3g}, where a coin's is {seen.balance:.2g}")
     for name in ("gradient/generator", "penalty/r1", "penalty/r2", "penalty/gradient"):
         first, now = seen.beginning(name), seen.recent(name)
-        if now > DIVERGED_GROWTH * first > 0:
+        # Where their gammas shrink, R1 and R2 are meant to grow: in the preset r3 from 0.006 to 0.26.
+        meant = min(penalty.final_factor, 1) if name in ("penalty/r1", "penalty/r2") else 1
+        if now * meant > DIVERGED_GROWTH * first > 0:
             said.append(f"{name} {now:.3g}, at the beginning {first:.3g}")
-    unbounded = seen.config.train.loss == "wasserstein" and not seen.config.penalty.gradient
+    unbounded = seen.config.train.loss == "wasserstein" and not penalty.gradient
     advice = "try --penalty.gradient 10" if unbounded else _slower(seen)
     return Said(seen.step, "; ".join(said), advice) if said else None
 
@@ -151,7 +94,7 @@ def discriminator_overpowers(seen: Seen) -> Said | None:
     """D is hardly ever wrong, and G isn't catching up (Arjovsky and Bottou 2017, arXiv:1701.04862). Not said of
     Wasserstein's loss: its critic is meant to be ahead."""
     loss, now = seen.recent("loss/discriminator"), seen.recent("loss/generator")
-    before = seen.recent("loss/generator", skip=RECENT)
+    before = seen.before("loss/generator")
     if not (loss < OVERPOWERED * seen.balance and now > FALLING * before):
         return None
     ahead = f"loss/discriminator {loss:.2g}, where a coin's is {seen.balance:.2g}; {_scores(seen)}"
@@ -171,29 +114,33 @@ def generator_starves(seen: Seen) -> Said | None:
 
 def oscillates(seen: Seen) -> Said | None:
     """G's loss swings to and fro about its trend. D's always does where D is ahead, being near 0 then."""
-    losses = seen.windows("loss/generator", 2 * RECENT)
+    losses = [loss for loss in seen.windows("loss/generator") if not math.isnan(loss)]
     if len(losses) < 2 * RECENT:
         return None
-    slope = linear_regression(range(len(losses)), losses).slope
-    level = sorted(loss - slope * i for i, loss in enumerate(losses))
-    swing = (level[-4] - level[3]) / 2  # the three highest and the three lowest may be accidents
-    steps = [after - loss for loss, after in pairwise(losses)]
-    turns = sum(step * after < 0 for step, after in pairwise(steps))
-    usual = median(map(abs, losses))
+    # The median of all slopes (Theil 1950, Sen 1968): an accident doesn't turn it.
+    slope = median((b - a) / (j - i) for (i, a), (j, b) in combinations(enumerate(losses), 2))
+    level = [loss - slope * i for i, loss in enumerate(losses)]
+    low, high = sorted(level)[3], sorted(level)[-4]  # the three lowest and the three highest may be accidents
+    swing, middle, usual = (high - low) / 2, (high + low) / 2, median(map(abs, losses))
+    sides = [loss > middle for loss in level if abs(loss - middle) > swing / 2]
+    turns = sum(side != after for side, after in pairwise(sides))
     if swing < SWINGING * usual or turns < TURNS:
         return None
-    evidence = f"loss/generator {usual:.3g}, give or take {swing:.3g}; turned {turns} times in {len(losses)} windows"
+    evidence = (
+        f"loss/generator {usual:.3g}, give or take {swing:.3g}; to and fro {turns} times in {len(losses)} windows"
+    )
     return Said(seen.step, evidence, _slower(seen))
 
 
 def mode_collapse(seen: Seen) -> Said | None:
     """The images resemble each other far more than real ones do, or show few of the classes."""
-    said, diversity, real = [], seen.image("diversity/features"), seen.real("diversity/features")
-    if diversity < COLLAPSED_DIVERSITY * real:
-        said.append(f"diversity/features {diversity:.3g}, of real images {real:.3g}")
+    said, name = [], "diversity/features"
+    if seen.image(name) < COLLAPSED_DIVERSITY * seen.floor.get(name, math.nan):
+        said.append(f"{name} {seen.image(name):.3g}, of real images {seen.floor[name]:.3g}")
     if seen.image("classes/from_uniform") - seen.floor.get("classes/from_uniform", 0) > COLLAPSED_CLASSES:
-        share, label = max((share, label) for label, share in _shares(seen.evaluation).items())
-        said.append(f"{share:.0%} of the images show class {label}")
+        share, label = max(((share, label) for label, share in _shares(seen.evaluation).items()), default=(1, "?"))
+        apart = f"classes/from_uniform {seen.image('classes/from_uniform'):.2f}"
+        said.append(f"{share:.0%} of the images show class {label}, {apart}")
     return Said(seen.evaluation["step"], "; ".join(said), _regularize(seen)) if said else None
 
 
@@ -202,7 +149,7 @@ def missing_digits(seen: Seen) -> Said | None:
     shares, real = _shares(seen.evaluation), _shares(seen.floor)
     lacking = [label for label in shares if real.get(label, 1) < MISSING / len(shares)]
     missing = [label for label in shares if shares[label] < MISSING / len(shares)]
-    if not (lacking or missing) or seen.evaluation["count"] < MISSING_COUNT:
+    if not (lacking or missing) or seen.image("count") < MISSING_COUNT:
         return None
     if lacking:
         evidence = ", ".join(f"class {label} {real[label]:.1%}" for label in lacking) + " of the real images"
@@ -216,7 +163,7 @@ def missing_digits(seen: Seen) -> Said | None:
 def discriminator_memorizes(seen: Seen) -> Said | None:
     """D tells training images from held-out ones, and better than at first: it learns them by heart."""
     train, held_out = seen.image("score/train"), seen.image("score/held_out")
-    first = _figure(seen.first_evaluation, "score/train") - _figure(seen.first_evaluation, "score/held_out")
+    first = figure(seen.first_evaluation, "score/train") - figure(seen.first_evaluation, "score/held_out")
     growing = seen.first_evaluation is seen.evaluation or train - held_out > first
     if not (train - held_out > MEMORIZED and growing):
         return None
@@ -225,12 +172,12 @@ def discriminator_memorizes(seen: Seen) -> Said | None:
 
 
 def generator_copies(seen: Seen) -> Said | None:
-    """Generated images are nearer to training images than other real images are."""
-    distance, real = seen.image("nearest/generated"), seen.real("nearest/generated")
-    if not distance < COPIED * real:
+    """Generated images are nearer to training images than held-out images of their classes are."""
+    ratio = seen.image("nearest/ratio")
+    if not ratio < COPIED:
         return None
     advice = f"more images, or try --model.hidden-dim {max(seen.config.model.hidden_dim // 2, 1)}"
-    return Said(seen.evaluation["step"], f"nearest/generated {distance:.3g}, of real images {real:.3g}", advice)
+    return Said(seen.evaluation["step"], f"nearest/ratio {ratio:.2f}: training images come again", advice)
 
 
 # Causes before what may follow from them.
@@ -248,12 +195,12 @@ FINDINGS: dict[str, Callable[[Seen], Said | None]] = {
 }
 
 # What goes without saying beside another finding: its advice would lead astray.
-_IMAGES = ("mode-collapse", "missing-digits", "generator-copies")
+_IMAGES = ("mode-collapse", "missing-digits")
 EXPLAINED = {
     "diverges": ("discriminator-fooled", "discriminator-overpowers", "generator-starves", "oscillates", *_IMAGES),
     "discriminator-fooled": _IMAGES,
     "generator-starves": ("oscillates", *_IMAGES),
-    "mode-collapse": ("missing-digits", "generator-copies"),
+    "mode-collapse": ("missing-digits",),
 }
 
 
@@ -270,32 +217,11 @@ def examine(
         config: of the run.
         floor: the same figures of real images; without them less can be said.
     """
-    judged = [row for row in evaluations if row["step"] >= 2 * RECENT * WINDOW] or [{}]
+    judged = [row for row in evaluations if row["step"] >= FIRST_STEP] or [{}]
     seen = Seen(rows, judged[-1], judged[0], config, floor or {})
     said = {name: finding(seen) for name, finding in FINDINGS.items()}
     explained = {other for name, others in EXPLAINED.items() if said[name] for other in others}
     return [Finding(name, *what) for name, what in said.items() if what and name not in explained]
-
-
-def rows_per_window(config: Config) -> int:
-    return max(1, WINDOW // config.log.every_steps)
-
-
-def first_judged(config: Config) -> int:
-    """The step from which a run's course is judged; NaN is found before."""
-    return 2 * RECENT * rows_per_window(config) * config.log.every_steps
-
-
-def _figure(row: Row, name: str) -> float:
-    """NaN, which passes no threshold, where it is missing or not finite."""
-    value = row.get(name)
-    return float(value) if value is not None and math.isfinite(value) else math.nan
-
-
-def _mean(rows: Sequence[Row], name: str) -> float:
-    """Of the rows that have the figure; NaN if none has."""
-    known = [value for row in rows if not math.isnan(value := _figure(row, name))]
-    return fmean(known) if known else math.nan
 
 
 def _shares(row: Row) -> dict[str, float]:

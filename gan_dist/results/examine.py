@@ -10,14 +10,15 @@ from rich.console import Console
 from rich.text import Text
 
 from gan_dist.config import InputError, from_dict
-from gan_dist.evaluation.doctor import Finding, Row, examine, first_judged
+from gan_dist.evaluation.doctor import Finding, examine
+from gan_dist.evaluation.seen import Row, first_judged
 from gan_dist.run.folder import RunFolder, read_json, read_json_lines
 
 MOMENTS = 500  # of a run's course that are looked at, evenly spread: since when something is so, is known to that
 BOOKKEEPING = ("step", "epoch", "images_seen", "images_per_second")
 SHOWN = (
     *("distance/frechet", "precision", "recall", "diversity/features", "classes/from_uniform"),
-    *("nearest/generated", "score/train", "score/held_out"),
+    *("nearest/ratio", "score/train", "score/held_out"),
 )  # of an evaluation
 
 
@@ -84,9 +85,8 @@ def examine_run(run: Path) -> Examination:
     if not folder.holds_a_run():
         raise InputError(f"{run} holds no run: there is no {folder.config.name} in it; give the folder of a run")
     config = from_dict(read_json(folder.config))
-    rows, evaluations = read_json_lines(folder.metrics), read_json_lines(folder.path / "evaluations.jsonl")
-    floor_file = folder.path / "floor.json"
-    floor = read_json(floor_file) if floor_file.exists() else {}
+    rows, evaluations = read_json_lines(folder.metrics), read_json_lines(folder.evaluations)
+    floor = read_json(folder.floor) if folder.floor.exists() else {}
     said: dict[str, Course] = {}
     for count in moments(len(rows)):
         step = rows[count - 1]["step"]

@@ -37,19 +37,21 @@ from gan_dist.run.samples import COUNT
 from gan_dist.run.sharedmemory import SharedMemory
 from gan_dist.run.tracking import WandbTracker
 from gan_dist.training import outputs
+from gan_dist.training.checkup import evaluate
 from gan_dist.training.guard import Guard
 from gan_dist.training.latents import Latents, Places, fixed_latents
 from gan_dist.training.losses import LOSSES
 from gan_dist.training.meter import METRICS, Meter
-from gan_dist.training.outputs import Run
 from gan_dist.training.pace import Pace
 from gan_dist.training.penalties import Judge, OneCentered, Plain, ZeroCentered
 from gan_dist.training.profiling import Profile
 from gan_dist.training.quality import Quality
 from gan_dist.training.recovery import BadStep, heed, recover, restore
 from gan_dist.training.reduction import ExactReduction, FastReduction, Gather, Reduction
+from gan_dist.training.saving import checkpoint
 from gan_dist.training.schedule import Schedule
 from gan_dist.training.start import find_start
+from gan_dist.training.state import Run
 from gan_dist.training.steps import Gan, discriminator_step, generator_step
 from gan_dist.training.update import Update, flatten
 
@@ -85,9 +87,9 @@ def train(run: Run) -> None:
         if at.sample and run.writes:
             outputs.sample(run)
         if at.evaluate:
-            outputs.evaluate(run)
+            evaluate(run)
         if at.checkpoint or run.at_its_best:
-            outputs.checkpoint(run)
+            checkpoint(run)
         run.profile.over("outputs")
         if at.stop:
             break

@@ -4,112 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, NamedTuple
 
 import numpy as np
-from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import Tensor
 
-from gan_dist.config import Config, InputError, to_dict
-from gan_dist.data.dataset import GlobalBatches, ResidentImages, epoch_order
-from gan_dist.data.sources import ImageSet
-from gan_dist.evaluation.doctor import examine
-from gan_dist.models.ema import Average, GeneratorToUse
-from gan_dist.run.checkpoint import Checkpoints, optimizer_tensors, save_generator
-from gan_dist.run.console import Console
+from gan_dist.config import InputError, to_dict
+from gan_dist.data.dataset import ResidentImages, epoch_order
 from gan_dist.run.curves import draw_curves
-from gan_dist.run.disk import Disk
-from gan_dist.run.folder import RunFolder, read_json, read_json_lines, timestamp, write_json
+from gan_dist.run.folder import read_json, read_json_lines, timestamp, write_json
 from gan_dist.run.launcher import describe_machine
-from gan_dist.run.preemption import StopAgreement
 from gan_dist.run.samples import COUNT, draw_panel, save_grid, save_samples
-from gan_dist.run.sharedmemory import SharedMemory
-from gan_dist.run.tracking import StepLines, WandbTracker
-from gan_dist.training.guard import Guard, NotFinite
-from gan_dist.training.meter import Meter
-from gan_dist.training.pace import Pace
-from gan_dist.training.profiling import Profile
-from gan_dist.training.quality import Quality
-from gan_dist.training.schedule import Schedule
-from gan_dist.training.steps import Gan
-
-
-class Best(NamedTuple):
-    step: int
-    distance: float
-
-
-@dataclass
-class Run:
-    """All that a run consists of. Every rank has one; what writes does so on rank 0 alone."""
-
-    config: Config
-    accelerator: Accelerator
-    gan: Gan
-    ema: GeneratorToUse
-    batches: GlobalBatches
-    loader: DataLoader[Tensor]
-    schedule: Schedule
-    pace: Pace
-    guard: Guard
-    meter: Meter
-    stopping: StopAgreement
-    memory: SharedMemory | None
-    """Where the ranks add their gradients, if they share one."""
-    quality: Quality
-    disk: Disk
-    folder: RunFolder
-    checkpoints: Checkpoints
-    wandb: WandbTracker
-    console: Console
-    profile: Profile
-    images: ImageSet
-    fixed_latents: Tensor
-    """(64, latent_dim), those of the sample grids."""
-    step: int = 0
-    """Completed steps."""
-    best: Best | None = None
-    """The evaluation with the smallest Fréchet distance so far."""
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    """The lines of metrics.jsonl. Rank 0 only, like the next two."""
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
-    """Those of evaluations.jsonl."""
-    complaints: set[str] = field(default_factory=set)
-    """What the doctor found wrong when it was asked last."""
-    updates_skipped: int = 0
-    """Updates that were left out for NaN or infinity, in the whole run."""
-    seconds: float = 0.0
-    """Time that the training took before this session."""
-    started: float = 0.0
-    """This session's start, on time.perf_counter."""
-    logged: tuple[int, float] = (0, 0.0)
-    """Step and time of the last log point of this session."""
-    failure: NotFinite | None = None
-    """Why the run ends, as soon as the state before it is saved."""
-    last_step: int | None = None
-    """The step after which it then ends."""
-    rollbacks: list[int] = field(default_factory=list)
-    """The steps that this session went back from."""
-
-    @property
-    def writes(self) -> bool:
-        return self.accelerator.is_main_process
-
-    @property
-    def at_its_best(self) -> bool:
-        """The newest evaluation, of this step, is the best one."""
-        return self.best is not None and self.best.step == self.step
-
-    def seconds_trained(self) -> float:
-        """Time that the training took until now, in all sessions."""
-        return self.seconds + time.perf_counter() - self.started
+from gan_dist.run.tracking import StepLines
+from gan_dist.training.checkup import consult
+from gan_dist.training.saving import checkpoint_bytes, tensors_of
+from gan_dist.training.state import Run
 
 
 def begin(run: Run, wandb_id: str | None) -> None:
@@ -197,33 +107,16 @@ def log(run: Run) -> None:
     run.console.progress(row, run.schedule.total_steps, run.schedule.epoch(run.schedule.total_steps))
 
 
-def consult(run: Run) -> int:
-    """Ask the doctor how the run does, and say what is new. Rank 0 only.
-
-    Returns:
-        How many things are wrong.
-    """
-    findings = {found.name: found for found in examine(run.rows, run.evaluations, run.config, run.quality.floor)}
-    for name, finding in findings.items():
-        if name not in run.complaints:
-            run.console.announce(f"doctor, step {finding.step:,}: {name}: {finding.evidence}; {finding.advice}")
-            run.wandb.alert(name, f"step {finding.step:,}: {finding.evidence}; {finding.advice}")
-    for name in run.complaints - findings.keys():
-        run.console.announce(f"doctor, step {run.step:,}: no more {name}")
-    run.complaints = set(findings)
-    return len(findings)
-
-
-def gradient_norms(run: Run) -> dict[str, float]:
-    """The norm of each network's last gradient, of the global batch: the same on every rank."""
+def gradient_norms(run: Run) -> dict[str, float | None]:
+    """The norm of each network's last gradient, of the global batch: the same on every rank. None if not finite."""
     scaler = run.accelerator.scaler
     scale = scaler.get_scale() if scaler is not None else 1.0
     updates = {"discriminator": run.gan.discriminator_update, "generator": run.gan.generator_update}
-    norms = {}
+    norms: dict[str, float | None] = {}
     for name, update in updates.items():
-        squares = np.square(update.gradients[0].cpu().numpy())
         # numpy's sum: the same bits with any number of threads
-        norms[f"gradient/{name}"] = float(np.sqrt(squares.sum(dtype=np.float64))) / scale
+        square = np.square(update.gradients[0].cpu().numpy(), dtype=np.float64).sum()
+        norms[f"gradient/{name}"] = float(np.sqrt(square)) / scale if np.isfinite(square) else None
     return norms
 
 
@@ -231,7 +124,7 @@ def log_hashes(run: Run) -> None:
     """Write down what every weight and every number of the optimizers is. A collective: all ranks must agree."""
     hashes = {
         f"{group}/{name}": fingerprint(tensor)
-        for group, tensors in tensors_of(run.gan, run.ema).items()
+        for group, tensors in tensors_of(run).items()
         for name, tensor in tensors.items()
     }
     everyones = gather_object([hashes])
@@ -250,81 +143,6 @@ def sample(run: Run) -> None:
         run.console.announce(f"{file} can't be written ({error.strerror or error})")
     else:
         run.wandb.log_samples(run.step, file)
-
-
-def evaluate(run: Run) -> None:
-    """Measure how good the generator is, and note if it is better than ever. A collective: all ranks work on it."""
-    began = time.perf_counter()
-    measured = run.quality.measure(run.ema.network, run.gan.discriminator_update.in_full)
-    step, logged = run.logged
-    run.logged = (step, logged + time.perf_counter() - began)  # it is no part of the training's speed
-    if measured is None:
-        return
-    distance = measured["distance/frechet"]
-    if run.best is None or distance < run.best.distance:
-        run.best = Best(run.step, distance)
-    if not run.writes:
-        return
-    row = {
-        "step": run.step,
-        "epoch": run.schedule.epoch(run.step),
-        "images_seen": run.schedule.images_seen(run.step),
-        "seconds": run.seconds_trained(),
-        **measured,
-    }
-    run.evaluations.append(row)
-    run.disk.now(lambda: StepLines(run.folder.evaluations).append(row))
-    run.disk.now(lambda: write_json(run.folder.floor, run.quality.floor))
-    run.wandb.log(run.step, {name: value for name, value in row.items() if name != "intervals"})
-    low, high = row["intervals"]["distance/frechet"]
-    run.console.announce(
-        f"epoch {row['epoch']:.4g}: Fréchet distance {distance:.2f} ({low:.2f} to {high:.2f}; real images "
-        f"{run.quality.floor['distance/frechet']:.2f}), precision {row['precision']:.3f}, recall {row['recall']:.3f}"
-    )
-
-
-def checkpoint(run: Run) -> None:
-    """Save all that the run needs to go on. A collective: the figures of the open window are every rank's.
-
-    The tensors are copied, and written beside the training.
-    """
-    window = run.meter.state()
-    if not run.writes:
-        return
-    scaler = run.accelerator.scaler
-    tensors = {
-        group: {name: tensor.detach().to("cpu", copy=True) for name, tensor in members.items()}
-        for group, members in tensors_of(run.gan, run.ema).items()
-    }
-    state = {
-        "config": to_dict(run.config),
-        "data_sha256": run.images.provenance.sha256,
-        "seconds": run.seconds_trained(),
-        "best": run.best,
-        "scaler": scaler.state_dict() if scaler is not None else {},
-        "wandb_id": run.wandb.id,
-        "metrics_window": window,
-        "updates_skipped": run.updates_skipped,
-    }
-    run.disk.soon(partial(_write_checkpoint, run, run.step, tensors, state, describe_generator(run), run.best))
-
-
-def _write_checkpoint(
-    run: Run,
-    step: int,
-    tensors: dict[str, dict[str, Tensor]],
-    state: dict[str, Any],
-    generator: dict[str, str],
-    best: Best | None,
-) -> None:
-    run.checkpoints.save(step, tensors, state, spare=best.step if best else None)
-    to_use = tensors.get("average", tensors["generator"])
-    save_generator(run.folder.generator, to_use, generator)
-    if "average" in tensors:
-        save_generator(run.folder.live_generator, tensors["generator"], generator)
-    if best and best.step == step:
-        save_generator(run.folder.best_generator, to_use, generator)
-    run.folder.write_status("running", step)
 
 
 def conclude(run: Run, state: str, stopped_by: str) -> None:
@@ -408,31 +226,6 @@ def end(run: Run, state: str, reason: str) -> None:
         console.table(f"where the time of {run.profile.steps:,} steps went", seen)
 
 
-def checkpoint_bytes(networks: Iterable[nn.Module]) -> int:
-    """Bytes of a checkpoint, near enough: Adam keeps two numbers more for each weight."""
-    return 3 * sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
-
-
 def fingerprint(tensor: Tensor) -> str:
     """What tells a tensor from every other one, to the last bit."""
     return hashlib.sha256(tensor.detach().cpu().numpy().tobytes()).hexdigest()[:16]
-
-
-def tensors_of(gan: Gan, ema: GeneratorToUse) -> dict[str, dict[str, Tensor]]:
-    """All tensors that make a run what it is: group -> name -> tensor."""
-    average = {"average": ema.network.state_dict()} if isinstance(ema, Average) else {}
-    return average | {
-        "generator": gan.generator_update.network.state_dict(),
-        "discriminator": gan.discriminator_update.network.state_dict(),
-        "generator_optimizer": optimizer_tensors(gan.generator_update.optimizer),
-        "discriminator_optimizer": optimizer_tensors(gan.discriminator_update.optimizer),
-    }
-
-
-def describe_generator(run: Run) -> dict[str, str]:
-    """What `load_generator` needs to rebuild the network, for the metadata of generator.safetensors."""
-    return {
-        "config": json.dumps(to_dict(run.config)),
-        "image_shape": json.dumps(run.images.shape),
-        "step": str(run.step),
-    }

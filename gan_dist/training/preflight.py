@@ -40,7 +40,8 @@ from gan_dist.run.launcher import launch_advice, on_main
 from gan_dist.run.peers import Peers
 from gan_dist.run.preemption import StopRequest
 from gan_dist.training.engine import build, start_processes, train_through
-from gan_dist.training.outputs import checkpoint_bytes, conclude, fingerprint
+from gan_dist.training.outputs import conclude, fingerprint
+from gan_dist.training.saving import checkpoint_bytes
 from gan_dist.training.update import flatten
 
 STEPS = 20

@@ -8,7 +8,8 @@ from gan_dist.run.checkpoint import Checkpoint, load_optimizer_tensors
 from gan_dist.run.launcher import on_main
 from gan_dist.run.tracking import StepLines
 from gan_dist.training.guard import NotFinite
-from gan_dist.training.outputs import Best, Run, go_back_to
+from gan_dist.training.outputs import go_back_to
+from gan_dist.training.state import Best, Run
 
 
 class BadStep(Exception):

@@ -1,0 +1,58 @@
+"""How a run does: the evaluation of its images, and what the doctor says of its figures."""
+
+from __future__ import annotations
+
+import time
+
+from gan_dist.evaluation.doctor import examine
+from gan_dist.run.folder import write_json
+from gan_dist.run.tracking import StepLines
+from gan_dist.training.state import Best, Run
+
+
+def evaluate(run: Run) -> None:
+    """Measure how good the generator is, and note if it is better than ever. A collective: all ranks work on it."""
+    began = time.perf_counter()
+    measured = run.quality.measure(run.ema.network, run.gan.discriminator_update.in_full)
+    step, logged = run.logged
+    run.logged = (step, logged + time.perf_counter() - began)  # it is no part of the training's speed
+    if measured is None:
+        return
+    distance = measured["distance/frechet"]
+    if run.best is None or distance < run.best.distance:
+        run.best = Best(run.step, distance)
+    if not run.writes:
+        return
+    row = {
+        "step": run.step,
+        "epoch": run.schedule.epoch(run.step),
+        "images_seen": run.schedule.images_seen(run.step),
+        "seconds": run.seconds_trained(),
+        **measured,
+    }
+    run.evaluations.append(row)
+    run.disk.now(lambda: StepLines(run.folder.evaluations).append(row))
+    run.disk.now(lambda: write_json(run.folder.floor, run.quality.floor))
+    run.wandb.log(run.step, {name: value for name, value in row.items() if name != "intervals"})
+    low, high = row["intervals"]["distance/frechet"]
+    run.console.announce(
+        f"epoch {row['epoch']:.4g}: Fréchet distance {distance:.2f} ({low:.2f} to {high:.2f}; real images "
+        f"{run.quality.floor['distance/frechet']:.2f}), precision {row['precision']:.3f}, recall {row['recall']:.3f}"
+    )
+
+
+def consult(run: Run) -> int:
+    """Ask the doctor how the run does, and say what is new. Rank 0 only.
+
+    Returns:
+        How many things are wrong.
+    """
+    findings = {found.name: found for found in examine(run.rows, run.evaluations, run.config, run.quality.floor)}
+    for name, finding in findings.items():
+        if name not in run.complaints:
+            run.console.announce(f"doctor, step {finding.step:,}: {name}: {finding.evidence}; {finding.advice}")
+            run.wandb.alert(name, f"step {finding.step:,}: {finding.evidence}; {finding.advice}")
+    for name in run.complaints - findings.keys():
+        run.console.announce(f"doctor, step {run.step:,}: no more {name}")
+    run.complaints = set(findings)
+    return len(findings)

@@ -1,0 +1,101 @@
+"""A run: all that it consists of, on one rank."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from gan_dist.config import Config
+from gan_dist.data.dataset import GlobalBatches
+from gan_dist.data.sources import ImageSet
+from gan_dist.models.ema import GeneratorToUse
+from gan_dist.run.checkpoint import Checkpoints
+from gan_dist.run.console import Console
+from gan_dist.run.disk import Disk
+from gan_dist.run.folder import RunFolder
+from gan_dist.run.preemption import StopAgreement
+from gan_dist.run.sharedmemory import SharedMemory
+from gan_dist.run.tracking import WandbTracker
+from gan_dist.training.guard import Guard, NotFinite
+from gan_dist.training.meter import Meter
+from gan_dist.training.pace import Pace
+from gan_dist.training.profiling import Profile
+from gan_dist.training.quality import Quality
+from gan_dist.training.schedule import Schedule
+from gan_dist.training.steps import Gan
+
+
+class Best(NamedTuple):
+    step: int
+    distance: float
+
+
+@dataclass
+class Run:
+    """All that a run consists of. Every rank has one; what writes does so on rank 0 alone."""
+
+    config: Config
+    accelerator: Accelerator
+    gan: Gan
+    ema: GeneratorToUse
+    batches: GlobalBatches
+    loader: DataLoader[Tensor]
+    schedule: Schedule
+    pace: Pace
+    guard: Guard
+    meter: Meter
+    stopping: StopAgreement
+    memory: SharedMemory | None
+    """Where the ranks add their gradients, if they share one."""
+    quality: Quality
+    disk: Disk
+    folder: RunFolder
+    checkpoints: Checkpoints
+    wandb: WandbTracker
+    console: Console
+    profile: Profile
+    images: ImageSet
+    fixed_latents: Tensor
+    """(64, latent_dim), those of the sample grids."""
+    step: int = 0
+    """Completed steps."""
+    best: Best | None = None
+    """The evaluation with the smallest Fréchet distance so far."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """The lines of metrics.jsonl. Rank 0 only, like the next two."""
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    """Those of evaluations.jsonl."""
+    complaints: set[str] = field(default_factory=set)
+    """What the doctor found wrong when it was asked last."""
+    updates_skipped: int = 0
+    """Updates that were left out for NaN or infinity, in the whole run."""
+    seconds: float = 0.0
+    """Time that the training took before this session."""
+    started: float = 0.0
+    """This session's start, on time.perf_counter."""
+    logged: tuple[int, float] = (0, 0.0)
+    """Step and time of the last log point of this session."""
+    failure: NotFinite | None = None
+    """Why the run ends, as soon as the state before it is saved."""
+    last_step: int | None = None
+    """The step after which it then ends."""
+    rollbacks: list[int] = field(default_factory=list)
+    """The steps that this session went back from."""
+
+    @property
+    def writes(self) -> bool:
+        return self.accelerator.is_main_process
+
+    @property
+    def at_its_best(self) -> bool:
+        """The newest evaluation, of this step, is the best one."""
+        return self.best is not None and self.best.step == self.step
+
+    def seconds_trained(self) -> float:
+        """Time that the training took until now, in all sessions."""
+        return self.seconds + time.perf_counter() - self.started

@@ -1,0 +1,598 @@
+"""The doctor: runs made ill on purpose are named by what they have, good ones are left alone at every moment."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import train_here
+
+from gan_dist import cli
+from gan_dist.config import Config, InputError, LogConfig, PenaltyConfig, TrainConfig, to_dict, to_flat
+from gan_dist.evaluation import seen
+from gan_dist.evaluation.doctor import EXPLAINED, FINDINGS, Finding, examine
+from gan_dist.results import examine as results
+from gan_dist.results.examine import examine_run, report
+from gan_dist.run.folder import RunFolder, write_json
+from gan_dist.run.tracking import StepLines
+
+Rows = list[dict[str, Any]]
+
+BCE = Config()
+RELATIVISTIC = Config(train=TrainConfig(loss="relativistic"))
+R3 = replace(RELATIVISTIC, penalty=PenaltyConfig(r1=5.0, r2=5.0))
+R3_FADING = replace(RELATIVISTIC, penalty=PenaltyConfig(r1=5.0, r2=5.0, final_factor=0.01))
+R3_HEAVY = replace(RELATIVISTIC, penalty=PenaltyConfig(r1=1e5, r2=1e5))
+WGAN_GP = Config(train=TrainConfig(loss="wasserstein"), penalty=PenaltyConfig(gradient=10.0))
+WASSERSTEIN = Config(train=TrainConfig(loss="wasserstein"))
+HINGE = Config(train=TrainConfig(loss="hinge"))
+LEAST_SQUARES = Config(train=TrainConfig(loss="least-squares"))
+
+LOSS_D, LOSS_G, REAL, FAKE = "loss/discriminator", "loss/generator", "score/real", "score/fake"
+GRADIENT_D, GRADIENT_G, R1, R2, GP = (
+    *("gradient/discriminator", "gradient/generator"),
+    *("penalty/r1", "penalty/r2", "penalty/gradient"),
+)
+POINTS = (100, 500, 1000, 2000, 4000, 7000)  # the steps of the figures below, as far as they go
+
+# Of real images: MNIST's held-out ones.
+SHARES = (0.092, 0.114, 0.106, 0.101, 0.1, 0.091, 0.092, 0.101, 0.098, 0.104)
+FLOOR = {"diversity/features": 31.5, "classes/from_uniform": 0.027} | {f"classes/{i}": s for i, s in enumerate(SHARES)}
+
+
+def course(figures: dict[str, Sequence[float]], last: int, every: int = 100, points: Sequence[int] = POINTS) -> Rows:
+    """metrics.jsonl of a run through the recorded figures, with the scatter that real rows have."""
+    scatter = random.Random(0)
+    rows = []
+    for step in range(every, last + 1, every):
+        row: dict[str, Any] = {"step": step, "epoch": step / 600, "images_seen": 100 * step}
+        for name, values in figures.items():
+            share = 0.3 if name.startswith("gradient/") else 0.01
+            row[name] = between(points, values, step) * (1 + share * scatter.uniform(-1, 1))
+        rows.append(row)
+    return rows
+
+
+def between(points: Sequence[int], values: Sequence[float], step: int) -> float:
+    known = list(zip(points, values, strict=False))
+    for (left, low), (right, high) in pairwise(known):
+        if step <= right:
+            return low + (high - low) * max(step - left, 0) / (right - left)
+    return known[-1][1]
+
+
+def evaluation(
+    step: int,
+    diversity: float,
+    from_uniform: float,
+    shares: Sequence[float] = SHARES,
+    ratio: float = 1.17,
+    train: float = 0.5,
+) -> dict[str, Any]:
+    run = {"step": step, "images_seen": 100 * step, "classifier": "0123", "count": 3000}
+    classes = {f"classes/{label}": share for label, share in enumerate(shares)}
+    images = {"diversity/features": diversity, "classes/from_uniform": from_uniform, "nearest/ratio": ratio}
+    return run | classes | images | {"score/train": train, "score/held_out": 1 - train}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run on MNIST, on one thread for one to two minutes, as it was recorded."""
+
+    config: Config
+    figures: dict[str, Sequence[float]]
+    evaluations: Rows = field(default_factory=list)
+    deserves: str = ""
+    last: int = 3000
+    floor: dict[str, float] = field(default_factory=lambda: FLOOR)
+    points: Sequence[int] = POINTS
+
+
+ONE_CLASS = (*[0.0] * 8, 1.0, 0.0)  # what is no digit at all looks like an 8 to the classifier
+COLLAPSED = [evaluation(2000, 1.0, 0.9, ONE_CLASS)]
+
+GOOD = {
+    "R3, seed 0": Case(
+        R3,
+        {
+            LOSS_D: (0.646, 0.519, 0.557, 0.642, 0.676, 0.687),
+            LOSS_G: (0.867, 1.07, 0.979, 0.817, 0.749, 0.724),
+            REAL: (0.529, 0.602, 0.579, 0.529, 0.51, 0.504),
+            FAKE: (0.471, 0.398, 0.421, 0.471, 0.49, 0.496),
+            R1: (0.00212, 0.00771, 0.00701, 0.0029, 0.00115, 0.00058),
+            R2: (0.0021, 0.00712, 0.00595, 0.00267, 0.00111, 0.000575),
+            GRADIENT_D: (0.594, 2.45, 2.16, 1.73, 1.08, 0.743),
+            GRADIENT_G: (0.194, 0.359, 0.189, 0.116, 0.0812, 0.034),
+        },
+        [
+            evaluation(400, 7.1, 0.403, (0.24, *[0.09] * 8, 0.0)),  # too young to be judged
+            evaluation(2000, 16.9, 0.161, (0.106, 0.095, 0.097, 0.198, 0.071, 0.089, 0.068, 0.157, 0.043, 0.076)),
+            evaluation(4000, 20.7, 0.115, train=0.491),
+            evaluation(7000, 23.5, 0.081, train=0.517),
+        ],
+        last=7000,
+    ),
+    "R3, seed 1": Case(
+        R3,
+        {
+            LOSS_D: (0.644, 0.542, 0.56, 0.639, 0.672, 0.684),
+            LOSS_G: (0.876, 1.02, 0.967, 0.821, 0.758, 0.729),
+            REAL: (0.53, 0.588, 0.577, 0.53, 0.512, 0.505),
+            FAKE: (0.47, 0.412, 0.423, 0.47, 0.488, 0.495),
+            R1: (0.00224, 0.00691, 0.0065, 0.00296, 0.00138, 0.000672),
+            R2: (0.00223, 0.00638, 0.00585, 0.00272, 0.00133, 0.00067),
+            GRADIENT_D: (0.816, 0.898, 1.31, 1.47, 1.45, 1.01),
+            GRADIENT_G: (0.275, 0.3, 0.189, 0.114, 0.0741, 0.0362),
+        },
+        [evaluation(2000, 17.0, 0.159, train=0.464), evaluation(7000, 24.3, 0.075, train=0.509)],
+        last=7000,
+    ),
+    "R3, seed 2": Case(
+        R3,
+        {
+            LOSS_D: (0.64, 0.515, 0.55, 0.607, 0.672, 0.687),
+            LOSS_G: (0.882, 1.05, 0.985, 0.874, 0.758, 0.727),
+            REAL: (0.532, 0.604, 0.583, 0.549, 0.512, 0.504),
+            FAKE: (0.468, 0.396, 0.417, 0.451, 0.488, 0.496),
+            R1: (0.00248, 0.00784, 0.00685, 0.00451, 0.00139, 0.000625),
+            R2: (0.00243, 0.00689, 0.00603, 0.00401, 0.00133, 0.000621),
+            GRADIENT_D: (0.697, 0.756, 1.7, 1.41, 1.46, 0.919),
+            GRADIENT_G: (0.206, 0.33, 0.284, 0.147, 0.0814, 0.0402),
+        },
+        [
+            evaluation(2000, 16.1, 0.162, (0.092, 0.127, 0.076, 0.174, 0.07, 0.108, 0.075, 0.153, 0.026, 0.1)),
+            evaluation(4000, 20.9, 0.119, train=0.519),
+        ],
+        last=7000,
+    ),
+    "R3, seed 3": Case(
+        R3,
+        {
+            LOSS_D: (0.654, 0.532, 0.563, 0.64, 0.675),
+            LOSS_G: (0.845, 1.03, 0.969, 0.817, 0.753),
+            REAL: (0.525, 0.595, 0.575, 0.53, 0.51),
+            FAKE: (0.475, 0.405, 0.425, 0.47, 0.49),
+            R1: (0.00182, 0.00717, 0.0064, 0.00293, 0.00121),
+            R2: (0.00187, 0.00662, 0.00564, 0.0027, 0.00116),
+            GRADIENT_D: (0.275, 1.22, 1.26, 1.41, 1.06),
+            GRADIENT_G: (0.0916, 0.338, 0.231, 0.11, 0.0909),
+        },
+        last=4000,
+    ),
+    "R3, seed 4": Case(
+        R3,
+        {
+            LOSS_D: (0.645, 0.5, 0.544, 0.634, 0.676, 0.684),
+            LOSS_G: (0.874, 1.1, 0.991, 0.826, 0.753, 0.73),
+            REAL: (0.53, 0.614, 0.586, 0.533, 0.51, 0.505),
+            FAKE: (0.47, 0.386, 0.414, 0.467, 0.49, 0.495),
+            R1: (0.00229, 0.00855, 0.00726, 0.00318, 0.00124, 0.000725),
+            R2: (0.00229, 0.00759, 0.00629, 0.00291, 0.0012, 0.000717),
+            GRADIENT_D: (0.644, 1.35, 1.71, 1.61, 1.31, 1.03),
+            GRADIENT_G: (0.137, 0.282, 0.218, 0.116, 0.0607, 0.039),
+        },
+        [evaluation(2000, 16.7, 0.163), evaluation(7000, 23.6, 0.081, train=0.53)],
+        last=7000,
+    ),
+    "preset r3, whose gammas shrink, without its first weights": Case(
+        R3_FADING,
+        {
+            LOSS_D: (0.646, 0.609, 0.619, 0.649, 0.638, 0.572, 0.554),
+            LOSS_G: (0.867, 0.94, 0.898, 0.832, 0.931, 1.33, 1.4),
+            REAL: (0.53, 0.55, 0.543, 0.526, 0.539, 0.602, 0.612),
+            FAKE: (0.47, 0.45, 0.457, 0.474, 0.461, 0.398, 0.388),
+            R1: (0.00212, 0.0113, 0.00778, 0.00552, 0.0229, 0.216, 0.29),
+            R2: (0.0021, 0.0115, 0.00803, 0.00552, 0.0226, 0.214, 0.286),
+            GRADIENT_D: (4.84, 1.73, 2.58, 2.26, 2.26, 3.18, 4.81),
+            GRADIENT_G: (0.551, 0.278, 0.248, 0.149, 0.308, 0.972, 1.04),
+        },
+        [evaluation(2000, 18.7, 0.141), evaluation(12000, 27.3, 0.062, train=0.521)],
+        last=17000,
+        points=(100, 500, 1000, 2000, 6000, 12000, 17000),
+    ),
+    "WGAN-GP, whose critic is ahead as it should be": Case(
+        WGAN_GP,
+        {
+            LOSS_D: (-2.5, -6.17, -4.87, -4.67, -2.72),
+            LOSS_G: (2.88, 6.58, 5.23, 5.03, 3.09),
+            REAL: (0.751, 0.982, 0.959, 0.957, 0.859),
+            FAKE: (0.249, 0.018, 0.041, 0.0427, 0.141),
+            GP: (0.113, 0.0679, 0.049, 0.0433, 0.021),
+            GRADIENT_D: (4.6, 16.7, 10.6, 9.07, 9.93),
+            GRADIENT_G: (3.36, 4.71, 4.14, 3.28, 3.75),
+        },
+        [evaluation(2000, 15.0, 0.278, (0.074, 0.074, 0.16, 0.231, 0.062, 0.169, 0.032, 0.118, 0.023, 0.057))],
+        last=4900,
+    ),
+}
+
+R3_FIGURES = GOOD["R3, seed 0"].figures
+
+ILL = {
+    "G's learning rate 0, bce": Case(
+        BCE,
+        {
+            LOSS_D: (0.266, 7.15e-05, 1.78e-05, 4.02e-06),
+            LOSS_G: (4.06, 10.0, 11.6, 13.3),
+            REAL: (0.962, 1.0, 1.0, 1.0),
+            FAKE: (0.168, 7.11e-05, 1.75e-05, 3.87e-06),
+            GRADIENT_D: (0.00862, 0.00109, 0.000347, 7.24e-05),
+            GRADIENT_G: (13.7, 17.9, 20.4, 23.4),
+        },
+        deserves="discriminator-overpowers",
+    ),
+    "relativistic without penalties": Case(
+        RELATIVISTIC,
+        {
+            LOSS_D: (0.123, 0.00883, 0.000527, 0.0143, 0.0124),
+            LOSS_G: (4.61, 14.7, 18.0, 15.9, 15.0),
+            REAL: (0.908, 0.995, 1.0, 0.994, 0.992),
+            FAKE: (0.092, 0.005, 0.000228, 0.00632, 0.00843),
+            GRADIENT_D: (1.76, 0.0162, 0.000226, 0.111, 0.558),
+            GRADIENT_G: (14.8, 32.9, 11.3, 34.9, 14.6),
+        },
+        deserves="discriminator-overpowers",
+    ),
+    "the seed, epochs 12 to 20": Case(
+        BCE,
+        {LOSS_D: (0.741, 0.125, 0.125), LOSS_G: (1.47, 6.66, 6.6), REAL: (0.858, 0.97, 0.97), FAKE: (0.4, 0.03, 0.03)},
+        deserves="discriminator-overpowers",
+    ),
+    "hinge": Case(
+        HINGE,
+        {LOSS_D: (0.722, 0.0134, 0.12, 0.12), LOSS_G: (0.71, 2.63, 2.36, 3.3), REAL: (0.82, 0.95), FAKE: (0.4, 0.1)},
+        deserves="discriminator-overpowers",
+    ),
+    "least squares, whose scores hide that D has won": Case(
+        LEAST_SQUARES,
+        {LOSS_D: (0.034, 0.0052, 0.0075), LOSS_G: (0.5, 0.545, 0.556), REAL: (0.717, 0.73), FAKE: (0.527, 0.5)},
+        deserves="discriminator-overpowers",
+    ),
+    "D's learning rate 0, bce": Case(
+        BCE,
+        {
+            LOSS_D: (1.72, 1.98),
+            LOSS_G: (0.457, 0.32),
+            REAL: (0.505, 0.505),
+            FAKE: (0.638, 0.727),
+            GRADIENT_D: (4.33, 4.45),
+            GRADIENT_G: (0.00763, 0.00198, 0.00188, 0.00269),
+        },
+        COLLAPSED,
+        deserves="discriminator-fooled",
+    ),
+    "D's learning rate 0, R3": Case(
+        R3,
+        {
+            LOSS_D: (1.22, 1.28),
+            LOSS_G: (0.355, 0.325),
+            REAL: (0.297, 0.278),
+            FAKE: (0.703, 0.722),
+            R1: (0.0008, 0.0008),
+            R2: (0.00098, 0.00103),
+            GRADIENT_D: (4.36, 4.4),
+            GRADIENT_G: (0.00665, 0.00743, 0.00342, 0.0024),
+        },
+        COLLAPSED,
+        deserves="discriminator-fooled",
+    ),
+    "R1 and R2 of gamma 1e5": Case(
+        R3_HEAVY,
+        {
+            LOSS_D: (0.691, 0.693),
+            LOSS_G: (0.697, 0.693),
+            REAL: (0.501, 0.5),
+            FAKE: (0.499, 0.5),
+            R1: (4.3e-05, 3.4e-07, 1.6e-06, 1e-08),
+            R2: (2.8e-05, 1.2e-07, 7.7e-07, 1e-08),
+            GRADIENT_D: (35.2, 5.06, 16.1, 16.1),
+            GRADIENT_G: (0.00764, 0.000742, 0.0006, 0.0005),
+        },
+        COLLAPSED,
+        deserves="generator-starves",
+    ),
+    "G's tanh saturated, R3 with the learning rate x 10": Case(
+        R3, R3_FIGURES | {GRADIENT_G: (0.19, 0.0, 0.0)}, deserves="generator-starves"
+    ),
+    "R3 with the learning rate x 30": Case(
+        R3,
+        {
+            LOSS_D: (232.0, 3.3, 2900.0, 18.0, 63.1),
+            LOSS_G: (259.0, 54.5, 1930.0, 725.0, 927.0),
+            REAL: (0.851, 0.977, 1.0, 0.98, 0.884),
+            FAKE: (0.149, 0.0228, 0.0, 0.0204, 0.116),
+            R1: (14100.0, 1.94, 542000.0, 8990.0, 32200.0),
+            R2: (1750.0, 0.748, 102000.0, 4680.0, 17600.0),
+            GRADIENT_D: (501.0, 2580.0, 12000000.0, 1070000.0, 8680000.0),
+            GRADIENT_G: (1.61e-05, 0.0),
+        },
+        COLLAPSED,
+        deserves="diverges",
+    ),
+    "R1 and R2 run away, R3 with the learning rate x 10": Case(
+        R3, R3_FIGURES | {R1: (0.0955, 4.0, 23.1), R2: (0.0862, 3.2, 23.4)}, deserves="diverges"
+    ),
+    "Wasserstein without a penalty": Case(
+        WASSERSTEIN,
+        {
+            LOSS_D: (-0.202, 0.145, 0.106, -19.8, -37100.0),
+            LOSS_G: (1.73, 0.519, 6.32, 261.0, 321000.0),
+            REAL: (0.493, 0.481, 0.502, 0.54, 0.534),
+            FAKE: (0.507, 0.519, 0.498, 0.46, 0.466),
+            GRADIENT_D: (1.5, 1.64, 27.6, 456.0, 362000.0),
+            GRADIENT_G: (1.51, 1.27, 17.4, 535.0, 443000.0),
+        },
+        COLLAPSED,
+        deserves="diverges",
+    ),
+    "MNIST's first 50 images alone": Case(
+        R3,
+        R3_FIGURES,
+        [
+            evaluation(1000, 19.3, 0.211, ratio=0.7, train=0.827),
+            evaluation(2000, 24.2, 0.161, ratio=0.58, train=0.5),
+            evaluation(4000, 27.7, 0.128, ratio=0.43, train=0.5),
+        ],
+        deserves="generator-copies",
+        last=4000,
+    ),
+    "MNIST's first 500 images alone": Case(
+        R3,
+        R3_FIGURES,
+        [
+            evaluation(1000, 14.6, 0.178, ratio=0.91, train=0.491),
+            evaluation(2000, 19.9, 0.162, ratio=0.93, train=0.64),
+            evaluation(4000, 24.8, 0.071, ratio=0.9, train=0.792),
+        ],
+        deserves="discriminator-memorizes",
+        last=4000,
+    ),
+    "the seed after 10 epochs": Case(
+        BCE, {LOSS_D: (0.741, 0.466), LOSS_G: (1.47, 3.64)}, [evaluation(6000, 5.5, 0.4)], "mode-collapse", last=6000
+    ),
+    "the seed after 300 epochs": Case(
+        BCE,
+        {LOSS_D: (0.741, 0.577), LOSS_G: (1.47, 2.17)},
+        [evaluation(6000, 20.1, 0.597, (0.0, 0.568, 0.004, 0.023, 0.053, 0.006, 0.007, 0.189, 0.011, 0.14), 0.98)],
+        deserves="mode-collapse",
+        last=6000,
+    ),
+    "the seed after 100 epochs": Case(
+        BCE,
+        {LOSS_D: (0.741, 0.729), LOSS_G: (1.47, 1.89)},
+        [evaluation(6000, 20.6, 0.427, (0.006, 0.457, 0.034, 0.065, 0.054, 0.03, 0.035, 0.157, 0.049, 0.112), 1.13)],
+        deserves="missing-digits",
+        last=6000,
+    ),
+    "nothing but ones": Case(
+        R3,
+        {LOSS_D: (0.649, 0.691), LOSS_G: (0.836, 0.703), GRADIENT_D: (0.209, 0.119), GRADIENT_G: (0.164, 0.0195)},
+        [evaluation(3000, 10.2, 0.858, (0.0, 0.958, 0.015, 0.0, 0.013, 0.0, 0.0, 0.0, 0.012, 0.002))],
+        deserves="missing-digits",
+        floor={"diversity/features": 10.9, "classes/from_uniform": 0.896}
+        | {f"classes/{label}": 0.996 if label == 1 else 0.0005 for label in range(10)},
+    ),
+    "no sevens, eights and nines, of which G makes some by mistake": Case(
+        R3,
+        R3_FIGURES,
+        [evaluation(3000, 21.7, 0.255, (0.174, 0.17, 0.15, 0.15, 0.12, 0.11, 0.08, 0.0143, 0.016, 0.015))],
+        deserves="missing-digits",
+        floor=FLOOR | {"classes/7": 0.0, "classes/8": 0.0, "classes/9": 0.001},
+    ),
+}
+
+
+def said_at(case: Case, rows: Rows, count: int) -> list[Finding]:
+    step = rows[count - 1]["step"] if count else 0
+    return examine(rows[:count], [row for row in case.evaluations if row["step"] <= step], case.config, case.floor)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_good_run_is_left_alone_at_every_moment(name: str) -> None:
+    case = GOOD[name]
+    rows = course(case.figures, case.last, points=case.points)
+    for count in range(len(rows) + 1):
+        assert said_at(case, rows, count) == []
+
+
+@pytest.mark.parametrize("name", ILL)
+def test_an_ill_run_is_named_by_what_it_has_and_nothing_else(name: str) -> None:
+    case = ILL[name]
+    rows = course(case.figures, case.last)
+    assert [finding.name for finding in said_at(case, rows, len(rows))] == [case.deserves]
+    for count in range(len(rows)):
+        assert {finding.name for finding in said_at(case, rows, count)} <= {case.deserves}
+        if count < 20:
+            assert said_at(case, rows, count) == [], "too early"
+
+
+def test_every_finding_is_deserved_by_a_case() -> None:
+    elsewhere = {"not-finite", "oscillates"}
+    assert {case.deserves for case in ILL.values()} | elsewhere == set(FINDINGS)
+    assert set(EXPLAINED) <= set(FINDINGS)
+    assert {other for others in EXPLAINED.values() for other in others} <= set(FINDINGS)
+
+
+def test_a_loss_that_swings_is_told_from_a_trend_and_from_an_accident() -> None:
+    def names(losses: list[float]) -> list[str]:
+        rows = [{"step": 100 * (i + 1), LOSS_D: 3.0, LOSS_G: loss} for i, loss in enumerate(losses)]
+        return [finding.name for finding in examine(rows, [], BCE)]
+
+    # The seed with the learning rate x 30, steps 3,600 to 5,500.
+    fast = [
+        *(8.32, 9.07, 9.17, 11.3, 9.94, 10.1, 10.3, 96.3, 65.4, 32.7),
+        *(15.3, 8.5, 14.7, 26.4, 12.0, 26.9, 43.0, 32.4, 34.0, 36.6),
+    ]
+    unrest = [5.0, 5.5, 5.1, 6.0, 4.6] * 4
+    assert names(fast) == ["oscillates"]
+    assert names([9.0, 60.0, 12.0, 80.0, 30.0] * 4) == ["oscillates"]
+    assert names([-60.0, 9.0, -80.0, 30.0] * 5) == ["oscillates"]  # Wasserstein's may have either sign
+    assert names(unrest) == []  # the seed's
+    assert names([loss * (1 + i) for i, loss in enumerate(unrest)]) == []  # with a trend
+    assert names([*unrest[:18], 50.0, 5.0]) == []  # with an accident
+    assert names(unrest[:10] + [10 * loss for loss in unrest[10:]]) == []  # to a new level
+    assert names(unrest[:7] + [10 * loss for loss in unrest[7:13]] + unrest[13:]) == []  # and back
+
+
+def test_wasserstein_losses_have_no_scale() -> None:
+    case = GOOD["WGAN-GP, whose critic is ahead as it should be"]
+    scaled = [LOSS_D, LOSS_G, GRADIENT_D, GRADIENT_G]
+    for factor in (1e-3, 1e6):
+        figures = {name: [v * factor if name in scaled else v for v in values] for name, values in case.figures.items()}
+        assert examine(course(figures, 4000), case.evaluations, case.config, FLOOR) == []
+
+
+@pytest.mark.parametrize(("every", "last"), [(5, 3000), (50, 3000), (1000, 20_000)])
+def test_how_often_a_run_logs_changes_nothing(every: int, last: int) -> None:
+    for name in ("D's learning rate 0, R3", "relativistic without penalties", "Wasserstein without a penalty"):
+        case = ILL[name]
+        config = replace(case.config, log=LogConfig(every_steps=every))
+        rows = course(case.figures, last, every)
+        assert [finding.name for finding in examine(rows, case.evaluations[:0], config)] == [case.deserves]
+        early = rows[: 20 * max(1, 100 // every) - 1]
+        assert examine(early, [], config) == []
+
+
+def test_a_figure_without_a_finite_step_is_said_at_once() -> None:
+    rows = course(R3_FIGURES, 300)
+    rows[1][LOSS_G] = None
+    rows[2][GRADIENT_G] = math.inf
+    (finding,) = examine(rows, [], R3)
+    assert (finding.name, finding.step) == ("not-finite", 300)
+    assert finding.evidence == "no finite gradient/generator, loss/generator in a row since step 100"
+    assert examine(rows + course(R3_FIGURES, 1500)[3:], [], R3) == []  # long ago
+
+
+def test_updates_left_out_are_said_while_there_are_new_ones() -> None:
+    rows = [row | {"updates_skipped": min(i, 7)} for i, row in enumerate(course(R3_FIGURES, 3000))]
+    (finding,) = examine(rows[:9], [], R3)
+    assert finding.evidence == "7 updates left out for NaN or infinity since step 100"
+    assert examine(rows, [], R3) == []
+
+
+def test_a_row_without_some_figures_is_enough() -> None:
+    case = ILL["relativistic without penalties"]
+    for name in case.figures:
+        rows = [{k: v for k, v in row.items() if k != name} for row in course(case.figures, 3000)]
+        expected = [] if name in (LOSS_D, LOSS_G) else [case.deserves]
+        assert [finding.name for finding in examine(rows, [{"step": 2500}], case.config, {})] == expected
+    # Without figures of real images, what needs none.
+    shares = [evaluation(2500, 1.0, 0.9, ONE_CLASS)]
+    (finding,) = examine(course(R3_FIGURES, 3000), shares, R3)
+    assert finding.evidence == "100% of the images show class 8, classes/from_uniform 0.90"
+    few = [evaluation(2500, 20.0, 0.1, (0.0, *[0.11] * 9)) | {"count": 100}]
+    assert examine(course(R3_FIGURES, 3000), few, R3, FLOOR) == []  # one class in a hundred images: chance
+
+
+def test_memory_has_to_grow() -> None:
+    rows = course(R3_FIGURES, 4000)
+    falling = [evaluation(2000, 20.0, 0.1, train=0.7), evaluation(4000, 24.0, 0.1, train=0.65)]
+    assert examine(rows, falling, R3, FLOOR) == []
+    assert [finding.name for finding in examine(rows, falling[1:], R3, FLOOR)] == ["discriminator-memorizes"]
+
+
+def test_advice_names_flags_that_exist() -> None:
+    advices = set()
+    for case in ILL.values():
+        for config in (case.config, BCE, R3):
+            rows = course(case.figures, case.last)
+            advices |= {finding.advice for finding in examine(rows, case.evaluations, config, case.floor)}
+    for half in ("no", "bf16"):
+        config = replace(BCE, train=TrainConfig(mixed_precision=half))  # type: ignore[arg-type]
+        advices |= {finding.advice for finding in examine([{"step": 100, LOSS_D: None}], [], config)}
+    known = {"--" + name.replace("_", "-") for name in to_flat(Config())}
+    assert len(advices) > 10
+    for advice in advices:
+        flags = re.findall(r"--[a-z0-9.-]*[a-z0-9]", advice)
+        assert flags, f"no flag in {advice!r}"
+        assert set(flags) <= known
+
+
+# The report
+
+
+def write_run(folder: RunFolder, config: Config, rows: Rows, evaluations: Rows) -> None:
+    folder.path.mkdir(exist_ok=True)
+    write_json(folder.config, to_dict(config))
+    for file, lines in ((folder.metrics, rows), (folder.evaluations, evaluations)):
+        for line in lines:
+            StepLines(file).append(line)
+    write_json(folder.floor, FLOOR)
+
+
+def test_the_report_says_what_was_when(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = RunFolder(tmp_path)
+    good = course(R3_FIGURES, 7000)
+    frozen = course(ILL["D's learning rate 0, R3"].figures, 3000)
+    evaluations = [evaluation(2000, 16.9, 0.161), evaluation(7001, 1.0, 0.9, ONE_CLASS)]
+    write_run(folder, R3, frozen + good[30:], evaluations)
+    examination = examine_run(tmp_path)
+    assert [(c.finding.name, c.since, c.until) for c in examination.courses] == [
+        ("discriminator-fooled", 2000, 3500),  # the median of ten windows, of which half may be better already
+        ("mode-collapse", 7000, None),  # an evaluation newer than the last row counts too
+    ]
+    assert cli.main(["doctor", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert f"{tmp_path}: what is wrong at step 7,000\nmode-collapse, since step 7,000\n" in said
+    assert "what was wrong before and is no more\ndiscriminator-fooled, steps 2,000 to 3,500\n" in said
+    assert "diversity/features 1 (real images 31.5)" in said
+
+
+def test_a_good_run_and_a_young_one_are_reported_with_their_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = course(R3_FIGURES, 4000)
+    rows[9][LOSS_G] = None
+    write_run(RunFolder(tmp_path / "good"), R3, rows, [])
+    write_run(RunFolder(tmp_path / "young"), R3, rows[:10], [])
+    write_run(RunFolder(tmp_path / "empty"), R3, [], [])
+    assert cli.main(["doctor", str(tmp_path / "good")]) == 0
+    said = capsys.readouterr().out
+    assert "nothing wrong at step 4,000\nlooked at\nstep 4,000: loss/discriminator 0.6" in said
+    assert "not-finite, steps 1,000 to 1,900" in said
+    assert cli.main(["doctor", str(tmp_path / "young")]) == 1  # NaN needs no time
+    said = capsys.readouterr().out
+    assert "loss/generator -" in said
+    assert cli.main(["doctor", str(tmp_path / "empty")]) == 0
+    assert capsys.readouterr().out.endswith("no line in metrics.jsonl yet, nothing to look at\n")
+    report(replace(examine_run(tmp_path / "young"), courses=[]))
+    assert "it is early: most can be judged from step 2,000 on only" in capsys.readouterr().out
+
+
+def test_a_long_run_is_looked_at_a_bounded_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "MOMENTS", 7)
+    assert list(results.moments(5)) == [1, 2, 3, 4, 5]
+    assert list(results.moments(0)) == []
+    counts = list(results.moments(1800))
+    assert len(counts) == 7
+    assert counts[-1] == 1800
+
+
+def test_a_folder_without_a_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="holds no run"):
+        examine_run(tmp_path)
+    assert cli.main(["doctor", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_real_run_made_ill(
+    flags: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing holds this critic back: it grows steeper without end. Said while it trains and afterwards."""
+    monkeypatch.setattr(seen, "WINDOW", 5)  # 100 steps are enough then, not 2,000
+    run, ill = tmp_path / "run", ("--train.loss", "wasserstein", "--optimizer.learning-rate", "0.01")
+    rare = ("--samples.every-epochs", "99", "--checkpoint.every-steps", "999", "--evaluate.every-epochs", "None")
+    assert train_here(flags(run, *ill, *rare, "--train.steps", "150", "--wandb.mode", "disabled")) == 0
+    live = re.findall(r"doctor, step (\d+): (.*?): .*; (.*)", capsys.readouterr().out)
+    examination = examine_run(run)
+    (finding,) = examination.findings
+    assert (finding.name, finding.step, finding.advice) == ("diverges", 150, "try --penalty.gradient 10")
+    assert examination.judged_from == 100
+    assert live == [(str(course.since), course.finding.name, course.finding.advice) for course in examination.courses]
