@@ -39,8 +39,10 @@ def test_normalize_is_the_notebooks_formula() -> None:
     assert torch.equal(denormalize(images).mul(255).round().to(torch.uint8), pixels)
 
 
-def test_torchvision_reads_the_same_pixels(data_root: Path) -> None:
+def test_torchvision_reads_the_same_pixels(tmp_path: Path) -> None:
     """A root of torchvision's is read as torchvision reads it."""
+    data_root = tmp_path
+    write_root(data_root, idx_bytes(draw_images()))
     (data_root / "MNIST/raw/train-labels-idx1-ubyte").write_bytes(
         b"".join(n.to_bytes(4, "big") for n in (0x801, IMAGES)) + bytes(IMAGES)
     )

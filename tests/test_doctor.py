@@ -332,6 +332,17 @@ ILL = {
         COLLAPSED,
         deserves="diverges",
     ),
+    "the same, step 2,000": Case(
+        WASSERSTEIN,
+        {LOSS_D: (-0.2, 0.1, 0.1, -0.5), LOSS_G: (1.73, 0.5, 5.0, 7.0), GRADIENT_G: (1.51, 1.27, 17.4, 130.0)},
+        deserves="diverges",
+        last=2000,
+    ),
+    "the seed with the learning rate x 30, step 7,600": Case(
+        BCE,
+        {LOSS_D: (1.84, 12.9), LOSS_G: (4.7, 350.0), REAL: (0.93, 0.95), FAKE: (0.36, 0.08), GRADIENT_G: (62.0, 148.0)},
+        deserves="diverges",
+    ),
     "MNIST's first 50 images alone": Case(
         R3,
         R3_FIGURES,
@@ -441,6 +452,20 @@ def test_a_loss_that_swings_is_told_from_a_trend_and_from_an_accident() -> None:
     assert names(unrest[:7] + [10 * loss for loss in unrest[7:13]] + unrest[13:]) == []  # and back
 
 
+def test_what_is_near_a_limit_is_no_finding() -> None:
+    def names(**figures: tuple[float, ...]) -> list[str]:
+        given = {name.replace("_", "/"): values for name, values in figures.items()}
+        return [finding.name for finding in examine(course(R3_FIGURES | given, 3000), [], R3)]
+
+    ahead = 0.12 * math.log(2)
+    assert names(loss_discriminator=(ahead,), loss_generator=(9.0,)) == ["discriminator-overpowers"]
+    assert names(loss_discriminator=(ahead,), loss_generator=(9.0, 9.0, 9.0, 5.0)) == []  # G is catching up
+    assert names(score_real=(0.47,), score_fake=(0.53,)) == []  # a D that knows nothing, and errs now and then
+    starving, small = (5e-6,), (3e-5,)
+    assert names(gradient_generator=starving, gradient_discriminator=(0.01,)) == ["generator-starves"]
+    assert names(gradient_generator=small, gradient_discriminator=(0.01,)) == []
+
+
 def test_wasserstein_losses_have_no_scale() -> None:
     case = GOOD["WGAN-GP, whose critic is ahead as it should be"]
     scaled = [LOSS_D, LOSS_G, GRADIENT_D, GRADIENT_G]
@@ -487,8 +512,19 @@ def test_a_row_without_some_figures_is_enough() -> None:
     shares = [evaluation(2500, 1.0, 0.9, ONE_CLASS)]
     (finding,) = examine(course(R3_FIGURES, 3000), shares, R3)
     assert finding.evidence == "100% of the images show class 8, classes/from_uniform 0.90"
-    few = [evaluation(2500, 20.0, 0.1, (0.0, *[0.11] * 9)) | {"count": 100}]
-    assert examine(course(R3_FIGURES, 3000), few, R3, FLOOR) == []  # one class in a hundred images: chance
+    few = [evaluation(2500, 20.0, 0.1, (0.0, *[0.11] * 9)) | {"count": 500}]
+    assert examine(course(R3_FIGURES, 3000), few, R3, FLOOR) == []  # may be chance
+
+
+def test_digits_that_the_data_lacks_are_told_from_those_that_g_lacks() -> None:
+    lacking, missing = (
+        ILL["no sevens, eights and nines, of which G makes some by mistake"],
+        ILL["the seed after 100 epochs"],
+    )
+    (finding,) = examine(course(lacking.figures, 3000), lacking.evaluations, lacking.config, lacking.floor)
+    assert finding.evidence == "class 7 0.0%, class 8 0.0%, class 9 0.1% of the real images"
+    (finding,) = examine(course(missing.figures, 6000), missing.evaluations, missing.config, missing.floor)
+    assert finding.evidence == "class 0 0.6% of the images"
 
 
 def test_memory_has_to_grow() -> None:

@@ -55,7 +55,7 @@ def test_gan_dist_train_is_the_same_door(finished: Path, flags: Callable[..., li
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["paint"], "no command 'paint'; choose from train, sample, diff"),
+        (["paint"], "no command 'paint'; choose from train, sample, evaluate, doctor, diff"),
         (["sample", "RUN", "--count", "0"], "count=0"),
         (["sample", "RUN", "--output", "x.jpg"], "output=x.jpg must end in .png"),
         (["sample", "RUN", "--output", "/nowhere/x.png"], "output=/nowhere/x.png can't be written"),

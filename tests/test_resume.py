@@ -55,7 +55,14 @@ def stop_mid_run(command: list[str], folder: RunFolder, after: int, number: int)
     log = folder.path.with_suffix(".log")
     with open(log, "w") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=environment(), cwd=REPOSITORY, start_new_session=True
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment(),
+            cwd=REPOSITORY,
+            start_new_session=True,
+            # A run heeds no signal that is ignored where it starts, as SIGINT is behind a shell's &.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         wait_for_step(folder, after, process)
         process.send_signal(number)

@@ -26,6 +26,11 @@ def denormalize(images: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return images.mul(0.5).add_(0.5).clamp_(0, 1)
 
 
+def quantize(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """Images in [-1, 1] as a file of 8 bits a pixel holds them, as the real ones come."""
+    return denormalize(images).mul_(255).round_().to(torch.uint8)
+
+
 class ResidentImages(Dataset[Tensor]):
     """A data set that lies on the device, so that a batch is one gather and one conversion there.
 

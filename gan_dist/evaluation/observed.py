@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from gan_dist.data.dataset import denormalize, normalize
+from gan_dist.data.dataset import normalize
 from gan_dist.evaluation.classifier import Classifier
 from gan_dist.seeding import generator_for
 
@@ -61,11 +61,6 @@ class Reference:
             name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return replace(self, **moved)
-
-
-def quantize(images: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
-    """Images in [-1, 1] as a file of 8 bits a pixel holds them, as the real ones come."""
-    return denormalize(images).mul_(255).round_().to(torch.uint8)
 
 
 def observe(network: Classifier, pixels: UInt8[Tensor, "n c h w"]) -> Observed:

@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from gan_dist.config import DataConfig, InputError, from_dict
+from gan_dist.data.dataset import quantize
 from gan_dist.data.sources import load_images, load_labelled, settled
 from gan_dist.evaluation.classifier import TrainedClassifier, classifier_bytes, classifier_for, train_classifier
 from gan_dist.evaluation.metrics import compute_figures
-from gan_dist.evaluation.observed import Estimate, observe, quantize
+from gan_dist.evaluation.observed import Estimate, observe
 from gan_dist.evaluation.reference import reference_for
 from gan_dist.results.generate import generate, load_generator
 from gan_dist.run.folder import RunFolder, read_json, replacing, write_json
@@ -42,10 +43,7 @@ class Evaluation:
 
     def table(self) -> Table:
         """For a person: each figure, its interval, and that of real images beside it."""
-        table = Table(
-            title=f"{self.run}: {self.count:,} images, classifier {self.classifier} "
-            f"({100 * self.classifier_accuracy:.2f} % right)"
-        )
+        table = Table()
         for name in ("figure", "generated", "95 % interval", "real"):
             table.add_column(name, justify="left" if name == "figure" else "right")
         for name, figure in self.figures.items():
@@ -67,7 +65,7 @@ def evaluate_run(
 
     Args:
         run: the run's folder, which may still be training.
-        announce: called with one line where something else is used than one would expect.
+        announce: called with one line above the figures, and one where something else is used than one would expect.
         count: images to generate (>= LEAST).
         seed: other images for another.
         root, source: where the real images are, if not where the run had them.
@@ -97,11 +95,12 @@ def evaluate_run(
         figures=compute_figures(observed, reference),
         real=reference.floor,
     )
-    file = folder.path / "evaluation.json"
+    file = folder.evaluation
     try:
         write_json(file, asdict(evaluation))
     except OSError as error:
         raise InputError(f"{file} can't be written ({error.strerror}); make {run} writable") from error
+    announce(f"{run}: {count:,} images, classifier {classifier.id} ({100 * classifier.accuracy:.2f} % right)")
     Console().print(evaluation.table())
     return evaluation
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from gan_dist.config import InputError, from_dict
-from gan_dist.data.dataset import denormalize
+from gan_dist.data.dataset import denormalize, quantize
 from gan_dist.models import build_generator
 from gan_dist.run.folder import RunFolder, replacing
 from gan_dist.seeding import sample_latents
@@ -70,12 +70,11 @@ def save_images(images: Float[Tensor, "n c h w"], file: Path) -> None:
     """
     if file.suffix not in (".png", ".npz"):
         raise InputError(f"output={file} must end in .png (a grid) or .npz (an array)")
-    pixels = denormalize(images)  # (n, C, H, W) in [0, 1]
     try:
         with replacing(file) as beside:
             if file.suffix == ".png":
-                save_image(pixels, beside, nrow=math.ceil(math.sqrt(len(images))), pad_value=0.5)
+                save_image(denormalize(images), beside, nrow=math.ceil(math.sqrt(len(images))), pad_value=0.5)
             else:
-                np.savez_compressed(beside, images=pixels.mul(255).round().to(torch.uint8).numpy())
+                np.savez_compressed(beside, images=quantize(images).numpy())
     except OSError as error:
         raise InputError(f"output={file} can't be written ({error.strerror}); choose another") from error

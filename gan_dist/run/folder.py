@@ -28,6 +28,7 @@ class RunFolder:
         self.environment = path / "environment.json"
         self.status = path / "status.json"
         self.metrics = path / "metrics.jsonl"
+        self.evaluation = path / "evaluation.json"
         self.evaluations = path / "evaluations.jsonl"
         self.floor = path / "floor.json"
         self.hashes = path / "hashes.jsonl"

@@ -32,12 +32,13 @@ def evaluate(run: Run) -> None:
     }
     run.evaluations.append(row)
     run.disk.now(lambda: StepLines(run.folder.evaluations).append(row))
-    run.disk.now(lambda: write_json(run.folder.floor, run.quality.floor))
+    run.floor = run.quality.floor
+    run.disk.now(lambda: write_json(run.folder.floor, run.floor))
     run.wandb.log(run.step, {name: value for name, value in row.items() if name != "intervals"})
     low, high = row["intervals"]["distance/frechet"]
     run.console.announce(
         f"epoch {row['epoch']:.4g}: Fréchet distance {distance:.2f} ({low:.2f} to {high:.2f}; real images "
-        f"{run.quality.floor['distance/frechet']:.2f}), precision {row['precision']:.3f}, recall {row['recall']:.3f}"
+        f"{run.floor['distance/frechet']:.2f}), precision {row['precision']:.3f}, recall {row['recall']:.3f}"
     )
 
 
@@ -47,7 +48,7 @@ def consult(run: Run) -> int:
     Returns:
         How many things are wrong.
     """
-    findings = {found.name: found for found in examine(run.rows, run.evaluations, run.config, run.quality.floor)}
+    findings = {found.name: found for found in examine(run.rows, run.evaluations, run.config, run.floor)}
     for name, finding in findings.items():
         if name not in run.complaints:
             run.console.announce(f"doctor, step {finding.step:,}: {name}: {finding.evidence}; {finding.advice}")

@@ -81,6 +81,7 @@ def go_back_to(run: Run, step: int) -> None:
     if run.config.train.log_hashes is not None:
         StepLines(run.folder.hashes).go_back_to(step, run.config.train.log_hashes)
     run.rows, run.evaluations = read_json_lines(run.folder.metrics), read_json_lines(run.folder.evaluations)
+    run.floor = read_json(run.folder.floor) if run.folder.floor.exists() else {}
 
 
 def log(run: Run) -> None:

@@ -12,11 +12,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from gan_dist.config import Config, InputError
-from gan_dist.data.dataset import normalize, stack_up
+from gan_dist.data.dataset import normalize, quantize, stack_up
 from gan_dist.data.sources import ImageSet, NoHeldOut, load_labelled, settled
 from gan_dist.evaluation.classifier import TrainedClassifier, classifier_for
 from gan_dist.evaluation.metrics import compute_figures
-from gan_dist.evaluation.observed import CHUNK, Observed, Reference, choose, observe, quantize
+from gan_dist.evaluation.observed import CHUNK, Observed, Reference, choose, observe
 from gan_dist.evaluation.reference import reference_for
 from gan_dist.run.launcher import on_main
 from gan_dist.seeding import sample_latents

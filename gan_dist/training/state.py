@@ -67,9 +67,11 @@ class Run:
     best: Best | None = None
     """The evaluation with the smallest Fréchet distance so far."""
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """The lines of metrics.jsonl. Rank 0 only, like the next two."""
+    """The lines of metrics.jsonl. Rank 0 only, like the next three."""
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     """Those of evaluations.jsonl."""
+    floor: dict[str, float] = field(default_factory=dict)
+    """The figures of real images; nothing before the first evaluation."""
     complaints: set[str] = field(default_factory=set)
     """What the doctor found wrong when it was asked last."""
     updates_skipped: int = 0
