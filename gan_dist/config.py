@@ -242,11 +242,11 @@ def r3() -> Config:
     return Config(
         model=ModelConfig(initialization="he"),
         optimizer=OptimizerConfig(
-            learning_rate=1e-3, final_learning_rate=1e-4, decay_images=3_000_000, beta1=0.0, beta2=0.99
+            learning_rate=1e-3, final_learning_rate=4e-4, decay_images=4_000_000, beta1=0.0, beta2=0.99
         ),
-        train=TrainConfig(loss="relativistic", batch_size=50, epochs=60),
-        penalty=PenaltyConfig(r1=5.0, r2=5.0, final_factor=0.1, decay_images=600_000),
-        ema=EmaConfig(half_life=200_000.0),
+        train=TrainConfig(loss="relativistic", batch_size=50, epochs=66),
+        penalty=PenaltyConfig(r1=5.0, r2=5.0, final_factor=0.2, decay_images=600_000),
+        ema=EmaConfig(half_life=400_000.0),
         evaluate=EvaluateConfig(every_epochs=5),
         run=RunConfig(dir=Path("runs/r3")),
     )
