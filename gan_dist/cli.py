@@ -7,13 +7,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from gan_dist import train
 from gan_dist.arguments import exit_code, read_arguments
-from gan_dist.config import DataConfig, InputError
+from gan_dist.config import DataConfig, DataName, DataSource, InputError
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ def sample(arguments: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class EvaluateData:
-    name: Literal["mnist", "fashion-mnist", "kmnist", "qmnist"] = "mnist"
+    name: DataName = "mnist"
     """Data set to train a classifier on, with --train-classifier; a run knows its own."""
     root: Path | None = None
     """Folder of the data. None: where the run had it."""
-    source: Literal["auto", "local", "download", "sample"] | None = None
+    source: DataSource | None = None
     """Where images come from. None: where the run's came from, or the root that is given."""
 
 

@@ -31,13 +31,18 @@ class TrainingFailed(RuntimeError):
         self.spoken_by = spoken_by
 
 
+DataName = Literal["mnist", "fashion-mnist", "kmnist", "qmnist"]
+DataSource = Literal["auto", "local", "download", "sample"]
+LEAST_EVALUATED = 100  # images, below which the figures say nothing
+
+
 @dataclass(frozen=True)
 class DataConfig:
-    name: Literal["mnist", "fashion-mnist", "kmnist", "qmnist"] = "mnist"
+    name: DataName = "mnist"
     """Data set, by name."""
     root: Path = Path("data")
     """Folder of the data, laid out as torchvision writes it; a download goes here too."""
-    source: Literal["auto", "local", "download", "sample"] = "auto"
+    source: DataSource = "auto"
     """Where images come from. auto: local files in root, else a download, else the 5,000 digits of the sample."""
     stack: int = 1
     """Images that become the channels of one, drawn independently of each other (1 or 3): 3 makes Stacked MNIST, with
@@ -314,7 +319,8 @@ def validate(config: Config) -> None:
     for name, value in at_least_one.items():
         require(value is None or value >= 1, name, "a whole number of at least 1")
     require(config.data.stack in (1, 3), "data.stack", "1 or 3")
-    require(config.evaluate.count >= 100, "evaluate.count", "a whole number of at least 100")
+    enough = config.evaluate.count >= LEAST_EVALUATED
+    require(enough, "evaluate.count", f"a whole number of at least {LEAST_EVALUATED}")
     require(config.train.seed >= 0, "train.seed", "a whole number of at least 0")
     positive = {
         "optimizer.learning_rate": config.optimizer.learning_rate,

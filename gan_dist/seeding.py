@@ -20,6 +20,6 @@ def generator_for(seed: int, purpose: str, index: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed_for(seed, purpose, index))
 
 
-def sample_latents(count: int, latent_dim: int, seed: int) -> Float[Tensor, "count latent"]:
-    """Standard normal latents of images that are drawn from a generator when it is used, on the CPU."""
-    return torch.randn(count, latent_dim, generator=generator_for(seed, "sample"))
+def sample_latents(count: int, latent_dim: int, seed: int, purpose: str = "sample") -> Float[Tensor, "count latent"]:
+    """Standard normal latents that are drawn once, on the CPU; by default those of a generator in use."""
+    return torch.randn(count, latent_dim, generator=generator_for(seed, purpose))

@@ -127,12 +127,13 @@ def train_here(words: list[str]) -> int:
 
 @pytest.fixture(scope="session")
 def flags(data_root: Path) -> Callable[..., list[str]]:
-    """Flags of a small run of 10 steps an epoch; more may follow."""
+    """Flags of a small run of 10 steps an epoch, never evaluated; more may follow."""
 
     def make(folder: Path, *more: str) -> list[str]:
         return [
             *("--data.root", str(data_root), "--data.source", "local", "--run.dir", str(folder)),
             *("--train.batch-size", "20", "--train.threads", "1", "--log.every-steps", "5"),
+            *("--evaluate.every-epochs", "None"),
             *more,
         ]
 

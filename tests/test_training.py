@@ -64,7 +64,7 @@ def make_gan(
         )
         for network in (generator, discriminator)
     ]
-    places = Places(0, BATCH, rank=0, ranks=1, device=CPU)
+    places = Places(0, (BATCH,), rank=0, ranks=1, device=CPU)
     return Gan(
         generator=updates[0].working,
         discriminator=updates[1].working,

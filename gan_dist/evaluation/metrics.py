@@ -71,7 +71,7 @@ def frechet_distance(observed: Observed, reference: Reference) -> Figures:
         metric.update(features, real=False)
         return metric.compute().item()
 
-    resampled = [distance(features[rows.to(features.device)]) for rows in resample(len(features))]
+    resampled = [distance(features[rows]) for rows in resample(len(features), features.device)]
     return {"distance/frechet": interval(distance(features), deviation(resampled))}
 
 
@@ -87,7 +87,7 @@ def kernel_distance(observed: Observed, reference: Reference) -> Figures:
     fake, real = observed.features, reference.features
     size = min(KERNEL_BLOCK, len(fake) // GROUPS, len(real) // GROUPS)
     fakes, reals = (
-        features[choose(len(features), GROUPS * size, "kernel").to(features.device)].double().split(size)
+        features[choose(len(features), GROUPS * size, "kernel", features.device)].double().split(size)
         for features in (fake, real)
     )
     with _torchmetrics():
@@ -120,7 +120,7 @@ def classifier_score(observed: Observed, reference: Reference) -> Figures:
     logits = observed.logits.double()  # in single precision a class that no image shows has the log of 0
     with _torchmetrics():
         metric = InceptionScore(nn.Identity(), splits=1, sync_on_compute=False).to(logits.device)
-        resampled = [score(logits[rows.to(logits.device)]) for rows in resample(len(logits))]
+        resampled = [score(logits[rows]) for rows in resample(len(logits), logits.device)]
         return {"score/classifier": interval(score(logits), deviation(resampled), 1.0, float(logits.shape[1]))}
 
 
@@ -132,7 +132,7 @@ def precision_and_recall(observed: Observed, reference: Reference) -> Figures:
     from leaving out a tenth of these balls at a time (the jackknife, Efron & Tibshirani 1993, chapter 11).
     """
     fake, real = (
-        features[choose(len(features), MANIFOLD_ROWS, "manifold").to(features.device)]
+        features[choose(len(features), MANIFOLD_ROWS, "manifold", features.device)]
         for features in (observed.features, reference.features)
     )
     distances = torch.cdist(fake, real)  # (fake, real)
@@ -165,17 +165,16 @@ def class_shares(observed: Observed, reference: Reference) -> Figures:
         return (counts / len(labels) - 1 / classes).abs().sum().item() / 2
 
     figures = {f"classes/{label}": share(seen == label) for label in range(classes)}
-    resampled = [from_uniform(seen[rows.to(seen.device)]) for rows in resample(len(seen))]
+    resampled = [from_uniform(seen[rows]) for rows in resample(len(seen), seen.device)]
     return figures | {"classes/from_uniform": interval(from_uniform(seen), deviation(resampled), most=1.0)}
 
 
 def feature_diversity(observed: Observed, reference: Reference) -> Figures:
     """How different the images are from each other: the mean distance of two images' features. 0 if all are one."""
-    features = observed.features[
-        choose(len(observed.features), DIVERSITY_ROWS, "diversity").to(observed.features.device)
-    ]
+    features = observed.features
+    features = features[choose(len(features), DIVERSITY_ROWS, "diversity", features.device)]
     distances = torch.cdist(features, features).sum(1) / (len(features) - 1)
-    resampled = distances[resample(len(distances)).to(distances.device)].mean(1).tolist()
+    resampled = distances[resample(len(distances), distances.device)].mean(1).tolist()
     # Each image is in its own row and in a place of every other row, so chance counts twice (Hoeffding 1948).
     return {"diversity/features": interval(distances.mean().item(), 2 * deviation(resampled))}
 
@@ -190,7 +189,7 @@ def nearest_training_distance(observed: Observed, reference: Reference) -> Figur
     distances, classes = nearest_distances(observed, reference)
 
     def median(values: Float[Tensor, " n"]) -> Estimate:
-        resampled = values[resample(len(values)).to(values.device)].median(1).values.tolist()
+        resampled = values[resample(len(values), values.device)].median(1).values.tolist()
         return interval(values.median().item(), deviation(resampled))
 
     figures = {"nearest/generated": median(distances)}
@@ -203,7 +202,7 @@ def nearest_distances(
     observed: Observed, reference: Reference
 ) -> tuple[Float[Tensor, " chosen"], Int64[Tensor, " chosen"]]:
     """Of at most NEAREST_ROWS of the images: the distance to the nearest training image, and the class."""
-    chosen = choose(len(observed.pixels), NEAREST_ROWS, "nearest").to(observed.pixels.device)
+    chosen = choose(len(observed.pixels), NEAREST_ROWS, "nearest", observed.pixels.device)
     images = _rows(observed.pixels[chosen])
     best = torch.full((len(images),), float("inf"), device=images.device)
     nearest = torch.zeros(len(images), dtype=torch.long, device=images.device)
@@ -236,8 +235,8 @@ def modes(observed: Observed, reference: Reference) -> Figures:
         return (shares > 0).double().sum().item(), divergence.item()
 
     found, divergence = found_and_divergence(combinations)
-    drawn = (combinations[rows.to(combinations.device)] for rows in resample(len(combinations)))
-    resampled = [found_and_divergence(rows) for rows in drawn]
+    drawn = resample(len(combinations), combinations.device)
+    resampled = [found_and_divergence(combinations[rows]) for rows in drawn]
     most = float(classes**observed.stack)
     return {
         "modes/found": interval(found, deviation([sample[0] for sample in resampled]), most=most),

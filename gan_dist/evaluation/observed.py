@@ -48,9 +48,11 @@ class Reference:
     """Of all training images."""
     pixels: UInt8[Tensor, "n c h w"]
     held_out_features: Float[Tensor, "m 128"] | None = None
-    """None where the data set has no held-out images; so the next."""
+    """None where the data set has no held-out images; so the next two."""
     held_out_nearest: Float[Tensor, " classes"] | None = None
     """How far held-out images are from the nearest training image, the median of each class."""
+    held_out: UInt8[Tensor, "m c h w"] | None = None
+    """Their pixels."""
     floor: dict[str, Estimate] = field(default_factory=dict)
     """The figures of real images: of the held-out ones against the training ones, else of one half of the training
     images against the other. As near as a generator can be expected to come."""
@@ -72,14 +74,14 @@ def observe(network: Classifier, pixels: UInt8[Tensor, "n c h w"]) -> Observed:
         return Observed(features, network.head(features), pixels, stack)
 
 
-def choose(count: int, most: int, purpose: str) -> Int64[Tensor, " chosen"]:
+def choose(count: int, most: int, purpose: str, device: torch.device | None = None) -> Int64[Tensor, " chosen"]:
     """At most `most` of `count` rows, drawn without replacement, always the same: data sets may be sorted."""
-    return torch.randperm(count, generator=generator_for(0, f"evaluation/{purpose}"))[:most]
+    return torch.randperm(count, generator=generator_for(0, f"evaluation/{purpose}"))[:most].to(device)
 
 
-def resample(count: int, resamples: int = RESAMPLES) -> Int64[Tensor, "resamples count"]:
+def resample(count: int, device: torch.device) -> Int64[Tensor, "resamples count"]:
     """Rows of the bootstrap's sets: each as large as the set that they are drawn from, with replacement."""
-    return torch.randint(count, (resamples, count), generator=generator_for(0, "evaluation/bootstrap"))
+    return torch.randint(count, (RESAMPLES, count), generator=generator_for(0, "evaluation/bootstrap")).to(device)
 
 
 def deviation(resampled: Sequence[float]) -> float:

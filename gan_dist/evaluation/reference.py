@@ -47,12 +47,11 @@ def reference_for(
     device = classifier.network.head.weight.device
     pixels = train.images.to(device)
     try:
-        return _read(file, classifier, pixels)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-        pass  # not made yet, or damaged
-    reference = build_reference(classifier, train, held_out)
-    keep(file, _content(reference), announce)
-    return reference
+        reference = _read(file, classifier, pixels)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):  # not made yet, or damaged
+        reference = build_reference(classifier, train, held_out)
+        keep(file, _content(reference), announce)
+    return replace(reference, held_out=held_out.images.to(device)) if held_out else reference
 
 
 def build_reference(classifier: TrainedClassifier, train: ImageSet, held_out: ImageSet | None) -> Reference:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 
-from gan_dist.config import DataConfig, InputError, from_dict
+from gan_dist.config import LEAST_EVALUATED, DataConfig, DataSource, InputError, from_dict
 from gan_dist.data.dataset import quantize
 from gan_dist.data.sources import load_images, load_labelled, settled
 from gan_dist.evaluation.classifier import TrainedClassifier, classifier_bytes, classifier_for, train_classifier
@@ -19,8 +18,6 @@ from gan_dist.evaluation.observed import Estimate, observe
 from gan_dist.evaluation.reference import reference_for
 from gan_dist.results.generate import generate, load_generator
 from gan_dist.run.folder import RunFolder, read_json, replacing, write_json
-
-LEAST = 100  # images, below which the figures say nothing
 
 
 @dataclass(frozen=True)
@@ -59,22 +56,22 @@ def evaluate_run(
     count: int = 10_000,
     seed: int = 0,
     root: Path | None = None,
-    source: Literal["auto", "local", "download", "sample"] | None = None,
+    source: DataSource | None = None,
 ) -> Evaluation:
     """Evaluate the generator of a run, show the figures, and write them to RUN/evaluation.json.
 
     Args:
         run: the run's folder, which may still be training.
         announce: called with one line above the figures, and one where something else is used than one would expect.
-        count: images to generate (>= LEAST).
+        count: images to generate (>= LEAST_EVALUATED).
         seed: other images for another.
         root, source: where the real images are, if not where the run had them.
 
     Raises:
         InputError: the run has no generator, its data set can't be read or has no classifier, or RUN can't be written.
     """
-    if count < LEAST:
-        raise InputError(f"count={count} can't be used: figures need at least {LEAST} images")
+    if count < LEAST_EVALUATED:
+        raise InputError(f"count={count} can't be used: figures need at least {LEAST_EVALUATED} images")
     folder = RunFolder(run)
     generator = load_generator(run)
     trained_on = _provenance(folder)
@@ -114,7 +111,7 @@ def _data(
     folder: RunFolder,
     used: str | None,
     root: Path | None,
-    source: Literal["auto", "local", "download", "sample"] | None,
+    source: DataSource | None,
 ) -> DataConfig:
     """The run's data set, at the source that it came from then, unless another place is given."""
     data = from_dict(read_json(folder.config)).data

@@ -181,7 +181,7 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
         for network, optimizer in ((generator, generator_optimizer), (discriminator, discriminator_optimizer))
     )
     factor = torch.ones((), device=device)
-    places = Places(seed, batch_size, rank, ranks, device)
+    places = Places(seed, (batch_size,), rank, ranks, device)
     judge = make_judge(config.penalty, discriminator_update, factor, places)
     run = Run(
         config=config,

@@ -6,10 +6,30 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gan_dist.seeding import seed_for
+from gan_dist.seeding import sample_latents, seed_for
 
 
-class Latents:
+class _Shared:
+    """Numbers of a whole batch, of which this rank keeps its share: the slice that Accelerate gives it of the images.
+
+    Args:
+        seed: the run's seed.
+        shape: of the whole batch's numbers; the first is the global batch size, divisible by the number of ranks.
+        rank, ranks: which share, of how many.
+        device: where they are drawn.
+    """
+
+    def __init__(self, seed: int, shape: tuple[int, ...], rank: int, ranks: int, device: torch.device) -> None:
+        self.seed = seed
+        self.share = slice(rank * shape[0] // ranks, (rank + 1) * shape[0] // ranks)
+        self.whole = torch.empty(shape, device=device)
+        self._generator = torch.Generator(device)
+
+    def generator_at(self, purpose: str, step: int) -> torch.Generator:
+        return self._generator.manual_seed(seed_for(self.seed, purpose, step))
+
+
+class Latents(_Shared):
     """Draws this rank's share of a step's latent vectors.
 
     Every rank draws the vectors of the whole batch and keeps its slice, the same slice that Accelerate gives it of
@@ -34,11 +54,8 @@ class Latents:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.seed = seed
-        self.share = slice(rank * batch_size // ranks, (rank + 1) * batch_size // ranks)
+        super().__init__(seed, (batch_size, latent_dim), rank, ranks, device)
         self.dtype = dtype
-        self.whole = torch.empty(batch_size, latent_dim, device=device)
-        self.generator = torch.Generator(device)
 
     def __call__(self, step: int, purpose: str) -> Float[Tensor, "n latent"]:
         """Standard normal vectors for one use in one step; valid until the next call.
@@ -47,33 +64,17 @@ class Latents:
             step: the step's number.
             purpose: what they are for, such as "discriminator": other vectors for each.
         """
-        self.generator.manual_seed(seed_for(self.seed, purpose, step))
-        return self.whole.normal_(generator=self.generator)[self.share].to(self.dtype)
+        return self.whole.normal_(generator=self.generator_at(purpose, step))[self.share].to(self.dtype)
 
 
-class Places:
-    """Draws this rank's share of a step's numbers in [0, 1): where between two images a point lies.
-
-    Args:
-        seed: the run's seed.
-        batch_size: global batch size, divisible by the number of ranks.
-        rank, ranks: which share, of how many.
-        device: where they are drawn.
-    """
-
-    def __init__(self, seed: int, batch_size: int, rank: int, ranks: int, device: torch.device) -> None:
-        self.seed = seed
-        self.share = slice(rank * batch_size // ranks, (rank + 1) * batch_size // ranks)
-        self.whole = torch.empty(batch_size, device=device)
-        self.generator = torch.Generator(device)
+class Places(_Shared):
+    """Draws this rank's share of a step's numbers in [0, 1): where between two images a point lies, one for each."""
 
     def __call__(self, step: int) -> Float[Tensor, " n"]:
         """Valid until the next call."""
-        self.generator.manual_seed(seed_for(self.seed, "places", step))
-        return self.whole.uniform_(generator=self.generator)[self.share]
+        return self.whole.uniform_(generator=self.generator_at("places", step))[self.share]
 
 
 def fixed_latents(seed: int, count: int, latent_dim: int) -> Float[Tensor, "count latent"]:
     """The latents of the sample grids: the same through a whole run, on every kind of device."""
-    generator = torch.Generator().manual_seed(seed_for(seed, "fixed"))
-    return torch.randn(count, latent_dim, generator=generator)
+    return sample_latents(count, latent_dim, seed, "fixed")

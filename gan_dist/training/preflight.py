@@ -25,6 +25,7 @@ from gan_dist.config import (
     Config,
     DataConfig,
     DistributedConfig,
+    EvaluateConfig,
     InputError,
     LogConfig,
     RunConfig,
@@ -222,6 +223,7 @@ def _config(scratch: Path, ranks: int) -> Config:
         train=TrainConfig(steps=STEPS, batch_size=PER_RANK * ranks, log_hashes=5),
         log=LogConfig(every_steps=5),
         distributed=DistributedConfig(timeout=TIMEOUT),
+        evaluate=EvaluateConfig(every_epochs=None),
         wandb=WandbConfig(mode="disabled", timeout=1.0),
     )
 

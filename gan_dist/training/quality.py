@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gan_dist.config import Config, InputError
 from gan_dist.data.dataset import normalize, quantize, stack_up
-from gan_dist.data.sources import ImageSet, NoHeldOut, load_labelled, settled
+from gan_dist.data.sources import ImageSet, settled
 from gan_dist.evaluation.classifier import TrainedClassifier, classifier_for
 from gan_dist.evaluation.metrics import compute_figures
 from gan_dist.evaluation.observed import CHUNK, Observed, Reference, choose, observe
@@ -22,7 +22,7 @@ from gan_dist.run.launcher import on_main
 from gan_dist.seeding import sample_latents
 from gan_dist.training.penalties import Critic
 
-SCORED = 1998  # real images of each kind that the discriminator is asked about
+SCORED = 1998  # real images of each kind that the discriminator is asked about; whole stacks of three
 
 
 class Quality:
@@ -46,7 +46,6 @@ class Quality:
         """Until it turns out that there is no classifier, or no data, to measure with."""
         self._classifier: TrainedClassifier | None = None
         self._reference: Reference | None = None
-        self._held_out: UInt8[Tensor, "m c h w"] | None = None
 
     def measure(self, generator: nn.Module, critic: Critic) -> dict[str, Any] | None:
         """Generate images and compute all figures, shared out over the ranks. A collective: all must reach it.
@@ -84,7 +83,7 @@ class Quality:
     def _ready(self) -> bool:
         if self.works and self._reference is None:
             try:
-                self._classifier, self._reference, self._held_out = on_main(self.accelerator, self._read)
+                self._classifier, self._reference = on_main(self.accelerator, self._read)
             except InputError as error:  # every rank has it; a figure is no reason to lose a run
                 self.works = False
                 self.announce(f"the images are not evaluated: {error}")
@@ -94,16 +93,10 @@ class Quality:
                 self._reference = self._reference.to(device)
         return self.works
 
-    def _read(self) -> tuple[TrainedClassifier, Reference, UInt8[Tensor, "m c h w"] | None]:
+    def _read(self) -> tuple[TrainedClassifier, Reference]:
         data = settled(self.config.data, self.images.provenance.source)
         classifier = classifier_for(data, self.announce, may_train=False)
-        reference = reference_for(data, self.images, classifier, self.announce)
-        try:
-            held_out = load_labelled(data, "test", self.announce).images
-            held_out = held_out[choose(len(held_out), SCORED, "scored")]
-        except NoHeldOut:
-            held_out = None
-        return classifier, reference, held_out
+        return classifier, reference_for(data, self.images, classifier, self.announce)
 
     def _observe(self, generator: nn.Module) -> Observed:
         """Generate this rank's share of the images and look at them; then everybody gets those of all."""
@@ -127,12 +120,12 @@ class Quality:
         score/train: the probability that D takes a training image for more real than a held-out one, each drawn at
         random (the area under the ROC curve); score/held_out: the reverse. Both 0.5 if it knows only what is common.
         """
-        if self._held_out is None:
+        assert self._reference is not None
+        if self._reference.held_out is None:
             return {}
-        device = self.accelerator.device
-        chosen = self.images.images[choose(len(self.images.images), SCORED, "scored")]
         train, held_out = (
-            _logits(critic, stack_up(pixels.to(device), self.images.stack)) for pixels in (chosen, self._held_out)
+            _logits(critic, stack_up(pixels[choose(len(pixels), SCORED, "scored", pixels.device)], self.images.stack))
+            for pixels in (self._reference.pixels, self._reference.held_out)
         )
         ahead = (train[:, None] - held_out[None, :]).sign().mean().item()
         return {"score/train": (1 + ahead) / 2, "score/held_out": (1 - ahead) / 2}

@@ -38,7 +38,7 @@ def checkpoint(run: Run) -> None:
         "metrics_window": window,
         "updates_skipped": run.updates_skipped,
     }
-    run.disk.soon(partial(_write_checkpoint, run, run.step, tensors, state, describe_generator(run), run.best))
+    run.disk.soon(partial(_write_checkpoint, run, run.step, tensors, state, describe_generator(run)))
 
 
 def _write_checkpoint(
@@ -47,8 +47,8 @@ def _write_checkpoint(
     tensors: dict[str, dict[str, Tensor]],
     state: dict[str, Any],
     generator: dict[str, str],
-    best: Best | None,
 ) -> None:
+    best: Best | None = state["best"]
     run.checkpoints.save(step, tensors, state, spare=best.step if best else None)
     to_use = tensors.get("average", tensors["generator"])
     save_generator(run.folder.generator, to_use, generator)

@@ -76,7 +76,7 @@ def generator_step(gan: Gan, real: Float[Tensor, "n c h w"], step: int) -> Stats
 
     def loss_of(real: Tensor, latents: Tensor) -> tuple[Tensor, PartStats]:
         fake = gan.generator(latents)
-        real_logits = gan.loss.look_at(real.to(fake.dtype), gan.discriminator)
+        real_logits = gan.loss.look_at(real, lambda images: gan.discriminator(images.to(fake.dtype)))
         loss = gan.loss.generator(gan.discriminator(fake).float(), real_logits)
         return loss, {"loss/generator": loss.detach()}
 
