@@ -1,9 +1,11 @@
-"""What throughput.py compares with: loops that people write, and the step's matrix products alone.
+"""What the benchmarks compare with: loops that people write, and the step's matrix products alone.
 
     reference.py notebook|example|products [--data DIR] [--batch N] [--precision no|bf16] [--seconds S] [--threads T]
+    reference.py notebook --epochs E --folder DIR [--data DIR] [--seed N]
 
-Prints one JSON line: images a second over S seconds, after a warm-up of a tenth of them. `example` is started by
-accelerate launch or torchrun, on any number of processes.
+The first prints one JSON line: images a second over S seconds, after a warm-up of a tenth of them. `example` is started
+by accelerate launch or torchrun, on any number of processes. The second trains, and leaves the generator in DIR after
+every epoch.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +25,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import MNIST
+
+from gan_dist.config import Config, to_dict
+from gan_dist.run.checkpoint import save_generator
+from gan_dist.run.folder import RunFolder
 
 LATENT, HIDDEN, IMAGE = 64, 256, 784
 
@@ -59,8 +67,8 @@ def rate(step: Callable[[], object], size: int, seconds: float) -> float:
     return count * size / spent
 
 
-def notebook(data: str, batch: int, seconds: float) -> float:
-    """The teaching notebook: two passes of D, BCELoss of a probability, .item() in every step."""
+def notebook_step(data: str, batch: int) -> tuple[Callable[[], None], nn.Module]:
+    """The teaching notebook's step, and its generator: two passes of D, BCELoss of a probability, .item() each time."""
     generator, discriminator = networks(probability=True)
     d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=2e-4)
     g_optimizer = torch.optim.Adam(generator.parameters(), lr=2e-4)
@@ -82,7 +90,24 @@ def notebook(data: str, batch: int, seconds: float) -> float:
         g_optimizer.step()
         losses.append(d_loss.item() + g_loss.item() + real_score.mean().item() + fake_score.mean().item())
 
-    return rate(step, batch, seconds)
+    return step, generator
+
+
+def notebook(data: str, batch: int, seconds: float) -> float:
+    return rate(notebook_step(data, batch)[0], batch, seconds)
+
+
+def train_notebook(data: str, batch: int, epochs: int, seed: int, folder: Path) -> None:
+    """The same for whole epochs; the generator is written as the toolkit writes its own."""
+    torch.manual_seed(seed)
+    step, generator = notebook_step(data, batch)
+    told = {"config": json.dumps(to_dict(Config())), "image_shape": "[1, 28, 28]"}
+    folder.mkdir(parents=True, exist_ok=True)
+    for _ in range(epochs):
+        for _ in range(60_000 // batch):
+            step()
+        weights = {f"layers.{name}": weight for name, weight in generator.state_dict().items()}
+        save_generator(RunFolder(folder).generator, weights, told)
 
 
 def example(data: str, batch: int, seconds: float) -> float:
@@ -166,9 +191,15 @@ if __name__ == "__main__":
     parser.add_argument("--precision", choices=("no", "bf16"), default="no")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--epochs", type=int, default=None)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, default=None)
     asked = parser.parse_args()
     if asked.threads:
         torch.set_num_threads(asked.threads)
+    if asked.epochs:
+        train_notebook(asked.data, asked.batch, asked.epochs, asked.seed, asked.folder)
+        sys.exit()
     if asked.loop == "products":
         seen = products(asked.batch, asked.precision, asked.seconds)
     else:

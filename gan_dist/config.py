@@ -60,7 +60,7 @@ class ModelConfig:
     hidden_dim: int = 256
     """Units in a hidden layer, of both networks (>= 1)."""
     channels: int = 16
-    """Channels of conv's larger feature maps; the smaller ones have twice as many (>= 1)."""
+    """Channels of conv's feature maps (>= 1)."""
     initialization: Literal["torch", "he"] = "torch"
     """First weights. torch: those of its layers. he: normal, so large that signals keep their size on the way through
     the network, and biases of 0."""
