@@ -257,7 +257,51 @@ def r3() -> Config:
     )
 
 
-PRESETS: dict[str, Callable[[], Config]] = {"seed": seed, "r3": r3}
+def conv() -> Config:
+    """The seed's loss for a small convolutional pair, with R1 and an averaged generator."""
+    return Config(
+        model=ModelConfig(architecture="conv", initialization="he"),
+        optimizer=OptimizerConfig(learning_rate=1e-3, beta1=0.0, beta2=0.99),
+        train=TrainConfig(batch_size=50, epochs=100),
+        penalty=PenaltyConfig(r1=1.0),
+        ema=EmaConfig(half_life=400_000.0),
+        evaluate=EvaluateConfig(every_epochs=10),
+        run=RunConfig(dir=Path("runs/conv")),
+    )
+
+
+def r3_conv() -> Config:
+    """A small convolutional pair with the loss, the penalties and the averaged generator of r3."""
+    return Config(
+        model=ModelConfig(architecture="conv", initialization="he"),
+        optimizer=OptimizerConfig(
+            learning_rate=2e-3, final_learning_rate=3e-4, decay_images=8_000_000, beta1=0.0, beta2=0.99
+        ),
+        train=TrainConfig(loss="relativistic", batch_size=50, epochs=300),
+        penalty=PenaltyConfig(r1=3.0, r2=3.0, final_factor=1 / 3, decay_images=600_000),
+        ema=EmaConfig(half_life=1_000_000.0, warm_up=0.1),
+        evaluate=EvaluateConfig(every_epochs=10),
+        run=RunConfig(dir=Path("runs/r3-conv")),
+    )
+
+
+def stacked() -> Config:
+    """Stacked MNIST with r3-conv: three digits as the channels of an image, 1,000 combinations to find."""
+    return dataclasses.replace(
+        r3_conv(),
+        data=DataConfig(stack=3),
+        evaluate=EvaluateConfig(every_epochs=10, count=26_000),
+        run=RunConfig(dir=Path("runs/stacked")),
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {
+    "seed": seed,
+    "r3": r3,
+    "conv": conv,
+    "r3-conv": r3_conv,
+    "stacked": stacked,
+}
 
 
 # A resumed run may change these: they say where things are, how often they are shown and when to end, but not
@@ -344,6 +388,12 @@ def validate(config: Config) -> None:
         raise InputError(
             "train.accumulation and train.exact_shards both cut the batch into parts; leave out train.accumulation"
         )
+    if one_thread(config) and config.train.threads not in (None, 1):
+        raise InputError(
+            f"train.threads={config.train.threads} can't be had with train.exact_shards and model.architecture=conv: "
+            "the order in which a convolution's gradients are added depends on the threads; leave it out, and use "
+            "more processes"
+        )
     if config.train.compile and config.train.mixed_precision == "fp16":
         raise InputError(
             "train.compile can't be had with train.mixed_precision=fp16; use bf16, or leave out one of them"
@@ -362,6 +412,12 @@ def validate(config: Config) -> None:
         raise InputError(
             f"data.source=sample has MNIST digits only, not data.name={config.data.name}; use source local or download"
         )
+
+
+def one_thread(config: Config) -> bool:
+    """Whether a process has to compute on one thread: oneDNN adds the gradients of a convolution over images in parts,
+    one for each thread, so in the exact mode their number may not vary."""
+    return config.train.exact_shards is not None and config.model.architecture == "conv"
 
 
 def doubts(config: Config) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from conftest import picture_size
 
 import gan_dist
 from gan_dist import cli, train
-from gan_dist.run.folder import RunFolder
+from gan_dist.config import PRESETS
+from gan_dist.run.folder import RunFolder, read_json_lines
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +33,16 @@ def test_load_generator(finished: Path) -> None:
         images = generator(torch.zeros(3, 64))
     assert images.shape == (3, 1, 28, 28)
     assert images.abs().max() <= 1
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_trains_a_generator(preset: str, flags: Callable[..., list[str]], tmp_path: Path) -> None:
+    words = [preset, *flags(tmp_path / "run", "--train.steps", "5", "--wandb.mode", "disabled")]
+    assert train.main(words) == 0
+    (row,) = read_json_lines(RunFolder(tmp_path / "run").metrics)
+    assert all(math.isfinite(value) for value in row.values())
+    channels = PRESETS[preset]().data.stack
+    assert gan_dist.load_generator(tmp_path / "run")(torch.zeros(2, 64)).shape == (2, channels, 28, 28)
 
 
 def test_sample_writes_a_grid_and_an_array(finished: Path, tmp_path: Path) -> None:

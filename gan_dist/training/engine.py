@@ -21,6 +21,7 @@ from gan_dist.config import (
     TrainingFailed,
     check_processes,
     doubts,
+    one_thread,
     validate,
 )
 from gan_dist.data.dataset import GlobalBatches, ResidentImages, make_loader
@@ -124,7 +125,8 @@ def start_processes(config: Config) -> Accelerator:
     """
     if config.train.exact_shards is not None:
         fix_kernels()
-    return start_accelerator(config.train.mixed_precision, config.train.threads, _patience(config))
+    threads = 1 if one_thread(config) else config.train.threads
+    return start_accelerator(config.train.mixed_precision, threads, _patience(config))
 
 
 def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: Accelerator) -> Run:
