@@ -252,7 +252,7 @@ def r3() -> Config:
         train=TrainConfig(loss="relativistic", batch_size=50, epochs=66),
         penalty=PenaltyConfig(r1=5.0, r2=5.0, final_factor=0.2, decay_images=600_000),
         ema=EmaConfig(half_life=400_000.0),
-        evaluate=EvaluateConfig(every_epochs=5),
+        evaluate=EvaluateConfig(every_epochs=10),
         run=RunConfig(dir=Path("runs/r3")),
     )
 
@@ -275,11 +275,11 @@ def r3_conv() -> Config:
     return Config(
         model=ModelConfig(architecture="conv", initialization="he"),
         optimizer=OptimizerConfig(
-            learning_rate=2e-3, final_learning_rate=3e-4, decay_images=8_000_000, beta1=0.0, beta2=0.99
+            learning_rate=2e-3, final_learning_rate=3e-4, decay_images=5_000_000, beta1=0.0, beta2=0.99
         ),
         train=TrainConfig(loss="relativistic", batch_size=50, epochs=300),
-        penalty=PenaltyConfig(r1=3.0, r2=3.0, final_factor=1 / 3, decay_images=600_000),
-        ema=EmaConfig(half_life=1_000_000.0, warm_up=0.1),
+        penalty=PenaltyConfig(r1=3.0, r2=3.0, final_factor=0.1, decay_images=2_000_000),
+        ema=EmaConfig(half_life=1_000_000.0),
         evaluate=EvaluateConfig(every_epochs=10),
         run=RunConfig(dir=Path("runs/r3-conv")),
     )
