@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -21,3 +22,9 @@ def launcher(processes: int, *more: str) -> list[str]:
         return [sys.executable]
     config = str(REPOSITORY / "accelerate_config.yaml")
     return [*ACCELERATE, "--config_file", config, "--num_processes", str(processes), *more]
+
+
+def environment() -> dict[str, str]:
+    """The variables of what is measured: no dashboard, and the threads that it takes by itself."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "WANDB_API_KEY")}
+    return kept | {"WANDB_MODE": "offline"}

@@ -17,7 +17,6 @@ import argparse
 import itertools
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from launching import ACCELERATE, REPOSITORY, TRAIN, launcher
+from launching import ACCELERATE, REPOSITORY, TRAIN, environment, launcher
 from rich.console import Console
 from rich.table import Table
 
@@ -135,8 +134,7 @@ def seconds_of(rows: list[dict[str, float]]) -> list[float]:
 
 
 def run(words: list[str], **variables: str) -> str:
-    clean = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "WANDB_API_KEY")}
-    done = subprocess.run(words, capture_output=True, text=True, env=clean | {"WANDB_MODE": "offline"} | variables)
+    done = subprocess.run(words, capture_output=True, text=True, env=environment() | variables)
     if done.returncode:
         sys.exit(f"{' '.join(words)} failed:\n{done.stderr}")
     return done.stdout

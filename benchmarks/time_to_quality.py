@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-from launching import REPOSITORY, TRAIN
+from launching import REPOSITORY, TRAIN, environment
 
 from gan_dist.config import PRESETS, DataConfig
 from gan_dist.data.dataset import quantize
@@ -100,7 +99,7 @@ def watch(words: list[str], file: Path, limit: float) -> list[tuple[float, bytes
     kept: list[tuple[float, bytes]] = []
     with tempfile.TemporaryFile("w+") as said:
         began, seen = time.time(), 0.0
-        process = subprocess.Popen(words, stdout=said, stderr=said, env=os.environ | {"WANDB_MODE": "offline"})
+        process = subprocess.Popen(words, stdout=said, stderr=said, env=environment())
         stopping = False
         while process.poll() is None:
             time.sleep(0.05)

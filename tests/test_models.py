@@ -63,17 +63,18 @@ def test_the_seed_fixes_the_first_weights() -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_he_weights_keep_the_size_of_a_signal(name: str) -> None:
     """What leaves D's last hidden layer is as large as what came in; with torch's own first weights it is not."""
-    images = torch.randn(64, *SHAPE, generator=torch.Generator().manual_seed(0))
+    shape = (1, 64, 64)  # large, for what a convolution pads with takes some of the signal away
+    images = torch.randn(64, *shape, generator=torch.Generator().manual_seed(0))
     sizes = {}
     for initialization in ("torch", "he"):
         config = ModelConfig(architecture=name, initialization=initialization)  # type: ignore[arg-type]
-        _, discriminator = build_pair(config, SHAPE, seed=0)
+        _, discriminator = build_pair(config, shape, seed=0)
         assert isinstance(discriminator.layers, nn.Sequential)
         sizes[initialization] = discriminator.layers[:-1](images).square().mean().item()
         assert (sum(p.abs().sum() for n, p in discriminator.named_parameters() if "bias" in n) == 0) == (
             initialization == "he"
         )
-    assert 0.4 < sizes["he"] < 2  # a convolution's padding takes some away
+    assert 0.5 < sizes["he"] < 2
     assert sizes["torch"] < 0.2
 
 

@@ -93,8 +93,7 @@ def figure(row: Row, name: str) -> float:
 
 def mean(rows: Sequence[Row], name: str) -> float:
     """Of the rows that have the figure; NaN if none has."""
-    values = [row.get(name) for row in rows]
-    known = [value for value in values if value is not None and math.isfinite(value)]
+    known = [value for row in rows if not math.isnan(value := figure(row, name))]
     return fmean(known) if known else math.nan
 
 
