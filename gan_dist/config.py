@@ -59,7 +59,7 @@ class ModelConfig:
     """Numbers in a latent vector (>= 1)."""
     hidden_dim: int = 256
     """Units in a hidden layer, of both networks (>= 1)."""
-    channels: int = 16
+    channels: int = 32
     """Channels of conv's feature maps (>= 1)."""
     initialization: Literal["torch", "he"] = "torch"
     """First weights. torch: those of its layers. he: normal, so large that signals keep their size on the way through
@@ -247,11 +247,11 @@ def r3() -> Config:
     return Config(
         model=ModelConfig(initialization="he"),
         optimizer=OptimizerConfig(
-            learning_rate=1e-3, final_learning_rate=4e-4, decay_images=4_000_000, beta1=0.0, beta2=0.99
+            learning_rate=1.5e-3, final_learning_rate=3e-4, decay_images=4_000_000, beta1=0.0, beta2=0.99
         ),
-        train=TrainConfig(loss="relativistic", batch_size=50, epochs=66),
+        train=TrainConfig(loss="relativistic", batch_size=100, epochs=100),
         penalty=PenaltyConfig(r1=5.0, r2=5.0, final_factor=0.2, decay_images=600_000),
-        ema=EmaConfig(half_life=400_000.0),
+        ema=EmaConfig(half_life=400_000.0, warm_up=0.1),
         evaluate=EvaluateConfig(every_epochs=10),
         run=RunConfig(dir=Path("runs/r3")),
     )
