@@ -12,12 +12,12 @@ import torch
 from conftest import TRAIN, launcher, picture_size, run_command, train_here
 from safetensors.torch import load_file
 
-from gan_dist.evaluation.metrics import modes
-from gan_dist.evaluation.observed import Observed, Reference
+from gan_dist.evaluation.metrics import modes, real_figures
+from gan_dist.evaluation.observed import Estimate, Observed, Reference
 from gan_dist.results.evaluate import evaluate_run
 from gan_dist.results.generate import load_generator
 from gan_dist.run.checkpoint import read_checkpoint
-from gan_dist.run.folder import RunFolder, read_json_lines
+from gan_dist.run.folder import RunFolder, read_json, read_json_lines
 
 Flags = Callable[..., list[str]]
 EVERY_EPOCH = ["--wandb.mode", "disabled", "--evaluate.every-epochs", "1", "--evaluate.count", "101"]
@@ -97,11 +97,24 @@ def test_modes_of_stacked_images() -> None:
         assert modes(dataclasses.replace(observed, stack=1), Reference("id", observed.features, observed.pixels)) == {}
 
 
+def test_modes_of_as_many_real_images() -> None:
+    """26,000 draws of 1,000 equally frequent modes diverge from equal shares by about 999/52,000 by chance alone."""
+    floor = {f"classes/{label}": Estimate(0.1, 0.1, 0.1) for label in range(10)}
+    reference = Reference("id", torch.zeros(1, 128), torch.zeros(1, 1, 2, 2, dtype=torch.uint8), floor=floor)
+    assert real_figures(reference, 26_000, 1) == floor
+    real = real_figures(reference, 26_000, 3)
+    assert real["modes/found"].value == 1000
+    assert real["modes/divergence"].value == pytest.approx(999 / 52_000, rel=0.2)
+
+
 def test_stacked_images_are_evaluated_channel_by_channel(flags: Flags, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     assert train_here(flags(folder.path, "--data.stack", "3", "--train.epochs", "1", *EVERY_EPOCH)) == 0
     (row,) = read_json_lines(folder.evaluations)
+    real = read_json(folder.floor)
     assert 1 <= row["modes/found"] <= 101
+    assert 10 < real["modes/found"] <= 101
+    assert evaluate_run(folder.path, print, count=101).real["modes/found"].value == real["modes/found"]
     assert load_generator(folder.path)(torch.zeros(1, 64)).shape == (1, 3, 28, 28)
     assert picture_size(folder.real_samples) == picture_size(folder.epoch_samples(1))
 

@@ -24,6 +24,7 @@ from gan_dist.evaluation.observed import (
     resample,
     share,
 )
+from gan_dist.seeding import generator_for
 
 GROUPS = 10  # that a set is cut into where resampling it is no way to an interval
 KERNEL_BLOCK = 1000  # images in a group for the kernel distance, at most
@@ -225,21 +226,37 @@ def modes(observed: Observed, reference: Reference) -> Figures:
     """
     if observed.stack == 1:
         return {}
-    classes = observed.logits.shape[1]
-    base = classes ** torch.arange(observed.stack, device=observed.logits.device)
-    combinations = (observed.logits.argmax(1).view(-1, observed.stack) * base).sum(1)
+    return _modes(observed.logits.argmax(1).view(-1, observed.stack), observed.logits.shape[1])
+
+
+def real_figures(reference: Reference, count: int, stack: int) -> Figures:
+    """The figures that stand beside those of `count` generated images: the reference's floor, and of stacked images the
+    modes of as many real ones, stacked at random from images whose classes come as often as the floor says.
+    """
+    if stack == 1:
+        return reference.floor
+    classes = sum(name.removeprefix("classes/").isdigit() for name in reference.floor)
+    shares = torch.tensor([reference.floor[f"classes/{label}"].value for label in range(classes)])
+    drawn = torch.multinomial(shares, count * stack, True, generator=generator_for(0, "evaluation/stacks"))
+    return reference.floor | _modes(drawn.view(count, stack), classes)
+
+
+def _modes(labels: Int64[Tensor, "n stack"], classes: int) -> Figures:
+    """The figures of `modes`, from the class of each image in each stack."""
+    stack = labels.shape[1]
+    combinations = (labels * classes ** torch.arange(stack, device=labels.device)).sum(1)
+    most = classes**stack
 
     def found_and_divergence(rows: Tensor) -> tuple[float, float]:
-        shares = torch.bincount(rows, minlength=classes**observed.stack).double() / len(rows)
-        divergence = torch.special.xlogy(shares, shares * len(shares)).sum()
+        shares = torch.bincount(rows, minlength=most).double() / len(rows)
+        divergence = torch.special.xlogy(shares, shares * most).sum()
         return (shares > 0).double().sum().item(), divergence.item()
 
     found, divergence = found_and_divergence(combinations)
     drawn = resample(len(combinations), combinations.device)
     resampled = [found_and_divergence(combinations[rows]) for rows in drawn]
-    most = float(classes**observed.stack)
     return {
-        "modes/found": interval(found, deviation([sample[0] for sample in resampled]), most=most),
+        "modes/found": interval(found, deviation([sample[0] for sample in resampled]), most=float(most)),
         "modes/divergence": interval(divergence, deviation([sample[1] for sample in resampled])),
     }
 

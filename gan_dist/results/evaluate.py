@@ -13,7 +13,7 @@ from gan_dist.config import LEAST_EVALUATED, DataConfig, DataSource, InputError,
 from gan_dist.data.dataset import quantize
 from gan_dist.data.sources import load_images, load_labelled, settled
 from gan_dist.evaluation.classifier import TrainedClassifier, classifier_bytes, classifier_for, train_classifier
-from gan_dist.evaluation.metrics import compute_figures
+from gan_dist.evaluation.metrics import compute_figures, real_figures
 from gan_dist.evaluation.observed import Estimate, observe
 from gan_dist.evaluation.reference import reference_for
 from gan_dist.results.generate import generate, load_generator
@@ -90,7 +90,7 @@ def evaluate_run(
         classifier_accuracy=classifier.accuracy,
         data=train.provenance.to_dict(),
         figures=compute_figures(observed, reference),
-        real=reference.floor,
+        real=real_figures(reference, count, train.stack),
     )
     file = folder.evaluation
     try:

@@ -15,7 +15,7 @@ from gan_dist.config import Config, InputError
 from gan_dist.data.dataset import normalize, quantize, stack_up
 from gan_dist.data.sources import ImageSet, settled
 from gan_dist.evaluation.classifier import TrainedClassifier, classifier_for
-from gan_dist.evaluation.metrics import compute_figures
+from gan_dist.evaluation.metrics import compute_figures, real_figures
 from gan_dist.evaluation.observed import CHUNK, Observed, Reference, choose, observe
 from gan_dist.evaluation.reference import reference_for
 from gan_dist.run.launcher import on_main
@@ -78,7 +78,10 @@ class Quality:
     @property
     def floor(self) -> dict[str, float]:
         """The same figures of real images, as soon as something was measured."""
-        return {name: figure.value for name, figure in self._reference.floor.items()} if self._reference else {}
+        if self._reference is None:
+            return {}
+        real = real_figures(self._reference, self.config.evaluate.count, self.images.stack)
+        return {name: figure.value for name, figure in real.items()}
 
     def _ready(self) -> bool:
         if self.works and self._reference is None:
