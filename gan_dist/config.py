@@ -247,7 +247,7 @@ def r3() -> Config:
     return Config(
         model=ModelConfig(initialization="he"),
         optimizer=OptimizerConfig(
-            learning_rate=1.5e-3, final_learning_rate=3e-4, decay_images=4_000_000, beta1=0.0, beta2=0.99
+            learning_rate=1e-3, final_learning_rate=4e-4, decay_images=4_000_000, beta1=0.0, beta2=0.99
         ),
         train=TrainConfig(loss="relativistic", batch_size=100, epochs=100),
         penalty=PenaltyConfig(r1=5.0, r2=5.0, final_factor=0.2, decay_images=600_000),
