@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -78,10 +79,7 @@ class Quality:
     @property
     def floor(self) -> dict[str, float]:
         """The same figures of real images, as soon as something was measured."""
-        if self._reference is None:
-            return {}
-        real = real_figures(self._reference, self.config.evaluate.count, self.images.stack)
-        return {name: figure.value for name, figure in real.items()}
+        return {name: figure.value for name, figure in self._reference.floor.items()} if self._reference else {}
 
     def _ready(self) -> bool:
         if self.works and self._reference is None:
@@ -99,7 +97,9 @@ class Quality:
     def _read(self) -> tuple[TrainedClassifier, Reference]:
         data = settled(self.config.data, self.images.provenance.source)
         classifier = classifier_for(data, self.announce, may_train=False)
-        return classifier, reference_for(data, self.images, classifier, self.announce)
+        reference = reference_for(data, self.images, classifier, self.announce)
+        floor = real_figures(reference, self.config.evaluate.count, self.images.stack)
+        return classifier, replace(reference, floor=floor)
 
     def _observe(self, generator: nn.Module) -> Observed:
         """Generate this rank's share of the images and look at them; then everybody gets those of all."""
