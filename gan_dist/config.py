@@ -69,7 +69,10 @@ class ModelConfig:
 @dataclass(frozen=True)
 class OptimizerConfig:
     learning_rate: float = 2e-4
-    """Adam's step size, for both networks, at the beginning (> 0)."""
+    """Adam's step size at the beginning (> 0); the generator's is generator_factor times as large."""
+    generator_factor: float = 1.0
+    """The generator's step size as a multiple of the discriminator's, throughout (> 0): two time scales (Heusel et al.
+    2017, arXiv:1706.08500)."""
     final_learning_rate: float | None = None
     """Adam's step size at the end of decay_images (> 0). None: as at the beginning."""
     decay_images: int = 1_000_000
@@ -247,11 +250,16 @@ def r3() -> Config:
     return Config(
         model=ModelConfig(initialization="he"),
         optimizer=OptimizerConfig(
-            learning_rate=1e-3, final_learning_rate=4e-4, decay_images=4_000_000, beta1=0.0, beta2=0.99
+            learning_rate=1e-3,
+            generator_factor=1.5,
+            final_learning_rate=4e-4,
+            decay_images=4_000_000,
+            beta1=0.0,
+            beta2=0.99,
         ),
         train=TrainConfig(loss="relativistic", batch_size=100, epochs=100),
-        penalty=PenaltyConfig(r1=5.0, r2=5.0, final_factor=0.2, decay_images=600_000),
-        ema=EmaConfig(half_life=400_000.0, warm_up=0.1),
+        penalty=PenaltyConfig(r1=3.0, r2=3.0, final_factor=0.33, decay_images=600_000),
+        ema=EmaConfig(half_life=800_000.0, warm_up=0.2),
         evaluate=EvaluateConfig(every_epochs=10),
         run=RunConfig(dir=Path("runs/r3")),
     )
@@ -371,6 +379,7 @@ def validate(config: Config) -> None:
         "data.download_timeout": config.data.download_timeout,
         "wandb.timeout": config.wandb.timeout,
         "optimizer.final_learning_rate": config.optimizer.final_learning_rate,
+        "optimizer.generator_factor": config.optimizer.generator_factor,
         "penalty.final_factor": config.penalty.final_factor,
         "ema.half_life": config.ema.half_life,
         "ema.warm_up": config.ema.warm_up,

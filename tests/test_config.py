@@ -145,6 +145,7 @@ BAD = [
     (["r3-conv", "--train.exact-shards", "2", "--train.threads", "2"], "train.threads=2", "use more processes"),
     (["--penalty.final-factor", "0"], "penalty.final_factor=0", "above 0"),
     (["--optimizer.final-learning-rate", "0"], "optimizer.final_learning_rate=0", "above 0"),
+    (["--optimizer.generator-factor", "0"], "optimizer.generator_factor=0", "above 0"),
     (["--ema.half-life", "0"], "ema.half_life=0", "above 0"),
     (["--evaluate.count", "10"], "evaluate.count=10", "at least 100"),
     (["--data.name", "kmnist", "--data.source", "sample"], "data.source=sample", "local or download"),

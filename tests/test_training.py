@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import train_here
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gan_dist.config import (
@@ -21,6 +24,7 @@ from gan_dist.config import (
 )
 from gan_dist.models import build_pair
 from gan_dist.models.ema import generator_to_use
+from gan_dist.run.folder import RunFolder
 from gan_dist.training.engine import make_judge
 from gan_dist.training.guard import Guard, NotFinite
 from gan_dist.training.latents import Latents, Places, fixed_latents
@@ -454,13 +458,13 @@ def test_steps_end_a_run_inside_an_epoch() -> None:
 
 
 def test_learning_rate_goes_down_half_a_cosine_and_gammas_by_equal_factors() -> None:
-    optimizer = OptimizerConfig(learning_rate=1e-3, final_learning_rate=1e-4, decay_images=800)
+    optimizer = OptimizerConfig(learning_rate=1e-3, final_learning_rate=1e-4, decay_images=800, generator_factor=1.5)
     penalty = PenaltyConfig(final_factor=0.01, decay_images=400)
     config = Config(optimizer=optimizer, penalty=penalty, train=TrainConfig(batch_size=100))
     schedule, factor = Schedule(config, 1000), torch.ones(())
     weights = nn.Parameter(torch.zeros(3))
     optimizers = [torch.optim.Adam([weights], lr=rate) for rate in (1e-3, torch.tensor(1e-3))]
-    pace = Pace(schedule, optimizers, factor)
+    pace = Pace(schedule, *optimizers, factor)
     for step, rate, gamma in (
         (1, 1e-3, 1.0),
         (3, 8.68198e-4, 0.1),
@@ -469,11 +473,23 @@ def test_learning_rate_goes_down_half_a_cosine_and_gammas_by_equal_factors() -> 
         (99, 1e-4, 0.01),
     ):
         pace.keep(step)
-        assert [float(of.param_groups[0]["lr"]) for of in optimizers] == pytest.approx([rate, rate])
+        assert [float(of.param_groups[0]["lr"]) for of in optimizers] == pytest.approx([1.5 * rate, rate])
         assert factor.item() == pytest.approx(gamma)
     assert isinstance(optimizers[1].param_groups[0]["lr"], Tensor)
     assert Schedule(Config(), 1000).constant
     assert Schedule(Config(), 1000).learning_rate(7) == Config().optimizer.learning_rate
+
+
+def test_a_run_gives_each_network_its_own_learning_rate(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+    rates = ["--optimizer.learning-rate", "0.01", "--optimizer.generator-factor", "2"]
+    assert train_here(flags(tmp_path, *rates, "--train.steps", "1", "--wandb.mode", "disabled")) == 0
+    checkpoint = RunFolder(tmp_path).checkpoints / "step-00000001"
+    networks = build_pair(ModelConfig(), (1, 28, 28), seed=0)
+    for network, name, rate in zip(networks, ("generator", "discriminator"), (0.02, 0.01), strict=True):
+        after = load_file(checkpoint / f"{name}.safetensors")
+        steps = [(after[key] - before).abs() for key, before in network.state_dict().items()]
+        # Adam's first step is the learning rate in the direction of each gradient's sign.
+        assert max(step.max().item() for step in steps) == pytest.approx(rate, rel=1e-3)
 
 
 def test_every_so_manieth_checkpoint_stays() -> None:

@@ -240,4 +240,4 @@ def _regularize(seen: Seen) -> str:
     penalty = seen.config.penalty
     if penalty.r1 and penalty.r2:
         return f"try --penalty.r1 {4 * penalty.r1:g} --penalty.r2 {4 * penalty.r2:g}"
-    return "try the preset r3: --train.loss relativistic --penalty.r1 5 --penalty.r2 5"
+    return "try the preset r3: --train.loss relativistic --penalty.r1 3 --penalty.r2 3"

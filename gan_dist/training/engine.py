@@ -164,8 +164,9 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
     captured = config.train.compile and device.type == "cuda"
     if config.train.compile and not captured:
         console.announce("train.compile is for CUDA; this run goes on without it")
-    generator_optimizer = accelerator.prepare(_adam(generator, config.optimizer, captured))
-    discriminator_optimizer = accelerator.prepare(_adam(discriminator, config.optimizer, captured))
+    adam = config.optimizer
+    generator_optimizer = accelerator.prepare(_adam(generator, adam, adam.generator_factor, captured))
+    discriminator_optimizer = accelerator.prepare(_adam(discriminator, adam, 1.0, captured))
 
     memory = None
     if ranks > 1 and device.type == "cpu" and config.distributed.shared_memory:
@@ -201,7 +202,7 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
         batches=batches,
         loader=loader,
         schedule=schedule,
-        pace=Pace(schedule, (generator_optimizer, discriminator_optimizer), factor),
+        pace=Pace(schedule, generator_optimizer, discriminator_optimizer, factor),
         guard=guard,
         meter=Meter((*METRICS, *judge.figures), window, reduction.parts, accelerator.gather, ranks, device),
         stopping=StopAgreement(request, _patience(config), memory),
@@ -283,10 +284,10 @@ def make_judge(config: PenaltyConfig, update: Update, factor: Float[Tensor, ""],
     return Plain(update.working)
 
 
-def _adam(network: nn.Module, config: OptimizerConfig, captured: bool) -> torch.optim.Adam:
+def _adam(network: nn.Module, config: OptimizerConfig, factor: float, captured: bool) -> torch.optim.Adam:
     betas = (config.beta1, config.beta2)
     weights = flatten(network)
-    rate: float | Tensor = config.learning_rate
+    rate: float | Tensor = config.learning_rate * factor
     if captured and config.final_learning_rate is not None:
         rate = torch.tensor(rate, device=weights.device)
     return torch.optim.Adam([weights], lr=rate, betas=betas, fused=True, capturable=captured)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
@@ -16,14 +14,17 @@ class Pace:
 
     Args:
         schedule: says what they are.
-        optimizers: one group of parameters each. A learning rate that is a tensor is changed in place, so that a CUDA
-            graph reads it.
+        generator, discriminator: optimizers of one group of parameters. A learning rate that is a tensor is changed in
+            place, so that a CUDA graph reads it.
         factor: of the gammas; changed in place.
     """
 
-    def __init__(self, schedule: Schedule, optimizers: Sequence[Optimizer], factor: Float[Tensor, ""]) -> None:
+    def __init__(
+        self, schedule: Schedule, generator: Optimizer, discriminator: Optimizer, factor: Float[Tensor, ""]
+    ) -> None:
         self.schedule = schedule
-        self.groups = [optimizer.param_groups[0] for optimizer in optimizers]
+        multiple = schedule.config.optimizer.generator_factor
+        self.groups = ((generator.param_groups[0], multiple), (discriminator.param_groups[0], 1.0))
         self.factor = factor
 
     def keep(self, step: int) -> None:
@@ -31,9 +32,9 @@ class Pace:
         if self.schedule.constant:
             return
         rate = self.schedule.learning_rate(step)
-        for group in self.groups:
+        for group, multiple in self.groups:
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
+                group["lr"].fill_(rate * multiple)
             else:
-                group["lr"] = rate
+                group["lr"] = rate * multiple
         self.factor.fill_(self.schedule.penalty_factor(step))

@@ -48,7 +48,7 @@ class Schedule:
         return self.images_seen(step) / self.dataset_size
 
     def learning_rate(self, step: int) -> float:
-        """Adam's step size in step `step` (from 1): half a cosine from its first value to the final one."""
+        """D's step size in step `step` (from 1): half a cosine from its first value to the final one."""
         first, final = self.config.optimizer.learning_rate, self.config.optimizer.final_learning_rate
         if final is None:
             return first
