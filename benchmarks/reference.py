@@ -1,7 +1,7 @@
 """What the benchmarks compare with: loops that people write, and the step's matrix products alone.
 
     reference.py notebook|example|products [--data DIR] [--batch N] [--precision no|bf16] [--seconds S] [--threads T]
-    reference.py notebook --epochs E --folder DIR [--data DIR] [--seed N]
+    reference.py notebook --epochs E --folder DIR [--data DIR] [--seed N] [--threads T]
 
 The first prints one JSON line: images a second over S seconds, after a warm-up of a tenth of them. `example` is started
 by accelerate launch or torchrun, on any number of processes. The second trains, and leaves the generator in DIR after
