@@ -52,6 +52,11 @@ def idx_bytes(images: np.ndarray) -> bytes:
     return b"".join(n.to_bytes(4, "big") for n in (0x803, *images.shape)) + images.tobytes()
 
 
+def labels_bytes(labels: np.ndarray) -> bytes:
+    magic = {np.dtype(np.uint8): 0x801, np.dtype(">i4"): 0xC02}[labels.dtype]
+    return b"".join(n.to_bytes(4, "big") for n in (magic, *labels.shape)) + labels.tobytes()
+
+
 def write_root(root: Path, content: bytes, name: str = "MNIST/raw/train-images-idx3-ubyte") -> Path:
     """Lay a data root out as torchvision does; returns the file of images."""
     file = root / name

@@ -8,20 +8,20 @@ import hashlib
 import http.server
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import IMAGES, draw_images, idx_bytes, write_root
+from conftest import IMAGES, draw_images, idx_bytes, labels_bytes, write_root
 from torchvision.datasets import MNIST
 from torchvision.transforms import ToTensor
 
 from gan_dist.config import DataConfig, InputError
 from gan_dist.data import sources
 from gan_dist.data.dataset import GlobalBatches, ResidentImages, denormalize, make_loader, normalize
-from gan_dist.data.sources import load_images
+from gan_dist.data.sources import load_images, load_labelled
 
 CPU = torch.device("cpu")
 
@@ -43,9 +43,7 @@ def test_torchvision_reads_the_same_pixels(tmp_path: Path) -> None:
     """A root of torchvision's is read as torchvision reads it."""
     data_root = tmp_path
     write_root(data_root, idx_bytes(draw_images()))
-    (data_root / "MNIST/raw/train-labels-idx1-ubyte").write_bytes(
-        b"".join(n.to_bytes(4, "big") for n in (0x801, IMAGES)) + bytes(IMAGES)
-    )
+    (data_root / "MNIST/raw/train-labels-idx1-ubyte").write_bytes(labels_bytes(np.zeros(IMAGES, np.uint8)))
     for name in ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
         (data_root / "MNIST/raw" / name).touch()
     theirs = MNIST(str(data_root), train=True, transform=ToTensor())
@@ -143,36 +141,47 @@ def test_sample_digits_are_real_ones() -> None:
     assert found.provenance.sha256 == "2913c6b6527114b7307e1086335a7665e3f94c74aba3d67525e6f116bf5ae20f"
 
 
+HELD_OUT = 40  # images that the mirror has beside the training images
+
+
 @pytest.fixture
 def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A mirror of MNIST on this machine, where torchvision downloads from in this process and its children."""
+    """A mirror of (Q)MNIST on this machine, where torchvision downloads from in this process and its children."""
     folder = tmp_path / "mirror"
     folder.mkdir()
     handler = lambda *a: http.server.SimpleHTTPRequestHandler(*a, directory=str(folder))  # noqa: E731
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        resources = []
-        for name, content in [
-            ("train-images-idx3-ubyte.gz", idx_bytes(draw_images())),
-            ("train-labels-idx1-ubyte.gz", b"".join(n.to_bytes(4, "big") for n in (0x801, IMAGES)) + bytes(IMAGES)),
-            ("t10k-images-idx3-ubyte.gz", b""),
-            ("t10k-labels-idx1-ubyte.gz", b""),
-        ]:
-            (folder / name).write_bytes(gzip.compress(content))
-            resources.append((name, hashlib.md5((folder / name).read_bytes()).hexdigest()))
-        _use_mirror(tmp_path, monkeypatch, f"http://127.0.0.1:{server.server_port}/", resources)
+        url = f"http://127.0.0.1:{server.server_port}/"
+        resources: list[tuple[str, str]] = []
+        parts: dict[str, list[tuple[str, str]]] = {}
+        for split, count in (("train", IMAGES), ("test", HELD_OUT)):
+            images, mnist = idx_bytes(draw_images(count)), split.replace("test", "t10k")
+            resources += [
+                put(folder, f"{mnist}-images-idx3-ubyte.gz", images),
+                put(folder, f"{mnist}-labels-idx1-ubyte.gz", labels_bytes(np.zeros(count, np.uint8))),
+            ]
+            parts[split] = [
+                put(folder, f"qmnist-{split}-images-idx3-ubyte.gz", images, url),
+                put(folder, f"qmnist-{split}-labels-idx2-int.gz", labels_bytes(np.zeros((count, 8), ">i4")), url),
+            ]
+        _use_mirror(tmp_path, monkeypatch, url, [f"d.MNIST.resources = {resources}", f"d.QMNIST.resources = {parts}"])
         yield folder
         server.shutdown()
 
 
-def _use_mirror(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, resources: list[tuple[str, str]] | None = None
-) -> None:
+def put(folder: Path, name: str, content: bytes, url: str = "") -> tuple[str, str]:
+    """Put a file on the mirror; returns where it is and its md5, as torchvision's lists have them."""
+    packed = gzip.compress(content)
+    (folder / name).write_bytes(packed)
+    return url + name, hashlib.md5(packed).hexdigest()
+
+
+def _use_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, resources: Sequence[str] = ()) -> None:
     """Have torchvision, in the child process that downloads, find MNIST at `url`."""
     site = tmp_path / "site"
     site.mkdir()
-    lines = ["import torchvision.datasets as d", f"d.MNIST.mirrors = [{url!r}]"]
-    lines += [f"d.MNIST.resources = {resources!r}"] if resources else []
+    lines = ["import torchvision.datasets as d", f"d.MNIST.mirrors = [{url!r}]", *resources]
     (site / "sitecustomize.py").write_text("\n".join(lines))
     monkeypatch.setenv("PYTHONPATH", str(site))
 
@@ -185,6 +194,32 @@ def test_a_download_is_verified_and_kept(tmp_path: Path, mirror: Path) -> None:
     assert [path.name for path in root.iterdir()] == ["MNIST"]
     again = load_images(DataConfig(root=root, source="auto"), quiet)
     assert again.provenance.source == "local"
+
+
+@pytest.mark.parametrize("name", ["mnist", "qmnist"])
+def test_a_download_has_labels_and_held_out_images(tmp_path: Path, mirror: Path, name: str) -> None:
+    config = DataConfig(name=name, root=tmp_path / "root", source="download")  # type: ignore[arg-type]
+    train, test = (load_labelled(config, split, quiet) for split in ("train", "test"))
+    assert (len(train.labels), len(test.labels)) == (IMAGES, HELD_OUT)
+    assert torch.equal(test.images[:, 0], torch.from_numpy(draw_images(HELD_OUT)))
+
+
+def test_what_is_there_is_not_downloaded_again(tmp_path: Path, mirror: Path) -> None:
+    config = DataConfig(root=tmp_path / "root", source="download")
+    first = load_images(config, quiet)
+    (mirror / "train-images-idx3-ubyte.gz").unlink()
+    again = load_images(config, quiet)
+    assert again.provenance.source == "local"
+    assert torch.equal(again.images, first.images)
+
+
+def test_a_download_goes_beside_what_is_left_of_another(tmp_path: Path, mirror: Path) -> None:
+    config = DataConfig(root=tmp_path / "root", source="download")
+    file = Path(load_images(config, quiet).provenance.file)
+    for damaged in file.parent.glob("train-images*"):
+        damaged.unlink()
+    assert load_images(config, quiet).provenance.source == "download"
+    assert [path.name for path in config.root.iterdir()] == ["MNIST"]
 
 
 def test_a_download_with_another_md5_leaves_nothing(tmp_path: Path, mirror: Path) -> None:

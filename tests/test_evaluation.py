@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import draw_images, idx_bytes, train_here, write_root
+from conftest import draw_images, idx_bytes, labels_bytes, train_here, write_root
 from torch import Tensor
 
 from gan_dist import cli
@@ -298,11 +298,6 @@ def test_a_classifiers_file(digits: LabelledImages, tmp_path: Path) -> None:
 
 
 # Labels and held-out images
-
-
-def labels_bytes(labels: np.ndarray) -> bytes:
-    magic = {np.dtype(np.uint8): 0x801, np.dtype(">i4"): 0xC02}[labels.dtype]
-    return b"".join(n.to_bytes(4, "big") for n in (magic, *labels.shape)) + labels.tobytes()
 
 
 def classes_of(count: int) -> np.ndarray:

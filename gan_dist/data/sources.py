@@ -123,7 +123,8 @@ def load_images(config: DataConfig, announce: Callable[[str], None]) -> ImageSet
     """Read the training images from the first source that has them, in the order local, download, sample.
 
     Args:
-        config: which data set, and where to look; any source but "auto" is the only one tried.
+        config: which data set, and where to look; any source but "auto" is the only one tried. What is in the root is
+            not downloaded again.
         announce: called once, with one line, where something else is used than was asked for first.
 
     Raises:
@@ -146,7 +147,7 @@ def load_labelled(config: DataConfig, split: Split, announce: Callable[[str], No
     """Read training or held-out images with their labels, which lie beside the training images of `load_images`.
 
     Args:
-        config: which data set, and where to look. What is in the root is not downloaded again.
+        config: as in `load_images`.
         split: "train" or "test"; the sample has no "test".
         announce: as in `load_images`.
 
@@ -154,8 +155,7 @@ def load_labelled(config: DataConfig, split: Split, announce: Callable[[str], No
         NoHeldOut: there are no files of the split "test".
         InputError: no source has the data, the training images have no labels, or a file is damaged.
     """
-    here = config.source == "download" and find_local(config) is not None
-    found = _find(settled(config, "download") if here else config)
+    found = _find(config)
     if found.file is None:
         if split == "test":
             raise NoHeldOut("the sample digits have no held-out images; give --data.root a copy of MNIST")
@@ -201,16 +201,15 @@ def _find(config: DataConfig) -> _Found:
     """Find the training images, or download them."""
     if config.source == "sample":
         return _Found("sample", None)
-    if config.source != "download":
-        file = find_local(config)
-        if file is not None:
-            return _Found("local", file)
-        if config.source == "local":
-            raise InputError(
-                f"data.root={config.root} holds no {config.name}: looked for {_folders(config)[0]}/"
-                f"{PUBLISHED[config.name].file}[.gz]; give --data.root a folder laid out as torchvision writes it, "
-                "or --data.source download"
-            )
+    file = find_local(config)
+    if file is not None:
+        return _Found("local", file)
+    if config.source == "local":
+        raise InputError(
+            f"data.root={config.root} holds no {config.name}: looked for {_folders(config)[0]}/"
+            f"{PUBLISHED[config.name].file}[.gz]; give --data.root a folder laid out as torchvision writes it, "
+            "or --data.source download"
+        )
     try:
         return _Found("download", _download(config))
     except DownloadError as error:
@@ -356,7 +355,8 @@ def _download(config: DataConfig) -> Path:
     """Download the data set with torchvision, which checks its md5, into the root: whole or not at all."""
     folder = _folders(config)[0]
     name = PUBLISHED[config.name].torchvision_class
-    script = f"import sys, torchvision; torchvision.datasets.{name}(sys.argv[1], download=True)"
+    script = "import sys; from torchvision import datasets\n"
+    script += f"for train in (True, False): datasets.{name}(sys.argv[1], train=train, download=True)"
     # In a process of its own, for a time-out that holds whatever the network does, and into a folder beside,
     # so that an interrupted download leaves nothing that looks like data.
     try:
@@ -372,8 +372,11 @@ def _download(config: DataConfig) -> Path:
             text=True,
             timeout=config.download_timeout,
         )
-        folder.parent.mkdir(exist_ok=True)
-        (beside / name / "raw").replace(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        # One by one, for the folder may hold something already, such as labels; last what is looked for.
+        looked_for = PUBLISHED[config.name].file
+        for new in sorted((beside / name / "raw").iterdir(), key=lambda path: path.name.startswith(looked_for)):
+            new.replace(folder / new.name)
     except subprocess.TimeoutExpired as error:
         raise DownloadError(f"nothing within {config.download_timeout:g} s") from error
     except subprocess.CalledProcessError as error:
