@@ -90,6 +90,8 @@ class Quality:
                 self.announce(f"the images are not evaluated: {error}")
             else:
                 device = self.accelerator.device
+                if device.type == "mps":  # has no double precision, without which the figures are wrong
+                    device = torch.device("cpu")
                 self._classifier.network.to(device)
                 self._reference = self._reference.to(device)
         return self.works
@@ -127,13 +129,13 @@ class Quality:
         if self._reference.held_out is None:
             return {}
         train, held_out = (
-            _logits(critic, stack_up(pixels[choose(len(pixels), SCORED, "scored", pixels.device)], self.images.stack))
+            self._logits(critic, pixels[choose(len(pixels), SCORED, "scored", pixels.device)])
             for pixels in (self._reference.pixels, self._reference.held_out)
         )
         ahead = (train[:, None] - held_out[None, :]).sign().mean().item()
         return {"score/train": (1 + ahead) / 2, "score/held_out": (1 - ahead) / 2}
 
-
-def _logits(critic: Critic, pixels: UInt8[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
-    with torch.no_grad():
-        return torch.cat([critic(normalize(chunk)) for chunk in pixels.split(CHUNK)])
+    def _logits(self, critic: Critic, pixels: UInt8[Tensor, "n c h w"]) -> Float[Tensor, " m"]:
+        chunks = stack_up(pixels, self.images.stack).to(self.accelerator.device).split(CHUNK)
+        with torch.no_grad():
+            return torch.cat([critic(normalize(chunk)) for chunk in chunks])
