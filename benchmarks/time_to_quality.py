@@ -1,7 +1,8 @@
 """How long it takes until the images are good: Fréchet distance to real images over seconds, from a cold start.
 
     python benchmarks/time_to_quality.py --data DIR --folder DIR [--recipes NAME[:MINUTES] ...]
-                                         [--seeds N ...] [--threads N] [--target D] [--plot docs/time-to-quality.png]
+                                         [--seeds N ...] [--threads N] [--every STEPS] [--target D]
+                                         [--plot docs/time-to-quality.png]
 
 Trains each recipe with each seed, one after the other: `notebook`, a plain loop as reference.py has it, and presets of
 the toolkit as `python gan_dist/train.py NAME`, with all that they log, sample, save and evaluate; for so many minutes,
@@ -9,10 +10,11 @@ or else for 100 epochs. Whatever the recipe, the clock starts with the process, 
 that it has on disk by then: 10,000 images of it, and the classifier that ships with the package. Measuring happens
 after the training, so that it takes nothing away from it.
 
-What has been trained stays in the folder, and is not trained again: a long list may be done in parts, and with
---threads 1 as many of them side by side as there are cores. Prints Markdown:
-the distance at some times, the seconds until it is no larger than the notebook's last one (or --target), both as the
-median of the seeds with the lowest and the highest, and the shares of the digits in the last images.
+The time until a distance is known to the --every steps after which a preset leaves its generator. What has been
+trained stays in the folder, and is not trained again: a long list may be done in parts, and with --threads 1 as many of
+them side by side as there are cores. Prints Markdown: the distance at some times, the seconds until it is no larger
+than the notebook's last one (or --target), both as the median of the seeds with the lowest and the highest, and the
+shares of the digits in the last images.
 """
 
 from __future__ import annotations
@@ -44,9 +46,20 @@ from gan_dist.run.folder import STOPPED_EXIT_CODE, RunFolder, read_json, write_j
 
 NOTEBOOK, EPOCHS = "notebook", 100
 APART = 1.05  # two generators that are measured are at least this factor of time apart
-EVERY = 300  # steps between two generators that a preset leaves on disk
 COUNT = 10_000  # images
 COLUMNS = (15, 30, 60, 120, 300, 600, 1200, 3600, 7200)  # seconds
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How every recipe is trained."""
+
+    data: Path
+    folder: Path
+    """Holds the runs and what was measured of them."""
+    threads: int | None
+    every: int
+    """Steps between two generators that a preset leaves on disk."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +79,15 @@ class Recipe:
     def __str__(self) -> str:
         return f"{self.name}-{self.minutes:g}min" if self.minutes else self.name
 
-    def command(self, seed: int, threads: int | None, data: Path, folder: Path) -> list[str]:
+    def command(self, seed: int, setup: Setup, folder: Path) -> list[str]:
         """What trains it, and leaves its generator in `folder` again and again."""
+        threads = setup.threads
         if self.name == NOTEBOOK:
-            loop = [str(REPOSITORY / "benchmarks" / "reference.py"), NOTEBOOK, "--data", str(data)]
+            loop = [str(REPOSITORY / "benchmarks" / "reference.py"), NOTEBOOK, "--data", str(setup.data)]
             loop += ["--epochs", str(EPOCHS), "--seed", str(seed), "--folder", str(folder)]
             return [sys.executable, *loop, *(["--threads", str(threads)] if threads else [])]
-        words = [sys.executable, TRAIN, self.name, "--data.root", str(data), "--data.source", "local"]
-        words += ["--run.dir", str(folder), "--train.seed", str(seed), "--checkpoint.every-steps", str(EVERY)]
+        words = [sys.executable, TRAIN, self.name, "--data.root", str(setup.data), "--data.source", "local"]
+        words += ["--run.dir", str(folder), "--train.seed", str(seed), "--checkpoint.every-steps", str(setup.every)]
         words += ["--train.threads", str(threads), "--train.epochs", str(10**6 if self.minutes else EPOCHS)]
         return words
 
@@ -149,13 +163,13 @@ class Bench:
         return Point(seconds, distance, min(digits), max(digits))
 
 
-def curve_of(recipe: Recipe, seed: int, threads: int | None, data: Path, folder: Path, bench: Bench) -> Curve:
+def curve_of(recipe: Recipe, seed: int, setup: Setup, bench: Bench) -> Curve:
     """Train a recipe and measure it, if that has not been done."""
     name = f"{recipe}-{seed}"
-    file, run = folder / f"{name}.json", folder / name
+    file, run = setup.folder / f"{name}.json", setup.folder / name
     if not file.exists():
         shutil.rmtree(run, ignore_errors=True)  # of a run that was interrupted; going on there, the clock would lie
-        words = recipe.command(seed, threads, data, run)
+        words = recipe.command(seed, setup, run)
         kept = watch(words, RunFolder(run).generator, 60 * (recipe.minutes or math.inf))
         if not kept:
             sys.exit(f"{name} left no generator in its time; give it more minutes")
@@ -237,17 +251,19 @@ def main() -> int:
     parser.add_argument("--recipes", type=Recipe.parse, nargs="+", default=[*map(Recipe.parse, recipes)])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--every", type=int, default=300)
     parser.add_argument("--target", type=float, default=None)
     parser.add_argument("--plot", type=Path, default=None)
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
     if asked.threads:
         torch.set_num_threads(asked.threads)
+    setup = Setup(asked.data, asked.folder, asked.threads, asked.every)
     bench = Bench(asked.data)
     curves: dict[Recipe, list[Curve]] = {recipe: [] for recipe in asked.recipes}
     for seed in asked.seeds:  # in turns: a machine may change its speed
         for recipe, some in curves.items():
-            some.append(curve_of(recipe, seed, asked.threads, asked.data, asked.folder, bench))
+            some.append(curve_of(recipe, seed, setup, bench))
     target, seconds = asked.target, None
     if loops := curves.get(Recipe(NOTEBOOK, None)):
         target = target or median(curve[-1].frechet for curve in loops)
