@@ -62,7 +62,8 @@ def read_arguments(
 
 
 def exit_code(prog: str, work: Callable[[], int]) -> int:
-    """Do a command's work; what the user has to know of its failure is one line on stderr, said by one process.
+    """Do a command's work; what the user has to know of its failure is one line on stderr, said by one process (or by
+    one of each host, where the processes have not met yet).
 
     Returns:
         What `work` returned; 2 for input that can't be used; 1 if a run failed for a reason that we know.
@@ -70,8 +71,9 @@ def exit_code(prog: str, work: Callable[[], int]) -> int:
     rank = int(os.environ.get("RANK", 0))
     try:
         return work()
-    except InputError as error:  # every rank has the same
-        if rank == 0:
+    except InputError as error:
+        # A host whose command line differs from the others' may be the only one with an error.
+        if (rank if error.common else int(os.environ.get("LOCAL_RANK", rank))) == 0:
             print(f"{prog}: {error}", file=sys.stderr, flush=True)
         return 2
     except TrainingFailed as failure:

@@ -17,6 +17,9 @@ from typing import Any, Literal
 class InputError(ValueError):
     """The user's input can't be used. The message is one line: the field or file, what is wrong, the way out."""
 
+    common = False
+    """Whether every rank has this same error, and rank 0 says it for all. Else each host says its own."""
+
 
 class TrainingFailed(RuntimeError):
     """The run can't go on, and not for its input. The message is one line: what happened, at which step, the way out.
@@ -330,6 +333,18 @@ CHANGEABLE_ON_RESUME = (
     "evaluate.",
     "checkpoint.",
     "distributed.",
+    "wandb.",
+    "run.",
+    "profile",
+)
+
+
+# Fields in which the processes of one run may differ from host to host: what rank 0 alone reads, and each host's cores.
+HOSTS_OWN = (
+    "data.root",
+    "data.source",
+    "data.download_timeout",
+    "train.threads",
     "wandb.",
     "run.",
     "profile",

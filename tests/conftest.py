@@ -6,6 +6,7 @@ import gzip
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ jaxtyping.install_import_hook("gan_dist", "beartype.beartype")
 
 import torch  # noqa: E402
 from accelerate.state import AcceleratorState, GradientState, PartialState  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
 
 from gan_dist.run.folder import RunFolder, read_json_lines  # noqa: E402
 
@@ -31,6 +33,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 INJECT = REPOSITORY / "benchmarks" / "inject.py"
 TRAIN = REPOSITORY / "gan_dist" / "train.py"
 IMAGES = 200  # in the small data set
+STATE_FILES = ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer")  # of a checkpoint
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -120,6 +123,23 @@ def run_command(*words: str | Path, timeout: float = 120, **env: str) -> Ended:
 def figures(folder: RunFolder) -> list[dict[str, Any]]:
     """metrics.jsonl without what depends on the clock."""
     return [{k: v for k, v in row.items() if k != "images_per_second"} for row in read_json_lines(folder.metrics)]
+
+
+def assert_same_end(a: RunFolder, b: RunFolder, step: int) -> None:
+    assert figures(a) == figures(b)
+    for name in STATE_FILES:
+        x, y = (load_file(folder.checkpoints / f"step-{step:08d}" / f"{name}.safetensors") for folder in (a, b))
+        assert x.keys() == y.keys()
+        assert all(torch.equal(x[key], y[key]) for key in x), name
+
+
+def wait_for_step(folder: RunFolder, step: int, process: subprocess.Popen[bytes]) -> None:
+    """Come back when a run has logged a step."""
+    deadline = time.monotonic() + 90
+    while not any(row["step"] >= step for row in read_json_lines(folder.metrics)):
+        assert process.poll() is None, "the run ended too early"
+        assert time.monotonic() < deadline, "the run does not get there"
+        time.sleep(0.02)
 
 
 def train_here(words: list[str]) -> int:

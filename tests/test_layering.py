@@ -33,7 +33,7 @@ ORDER = [
     ),
     *("training.schedule", "training.pace", "training.steps", "training.quality"),
     *("training.state", "training.saving", "training.checkup", "training.outputs"),
-    *("training.start", "training.recovery", "training.engine", "training.preflight", "training"),
+    *("training.agreement", "training.start", "training.recovery", "training.engine", "training.preflight", "training"),
     *("results.generate", "results.evaluate", "results.examine", "results.diff", "results"),
     *("__init__", "train", "cli"),
 ]

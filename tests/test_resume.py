@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 import wandb_file
 from conftest import (
     INJECT,
     REPOSITORY,
     TRAIN,
     Ended,
+    assert_same_end,
     draw_images,
     environment,
     figures,
@@ -27,6 +27,7 @@ from conftest import (
     launcher,
     run_command,
     train_here,
+    wait_for_step,
     workers,
     write_root,
 )
@@ -34,16 +35,7 @@ from safetensors.torch import load_file
 
 from gan_dist.run.folder import RunFolder, read_json_lines
 
-FILES = ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer")
 Flags = Callable[..., list[str]]
-
-
-def assert_same_end(a: RunFolder, b: RunFolder, step: int) -> None:
-    assert figures(a) == figures(b)
-    for name in FILES:
-        x, y = (load_file(folder.checkpoints / f"step-{step:08d}" / f"{name}.safetensors") for folder in (a, b))
-        assert x.keys() == y.keys()
-        assert all(torch.equal(x[key], y[key]) for key in x), name
 
 
 def train_run(folder: Path, flags: Flags, *more: str) -> int:
@@ -72,15 +64,6 @@ def stop_mid_run(command: list[str], folder: RunFolder, after: int, number: int)
             assert time.monotonic() < deadline, "processes were left behind"
             time.sleep(0.05)
     return code, log.read_text()
-
-
-def wait_for_step(folder: RunFolder, step: int, process: subprocess.Popen[bytes]) -> None:
-    """Come back when a run has logged a step."""
-    deadline = time.monotonic() + 90
-    while not any(row["step"] >= step for row in read_json_lines(folder.metrics)):
-        assert process.poll() is None, "the run ended too early"
-        assert time.monotonic() < deadline, "the run does not get there"
-        time.sleep(0.02)
 
 
 def _group_lives(group: int) -> bool:

@@ -43,20 +43,27 @@ def start_accelerator(mixed_precision: str | None, threads: int | None, patience
     if precision == "fp16" and not has_gpu:
         raise InputError("mixed_precision=fp16 needs a GPU, and there is none here; use bf16 or no")
     timeout = datetime.timedelta(seconds=patience)
-    _meet_again_after_a_restart(has_gpu, timeout)
-    accelerator = Accelerator(
-        # Without this a multi-process launch on a machine without a GPU makes two runs of one process each.
-        cpu=not has_gpu,
-        mixed_precision=precision,
-        log_with="wandb",
-        dataloader_config=DataLoaderConfiguration(split_batches=True),  # the batch size is global
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
-    )
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    try:
+        _meet_again_after_a_restart(has_gpu, timeout)
+        accelerator = Accelerator(
+            # Without this a multi-process launch on a machine without a GPU makes two runs of one process each.
+            cpu=not has_gpu,
+            mixed_precision=precision,
+            log_with="wandb",
+            dataloader_config=DataLoaderConfiguration(split_batches=True),  # the batch size is global
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
+        )
+    except dist.DistError as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise InputError(
+            f"the {launched} processes did not meet at {where} ({str(error).splitlines()[0].rstrip('.')}); see that "
+            "all of them are started, and that this is an address of the first host and its port is free and open"
+        ) from error
     _keep_freed_memory()
     # The launcher sets OMP_NUM_THREADS=1 whatever the machine, and Accelerate sets threads where it is unset.
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     torch.set_num_threads(threads or max(1, usable_cores() // local_ranks))
-    launched = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != launched:
         raise InputError(
             f"the launcher started {launched} processes and {accelerator.num_processes} found each other; "

@@ -38,6 +38,7 @@ from gan_dist.run.samples import COUNT
 from gan_dist.run.sharedmemory import SharedMemory
 from gan_dist.run.tracking import WandbTracker
 from gan_dist.training import outputs
+from gan_dist.training.agreement import check_same_folder, check_same_start
 from gan_dist.training.checkup import evaluate
 from gan_dist.training.guard import Guard
 from gan_dist.training.latents import Latents, Places, fixed_latents
@@ -144,6 +145,7 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
     rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     train_config = dataclasses.replace(config.train, mixed_precision=accelerator.mixed_precision)
     config = dataclasses.replace(config, train=train_config)
+    check_same_start(config, gather_object)
     validate(config)  # again: the precision may be the launcher's
     check_processes(config, ranks)
     console = Console(speaks=accelerator.is_main_process)
@@ -152,6 +154,7 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
 
     # Rank 0 reads, and sends what it read: every rank starts from the same, and needs no file of its own.
     start = on_main(accelerator, lambda: find_start(config, folder, console.announce))
+    check_same_folder(folder, gather_object)
     found = start.checkpoint
     images = start.images.images.to(device)
     schedule = Schedule(config, len(images))
@@ -246,7 +249,8 @@ def run_to_end(config: Config) -> int:
                 state = train_through(run)
                 # Every rank waits here for rank 0's pictures: a launcher that sees one worker end stops the others.
                 on_main(accelerator, lambda: outputs.conclude(run, state, request.reason or "asked on another rank"))
-            except InputError:  # every rank is here
+            except InputError as error:  # every rank is here
+                error.common = True
                 if torch.distributed.is_initialized():
                     torch.distributed.destroy_process_group()
                 raise

@@ -94,6 +94,9 @@ def preflight(folder: Path) -> int:
             finally:
                 if accelerator.is_main_process:
                     shutil.rmtree(scratch, ignore_errors=True)
+        except InputError as error:
+            error.common = True
+            raise
         except BaseException as error:
             if blame := peers.blame(error):
                 raise TrainingFailed(f"the preflight {blame.what}", blame.spoken_by) from error
