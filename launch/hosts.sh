@@ -1,0 +1,78 @@
+# What multi_node.sh and elastic.sh share: how hosts find the main one, and end with it. Sourced, not run.
+# shellcheck shell=bash disable=SC2034
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+name=$(basename "$0")
+
+# One line, and the exit code of bad input.
+refuse() {
+    echo "$name: $1" >&2
+    exit 2
+}
+
+# whole VARIABLE ...: they hold whole numbers.
+whole() {
+    local variable
+    for variable; do
+        [[ ${!variable} =~ ^[0-9]+$ ]] || refuse "$variable=${!variable} is no whole number"
+    done
+}
+
+# Somebody listens at MAIN:PORT.
+answers() { timeout 2 bash -c ": < /dev/tcp/$MAIN/$PORT" 2>/dev/null; }
+
+# Sets `mine`, this host's address on the way to MAIN, and has gloo, NCCL and torch's agent use that network: by
+# themselves they look up the host's name, which often leads to loopback.
+find_network() {
+    mine=$(ip -o route get "$MAIN" 2>/dev/null | sed -n 's/.* src \([^ ]*\).*/\1/p') || true
+    [[ -n $mine ]] || refuse "MAIN=$MAIN can't be reached from here: it is no IP address, or there is no route to it"
+    local device
+    device=$(ip -o address show to "$mine" | awk 'NR == 1 { sub(/@.*/, "", $2); print $2 }')
+    export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-$device} NCCL_SOCKET_IFNAME=${NCCL_SOCKET_IFNAME:-$device}
+    export PET_LOCAL_ADDR=$mine
+    # Else a host that comes back finds the meeting place of before, and waits for keys that nobody sets any more
+    # (torch issue 135712).
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+}
+
+# On the main host: its port is free. On another: the main host is there; and once it has been out of reach for TIMEOUT
+# seconds, this host ends too (torch's agent would wait until TCP gives up, a quarter of an hour).
+find_main() {
+    if [[ $mine == "$MAIN" ]]; then
+        ! answers || refuse "PORT=$PORT is in use on this host; choose another one, on all of them"
+        return
+    fi
+    local end=$((SECONDS + TIMEOUT))
+    until answers; do
+        ((SECONDS < end)) ||
+            refuse "nobody answers at $MAIN:$PORT after $TIMEOUT s; is MAIN right, that host started, its port open?"
+        sleep 1
+    done
+    leave_with_main &
+}
+
+leave_with_main() {
+    local last=$SECONDS
+    while sleep 2 && kill -0 $$ 2>/dev/null; do # $$ is the script, and the agent that takes its place
+        ! answers || last=$SECONDS
+        if ((SECONDS - last > TIMEOUT)); then
+            echo "$name: $MAIN:$PORT has been out of reach for $TIMEOUT s; when it is back, start this again" >&2
+            kill -TERM $$ && sleep 5 && kill -KILL $$
+            return
+        fi
+    done
+}
+
+# Processes on this host: as asked for, else one for each GPU, without a GPU one.
+processes() {
+    [[ -n $PROCESSES ]] || PROCESSES=$(python -c "import torch; print(max(1, torch.cuda.device_count()))")
+    whole PROCESSES
+}
+
+# launch "what to say if not all came in time" COMMAND ...: in place of this script.
+launch() {
+    local late=$1
+    shift
+    exec "$@" 2> >(exec awk -f "$here/launch/explain.awk" -v name="$name" -v late="$late" \
+        -v lost="nobody answers at $MAIN:$PORT any more; start this again on every host, and the run goes on" >&2)
+}

@@ -1,0 +1,487 @@
+"""Runs over several hosts: each way of launch/, with real processes, and what becomes of them when a host is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import slurm_cluster
+import torch
+import yaml
+from conftest import (
+    REPOSITORY,
+    TRAIN,
+    assert_same_end,
+    environment,
+    run_command,
+    train_here,
+    wait_for_step,
+)
+
+from gan_dist.run.folder import RunFolder, read_json
+from gan_dist.train import parse
+
+Flags = Callable[..., list[str]]
+# Short waits; bit for bit the same on 1, 2 and 3 processes; wherever it is stopped, a checkpoint is near.
+COMMON = ["--wandb.mode", "disabled", "--wandb.timeout", "1", "--distributed.timeout", "10"]
+COMMON += ["--train.batch-size", "24", "--train.exact-shards", "6", "--train.epochs", "100000"]
+COMMON += ["--checkpoint.every-steps", "20", "--samples.every-epochs", "100000"]
+
+
+@dataclass
+class Started:
+    """A command that runs in a session of its own."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def said(self) -> list[str]:
+        return self.log.read_text().splitlines()
+
+    def ended(self, within: float) -> int:
+        """Its exit code, `within` so many seconds."""
+        try:
+            return self.process.wait(within)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it runs on:\n{self.log.read_text()}") from None
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
+    """Start a command; at the end of the test it is gone, and whatever it started."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(words: list[str], variables: Mapping[str, str] | None = None, cwd: Path = REPOSITORY) -> Started:
+            log = tmp_path / f"{len(list(tmp_path.glob('*.log')))}.log"
+            output = stack.enter_context(open(log, "w"))
+            path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # accelerate and torchrun are there
+            env = environment() | {"PATH": path} | dict(variables or {})
+            process = subprocess.Popen(words, stdout=output, stderr=output, env=env, cwd=cwd, start_new_session=True)
+            stack.callback(process.wait)
+            stack.callback(kill_session, process.pid)
+            return Started(process, log)
+
+        yield begin
+
+
+def kill_session(leader: int) -> None:
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ProcessLookupError):
+            if int(status.read_text().rpartition(")")[2].split()[3]) == leader:
+                os.kill(int(status.parent.name), signal.SIGKILL)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def own_lines(started: Started, name: str = "gan_dist") -> list[str]:
+    return [line for line in started.said if line.startswith(f"{name}: ")]
+
+
+# --- what hosts bring along
+
+
+def host(number: int, of: int, port: int, address: str = "127.0.0.1") -> dict[str, str]:
+    """The variables of a process that is the only one on its host, as SLURM's and Kubernetes' files set them."""
+    ranks = {"RANK": str(number), "LOCAL_RANK": "0", "WORLD_SIZE": str(of), "LOCAL_WORLD_SIZE": "1"}
+    return ranks | {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
+
+
+@pytest.mark.processes(2)
+def test_hosts_that_start_with_different_values_are_told(
+    flags: Flags, start: Callable[..., Started], tmp_path: Path
+) -> None:
+    port, folder = free_port(), tmp_path / "run"
+    both = [
+        start(["python", str(TRAIN), *flags(folder, *COMMON, *more)], host(number, 2, port))
+        for number, more in enumerate((["--train.threads", "1"], ["--train.threads", "2", "--train.seed", "3"]))
+    ]
+    assert [one.ended(60) for one in both] == [2, 2]
+    said, others = (own_lines(one) for one in both)
+    assert len(said) == 1
+    name = socket.gethostname()
+    assert f"rank 1 ({name}) and rank 0 ({name}) were started with different values: train.seed 3 and 0;" in said[0]
+    assert others == []
+    assert not folder.exists()
+
+
+@pytest.mark.processes(2)
+def test_a_host_with_newer_checkpoints_than_the_main_one_is_no_place_to_begin(
+    flags: Flags, start: Callable[..., Started], tmp_path: Path
+) -> None:
+    folders = RunFolder(tmp_path / "0"), RunFolder(tmp_path / "1")
+    for folder, steps in zip(folders, ("20", "40"), strict=True):
+        assert train_here(flags(folder.path, *COMMON, "--train.steps", steps)) == 0
+    port = free_port()
+    both = [
+        start(["python", str(TRAIN), *flags(folder.path, *COMMON, "--train.steps", "60")], host(number, 2, port))
+        for number, folder in enumerate(folders)
+    ]
+    assert [one.ended(60) for one in both] == [2, 2]
+    said = own_lines(both[0])
+    assert len(said) == 1
+    assert f"run.dir={folders[0].path} is not one folder on all hosts: rank 1" in said[0]
+    assert "sees a checkpoint of step 40 there, rank 0" in said[0]
+    assert "none newer than step 20" in said[0]
+    assert read_json(folders[0].status)["step"] == 20
+    # The other way round rank 0 knows more, and no other needs the folder.
+    both = [
+        start(["python", str(TRAIN), *flags(folder.path, *COMMON, "--train.steps", "60")], host(number, 2, port))
+        for number, folder in enumerate(reversed(folders))
+    ]
+    assert [one.ended(60) for one in both] == [0, 0], own_lines(both[0])
+    assert read_json(folders[1].status)["step"] == 60
+
+
+@pytest.mark.processes(1)
+def test_processes_that_do_not_meet_say_where(flags: Flags, start: Callable[..., Started], tmp_path: Path) -> None:
+    words = ["python", str(TRAIN), *flags(tmp_path / "run", *COMMON)]
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        used, free = int(taken.getsockname()[1]), free_port()
+        cases = {
+            f"did not meet at 127.0.0.1:{free} (Timed out after": host(0, 2, free),
+            f"did not meet at 127.0.0.1:{used} (The server socket has failed": host(0, 2, used),
+            f"did not meet at nowhere.invalid:{free} (The client socket has timed": host(1, 2, free, "nowhere.invalid"),
+        }
+        alone = {said: start(words, variables) for said, variables in cases.items()}
+        for said, one in alone.items():
+            assert one.ended(60) == 2
+            lines = own_lines(one)
+            assert len(lines) == 1, one.said
+            assert said in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.processes(1)
+def test_a_host_says_itself_what_is_wrong_with_its_command(
+    flags: Flags, start: Callable[..., Started], tmp_path: Path
+) -> None:
+    one = start(["python", str(TRAIN), *flags(tmp_path / "run", "--train.sede", "3")], host(1, 2, free_port()))
+    assert one.ended(30) == 2
+    assert own_lines(one) == ["gan_dist: there is no flag --train.sede; did you mean --train.seed?"]
+
+
+# --- several hosts by hand
+
+MULTI_NODE, ELASTIC = (str(REPOSITORY / "launch" / name) for name in ("multi_node.sh", "elastic.sh"))
+
+
+class Hosts:
+    """Hosts that are network namespaces on one bridge; 10.78.0.1 is the first one's address.
+
+    Args:
+        count: how many.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.names = [f"gan-dist-test-{number}" for number in range(count)]
+        self.bridge = "gan-dist-test"
+
+    def __enter__(self) -> Hosts:
+        if os.geteuid() != 0 or shutil.which("ip") is None:
+            pytest.skip("hosts made of network namespaces need root and Debian's iproute2")
+        self.__exit__()  # what a killed test left
+        if subprocess.run(["ip", "link", "add", self.bridge, "type", "bridge"], capture_output=True).returncode:
+            pytest.skip("this machine refuses to make a bridge between network namespaces")
+        ip("link", "set", self.bridge, "up")
+        for number, name in enumerate(self.names):
+            ip("netns", "add", name)
+            ip("link", "add", self.cable(number), "type", "veth", "peer", "name", "eth0", "netns", name)
+            ip("link", "set", self.cable(number), "master", self.bridge, "up")
+            ip("-n", name, "address", "add", f"10.78.0.{number + 1}/24", "dev", "eth0")
+            ip("-n", name, "link", "set", "eth0", "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in self.names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+        subprocess.run(["ip", "link", "delete", self.bridge], capture_output=True)
+
+    def cable(self, number: int) -> str:
+        return f"gdtest{number}"
+
+    def plug(self, number: int, state: str) -> None:
+        """Set a host's link "up" or "down"."""
+        ip("link", "set", self.cable(number), state)
+
+    def on(self, number: int, *words: str) -> list[str]:
+        """A command on a host."""
+        return ["ip", "netns", "exec", self.names[number], *words]
+
+    def processes(self, number: int) -> list[int]:
+        """What runs on a host."""
+        done = subprocess.run(["ip", "netns", "pids", self.names[number]], check=True, capture_output=True, text=True)
+        return [int(pid) for pid in done.stdout.split()]
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    with Hosts(3) as three:
+        yield three
+
+
+def by_hand(number: int, of: int, **more: str) -> dict[str, str]:
+    return {"HOSTS": str(of), "MAIN": "10.78.0.1", "NUMBER": str(number), "TIMEOUT": "12", **more}
+
+
+@pytest.mark.processes(3)
+def test_two_and_three_hosts_do_what_one_does(
+    flags: Flags, hosts: Hosts, start: Callable[..., Started], tmp_path: Path
+) -> None:
+    folder, straight = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "straight")
+    for of, steps in ((2, "21"), (3, "43")):
+        words = [MULTI_NODE, *flags(folder.path, *COMMON, "--train.steps", steps)]
+        all_of_them = [start(hosts.on(number, *words), by_hand(number, of)) for number in range(of)]
+        for one in all_of_them:
+            assert one.ended(90) == 0, one.said
+        assert read_json(folder.environment)["processes"] == of
+    assert train_here(flags(straight.path, *COMMON, "--train.steps", "43")) == 0
+    assert_same_end(folder, straight, 43)
+
+
+@pytest.mark.processes(2)
+@pytest.mark.parametrize("fault", ["killed", "cut off"])
+def test_a_host_is_lost_and_the_run_goes_on(
+    fault: str, flags: Flags, hosts: Hosts, start: Callable[..., Started], tmp_path: Path
+) -> None:
+    folder, straight = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "straight")
+    words = [MULTI_NODE, *flags(folder.path, *COMMON)]
+    main, other = (start(hosts.on(number, *words), by_hand(number, 2)) for number in range(2))
+    wait_for_step(folder, 50, main.process)
+    if fault == "killed":
+        for pid in hosts.processes(1):
+            os.kill(pid, signal.SIGKILL)
+    else:
+        hosts.plug(1, "down")
+        # The run waits for the host, in vain, and every process goes; each host says why in one line.
+        assert main.ended(90) != 0
+        assert own_lines(main, "multi_node.sh")[-1].startswith("multi_node.sh: not all of the 2 hosts came within 12 s")
+        assert other.ended(90) != 0
+        assert any("lost rank" in line for line in own_lines(main))
+        hosts.plug(1, "up")
+        main = start(hosts.on(0, *words), by_hand(0, 2))
+    lost = read_json(folder.status)["step"]
+    other = start(hosts.on(1, *words), by_hand(1, 2))
+    wait_for_step(folder, lost + 50, main.process)
+    main.process.terminate()
+    assert main.ended(60) != 0
+    other.ended(60)
+    status = read_json(folder.status)
+    assert (status["state"], status["reason"]) == ("stopped", "SIGTERM"), main.said
+    end = ["--train.steps", str(status["step"] + 1)]
+    for run in (folder, straight):
+        assert train_here(flags(run.path, *COMMON, *end)) == 0
+    assert_same_end(folder, straight, status["step"] + 1)
+
+
+@pytest.mark.processes(1)
+def test_hosts_that_can_not_meet_are_told_in_one_line(
+    flags: Flags, hosts: Hosts, start: Callable[..., Started], tmp_path: Path
+) -> None:
+    words = [MULTI_NODE, *flags(tmp_path / "run", *COMMON)]
+    soon = {"TIMEOUT": "3"}
+    cases = {
+        "MAIN=192.0.2.1 can't be reached from here": (0, by_hand(0, 2, MAIN="192.0.2.1")),
+        "MAIN=10.78.0.2 is not an address of this host": (0, by_hand(0, 2, MAIN="10.78.0.2")),
+        "MAIN=10.78.0.1 is this host; it needs NUMBER=0": (0, by_hand(1, 2)),
+        "NUMBER=2 is not below HOSTS=2": (2, by_hand(2, 2)),
+        "HOSTS=two is no whole number": (0, by_hand(0, 2) | {"HOSTS": "two"}),
+        "nobody answers at 10.78.0.1:29500 after 3 s": (1, by_hand(1, 2, **soon)),
+    }
+    for said, (number, variables) in cases.items():
+        one = start(hosts.on(number, *words), variables)
+        assert one.ended(30) == 2
+        assert len(one.said) == 1
+        assert said in one.said[0]
+    too_few = [start(hosts.on(number, *words), by_hand(number, 3, TIMEOUT="8")) for number in range(2)]
+    assert all(one.ended(60) for one in too_few)
+    assert own_lines(too_few[0], "multi_node.sh") == [
+        "multi_node.sh: not all of the 3 hosts came within 8 s; start this on every one, with the same HOSTS"
+    ]
+    assert not any("Traceback" in line for one in too_few for line in one.said)
+    listening = start(hosts.on(0, "python", "-m", "http.server", "29500"))
+    time.sleep(1)
+    one = start(hosts.on(0, *words), by_hand(0, 2))
+    assert one.ended(30) == 2
+    assert "PORT=29500 is in use on this host" in one.said[0]
+    listening.process.kill()
+    assert not (tmp_path / "run").exists()
+
+
+# --- hosts that come and go
+
+
+@pytest.mark.processes(3)
+def test_an_elastic_run_takes_hosts_as_they_come(
+    flags: Flags, hosts: Hosts, start: Callable[..., Started], tmp_path: Path
+) -> None:
+    folder, straight = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "straight")
+    words = [ELASTIC, *flags(folder.path, *COMMON)]
+    variables = {"HOSTS": "1:3", "MAIN": "10.78.0.1", "TIMEOUT": "60"}
+
+    def join(number: int) -> Started:
+        return start(hosts.on(number, *words), variables)
+
+    def trained_by(processes: int) -> None:
+        give_up = time.monotonic() + 90
+        while not (folder.environment.exists() and read_json(folder.environment)["processes"] == processes):
+            assert time.monotonic() < give_up, main.said
+            time.sleep(0.1)
+        wait_for_step(folder, read_json(folder.status)["step"] + 20, main.process)
+
+    main, second = join(0), join(1)
+    trained_by(2)
+    join(2)
+    trained_by(3)
+    second.process.terminate()
+    trained_by(2)
+    gone = {line for line in main.said if "going on after step" in line}
+    main.process.terminate()
+    main.ended(60)
+    end = read_json(folder.status)["step"] + 1
+    assert len(gone) == 2  # rounds after the first
+    assert all("lost rank" not in line for line in main.said)  # both changes came after a checkpoint of the very step
+    for run in (folder, straight):
+        assert train_here(flags(run.path, *COMMON, "--train.steps", str(end))) == 0
+    assert_same_end(folder, straight, end)
+
+
+# --- SLURM
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm_cluster.Cluster]:
+    if why := slurm_cluster.missing():
+        pytest.skip(why)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with slurm_cluster.cluster(tmp_path_factory.mktemp("slurm"), environment() | {"PATH": path}) as running:
+        yield running
+
+
+SBATCH = str(REPOSITORY / "launch" / "slurm.sbatch")
+
+
+@pytest.mark.processes(2)
+def test_a_slurm_job_is_requeued_and_reaches_its_limit_and_ends_as_if_neither_had_been(
+    flags: Flags, cluster: slurm_cluster.Cluster, tmp_path: Path
+) -> None:
+    folder, straight = RunFolder(tmp_path / "runs" / "a"), RunFolder(tmp_path / "straight")
+    words = [*COMMON, "--train.steps", "100000"]
+    # SLURM counts minutes: the signal comes 15 s or less after the start.
+    job = cluster.submit("--time=1", "--signal=B:USR2@45", SBATCH, *flags(folder.path, *words), cwd=tmp_path)
+    cluster.wait(job, lambda state: folder.metrics.exists())
+    assert read_json(folder.environment)["processes"] == 2
+    cluster.do("scontrol", "requeue", job)
+    cluster.wait(job, lambda state: state == "PENDING")
+    first = read_json(folder.status)
+    assert (first["state"], first["reason"]) == ("stopped", "SIGTERM")
+
+    def stopped_by_limit(state: str) -> bool:
+        status = read_json(folder.status)
+        return status["state"] == "stopped" and status["reason"] == "SIGUSR2"
+
+    cluster.wait(job, stopped_by_limit)
+    second = read_json(folder.status)
+    assert second["step"] > first["step"]
+    cluster.wait(job, lambda state: state == "PENDING")
+    log = (tmp_path / f"gan_dist-{job}.log").read_text()
+    assert "the run ended with exit code 75" in log
+    assert "this job is queued again" in log
+    cluster.do("scancel", job)
+    for node in range(2):
+        assert (tmp_path / f"gan_dist-{job}-node{node}.log").exists()
+
+    # The next job takes it to the end, and is not queued again.
+    end = ["--train.steps", str(second["step"] + 20)]
+    job = cluster.submit(SBATCH, *flags(folder.path, *COMMON, *end), cwd=tmp_path)
+    assert cluster.wait(job, lambda state: state in slurm_cluster.ENDED) == "COMPLETED"
+    assert train_here(flags(straight.path, *COMMON, *end)) == 0
+    assert_same_end(folder, straight, second["step"] + 20)
+
+
+@pytest.mark.processes(2)
+def test_a_slurm_array_trains_seeds_and_a_failed_job_is_not_queued_again(
+    flags: Flags, cluster: slurm_cluster.Cluster, tmp_path: Path
+) -> None:
+    words = flags(tmp_path / "unused", *COMMON, "--train.steps", "5")
+    del words[words.index("--run.dir") : words.index("--run.dir") + 2]
+    array = cluster.submit("--nodes=1", "--array=3-4", SBATCH, "seed", *words, cwd=tmp_path)
+    for seed in (3, 4):
+        assert cluster.wait(f"{array}_{seed}", lambda state: state in slurm_cluster.ENDED) == "COMPLETED"
+        run = RunFolder(tmp_path / "runs" / f"seed-seed-{seed}")
+        assert read_json(run.config)["train"]["seed"] == seed
+    job = cluster.submit(SBATCH, *words, "--train.batch-size", "25", cwd=tmp_path)
+    assert cluster.wait(job, lambda state: state in slurm_cluster.ENDED) == "FAILED"
+    assert "exit code 2" in (tmp_path / f"gan_dist-{job}.log").read_text()
+
+
+# --- what is checked and not run
+
+LAUNCH = REPOSITORY / "launch"
+
+
+def test_the_manifest_is_what_kubernetes_expects() -> None:
+    resources = list(yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text()))
+    assert [resource["kind"] for resource in resources] == ["Service", "PersistentVolumeClaim", "Job"]
+    for resource in resources:
+        kubernetes_validate.validate(resource, desired_version="1.30", strict=True)
+    service, _, job = resources
+    job["spec"]["paralelism"] = 3
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(job, desired_version="1.30", strict=True)
+    # What the schemas can't see: the names by which the pods find each other, and HOSTS in its two places.
+    pod = job["spec"]["template"]["spec"]
+    variables = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
+    assert variables["MASTER_ADDR"] == f"{job['metadata']['name']}-0.{pod['subdomain']}"
+    assert int(variables["WORLD_SIZE"]) == job["spec"]["completions"] == job["spec"]["parallelism"]
+    assert parse(pod["containers"][0]["args"]).run.dir.is_relative_to("/runs")
+
+
+def test_the_dockerfile_is_clean() -> None:
+    done = run_command(Path(sys.executable).parent / "hadolint", LAUNCH / "Dockerfile")
+    assert done.code == 0, done.out
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
+def test_the_scripts_are_clean() -> None:
+    done = run_command("shellcheck", "-x", "-P", LAUNCH, *LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch"))
+    assert done.code == 0, done.out
+
+
+@pytest.mark.processes(2)
+def test_one_machine(flags: Flags, start: Callable[..., Started], tmp_path: Path) -> None:
+    folder, words = RunFolder(tmp_path / "run"), [str(LAUNCH / "local.sh")]
+    one = start([*words, *flags(folder.path, *COMMON, "--train.steps", "5")], {"PROCESSES": "2", "PRECISION": "no"})
+    assert one.ended(60) == 0, one.said
+    found = read_json(folder.environment)
+    assert (found["processes"], found["mixed_precision"]) == (2, "no")
+    other = RunFolder(tmp_path / "other")
+    one = start([*words, *flags(other.path, *COMMON, "--train.steps", "5")])
+    assert one.ended(60) == 0, one.said
+    found = read_json(other.environment)
+    assert found["processes"] == max(1, torch.cuda.device_count())
+    assert found["mixed_precision"] in ("no", "bf16")
