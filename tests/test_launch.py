@@ -150,7 +150,7 @@ def test_a_host_with_newer_checkpoints_than_the_main_one_is_no_place_to_begin(
 
 @pytest.mark.processes(1)
 def test_processes_that_do_not_meet_say_where(flags: Flags, start: Callable[..., Started], tmp_path: Path) -> None:
-    words = ["python", str(TRAIN), *flags(tmp_path / "run", *COMMON)]
+    words = ["python", str(TRAIN), *flags(tmp_path / "run", *COMMON, "--distributed.timeout", "5")]
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
