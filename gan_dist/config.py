@@ -269,13 +269,15 @@ def r3() -> Config:
 
 
 def conv() -> Config:
-    """The seed's loss for a small convolutional pair, with R1 and an averaged generator."""
+    """The seed's loss for a small convolutional pair, with R1, a falling learning rate and an averaged generator."""
     return Config(
         model=ModelConfig(architecture="conv", initialization="he"),
-        optimizer=OptimizerConfig(learning_rate=1e-3, beta1=0.0, beta2=0.99),
+        optimizer=OptimizerConfig(
+            learning_rate=2e-3, final_learning_rate=2e-4, decay_images=3_000_000, beta1=0.0, beta2=0.99
+        ),
         train=TrainConfig(batch_size=50, epochs=100),
         penalty=PenaltyConfig(r1=1.0),
-        ema=EmaConfig(half_life=400_000.0),
+        ema=EmaConfig(half_life=1_000_000.0),
         evaluate=EvaluateConfig(every_epochs=10),
         run=RunConfig(dir=Path("runs/conv")),
     )
