@@ -150,11 +150,19 @@ def test_sigint_exits_with_75(flags: Flags, tmp_path: Path) -> None:
     assert "the same command goes on" in log
 
 
-def test_a_run_stopped_inside_an_epoch_and_a_log_window_ends_as_if_never_stopped(flags: Flags, tmp_path: Path) -> None:
+# What changes in the course of a run has to go on from where it was.
+FALLING = ["--optimizer.final-learning-rate", "1e-5", "--optimizer.decay-images", "500", "--ema.half-life", "300"]
+FALLING += ["--penalty.r1", "1", "--penalty.final-factor", "0.1", "--penalty.decay-images", "400"]
+
+
+@pytest.mark.parametrize("more", [[], FALLING], ids=["constant", "falling"])
+def test_a_run_stopped_inside_an_epoch_and_a_log_window_ends_as_if_never_stopped(
+    more: list[str], flags: Flags, tmp_path: Path
+) -> None:
     straight, pieces = RunFolder(tmp_path / "straight"), RunFolder(tmp_path / "pieces")
-    assert train_run(straight.path, flags, "--train.steps", "29") == 0
+    assert train_run(straight.path, flags, *more, "--train.steps", "29") == 0
     for steps in ("7", "13", "20", "29"):
-        assert train_run(pieces.path, flags, "--train.steps", steps) == 0
+        assert train_run(pieces.path, flags, *more, "--train.steps", steps) == 0
         assert figures(pieces)[-1]["step"] == int(steps)
     assert_same_end(pieces, straight, 29)
     assert [row["step"] for row in read_json_lines(pieces.metrics)] == [5, 10, 15, 20, 25, 29]

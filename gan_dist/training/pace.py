@@ -24,7 +24,7 @@ class Pace:
     ) -> None:
         self.schedule = schedule
         multiple = schedule.config.optimizer.generator_factor
-        self.groups = ((generator.param_groups[0], multiple), (discriminator.param_groups[0], 1.0))
+        self.optimizers = ((generator, multiple), (discriminator, 1.0))
         self.factor = factor
 
     def keep(self, step: int) -> None:
@@ -32,7 +32,8 @@ class Pace:
         if self.schedule.constant:
             return
         rate = self.schedule.learning_rate(step)
-        for group, multiple in self.groups:
+        for optimizer, multiple in self.optimizers:
+            group = optimizer.param_groups[0]  # another one after a checkpoint was loaded
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate * multiple)
             else:
