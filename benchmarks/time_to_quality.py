@@ -247,7 +247,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True)
-    recipes = [NOTEBOOK, "seed", "r3:10", "r3-conv:60"]
+    recipes = [NOTEBOOK, "seed", "r3:10", "conv:25", "r3-conv:60"]
     parser.add_argument("--recipes", type=Recipe.parse, nargs="+", default=[*map(Recipe.parse, recipes)])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=None)
