@@ -25,9 +25,7 @@ find_network
 processes
 find_main
 
-main=$([[ $mine == "$MAIN" ]] && echo 1 || echo 0)
 launch "fewer than ${HOSTS%:*} hosts came within $TIMEOUT s; start this on more of them" \
     torchrun --nnodes "$HOSTS" --nproc-per-node "$PROCESSES" --max-restarts "$RESTARTS" --monitor-interval 0.5 \
     --rdzv-backend c10d --rdzv-endpoint "$MAIN:$PORT" --rdzv-id gan_dist \
-    --rdzv-conf "is_host=$main,join_timeout=$TIMEOUT,last_call_timeout=1,read_timeout=10" \
-    -m gan_dist.train "$@"
+    --rdzv-conf "$meeting" -m gan_dist.train "$@"

@@ -21,11 +21,13 @@ whole() {
 # Somebody listens at MAIN:PORT.
 answers() { timeout 2 bash -c ": < /dev/tcp/$MAIN/$PORT" 2>/dev/null; }
 
-# Sets `mine`, this host's address on the way to MAIN, and has gloo, NCCL and torch's agent use that network: by
-# themselves they look up the host's name, which often leads to loopback.
+# Sets `mine`, this host's address on the way to MAIN, and `meeting`, how torch's agents meet; and has gloo, NCCL and the
+# agent use that network: by themselves they look up the host's name, which often leads to loopback.
 find_network() {
     mine=$(ip -o route get "$MAIN" 2>/dev/null | sed -n 's/.* src \([^ ]*\).*/\1/p') || true
     [[ -n $mine ]] || refuse "MAIN=$MAIN can't be reached from here: it is no IP address, or there is no route to it"
+    meeting="is_host=$([[ $mine == "$MAIN" ]] && echo 1 || echo 0)"
+    meeting+=",join_timeout=$TIMEOUT,last_call_timeout=1,read_timeout=10"
     local device
     device=$(ip -o address show to "$mine" | awk 'NR == 1 { sub(/@.*/, "", $2); print $2 }')
     export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-$device} NCCL_SOCKET_IFNAME=${NCCL_SOCKET_IFNAME:-$device}

@@ -30,5 +30,4 @@ launch "not all of the $HOSTS hosts came within $TIMEOUT s; start this on every 
     accelerate launch --config_file "$here/accelerate_config.yaml" \
     --num_machines "$HOSTS" --machine_rank "$NUMBER" --num_processes $((HOSTS * PROCESSES)) \
     --main_process_ip "$MAIN" --main_process_port "$PORT" --max_restarts "$RESTARTS" --rdzv_backend c10d \
-    --rdzv_conf "is_host=$((NUMBER == 0)),join_timeout=$TIMEOUT,last_call_timeout=1,read_timeout=10" \
-    "$here/gan_dist/train.py" "$@"
+    --rdzv_conf "$meeting" "$here/gan_dist/train.py" "$@"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -93,6 +94,12 @@ def environment() -> dict[str, str]:
     """One OpenMP thread (two on busy cores spin), no W&B login of whoever runs the tests."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "ACCELERATE_"))}
     return kept | {"OMP_NUM_THREADS": "1", "NETRC": os.devnull}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def launcher(processes: int) -> list[str]:

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue")
+from conftest import free_port
+
+NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "scancel", "sinfo")
 NODES = ("n1", "n2")
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
 
@@ -104,7 +106,7 @@ def cluster(folder: Path, variables: dict[str, str]) -> Iterator[Cluster]:
 
 def _configuration(folder: Path, door: Path) -> str:
     name = socket.gethostname().split(".")[0]
-    ports = [_free_port() for _ in ("slurmctld", *NODES)]
+    ports = [free_port() for _ in ("slurmctld", *NODES)]
     lines = [
         "ClusterName=test",
         f"SlurmctldHost={name}(127.0.0.1)",
@@ -134,12 +136,6 @@ def _configuration(folder: Path, door: Path) -> str:
     ]
     lines.append(f"PartitionName=all Nodes={','.join(NODES)} Default=YES MaxTime=INFINITE State=UP")
     return "\n".join(lines) + "\n"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _idle(running: Cluster) -> int:

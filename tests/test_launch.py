@@ -24,6 +24,7 @@ from conftest import (
     TRAIN,
     assert_same_end,
     environment,
+    free_port,
     run_command,
     train_here,
     wait_for_step,
@@ -64,30 +65,29 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
     """Start a command; at the end of the test it is gone, and whatever it started."""
     with contextlib.ExitStack() as stack:
 
-        def begin(words: list[str], variables: Mapping[str, str] | None = None, cwd: Path = REPOSITORY) -> Started:
+        def begin(words: list[str], variables: Mapping[str, str] | None = None) -> Started:
             log = tmp_path / f"{len(list(tmp_path.glob('*.log')))}.log"
             output = stack.enter_context(open(log, "w"))
-            path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # accelerate and torchrun are there
-            env = environment() | {"PATH": path} | dict(variables or {})
-            process = subprocess.Popen(words, stdout=output, stderr=output, env=env, cwd=cwd, start_new_session=True)
+            env = with_commands() | dict(variables or {})
+            process = subprocess.Popen(
+                words, stdout=output, stderr=output, env=env, cwd=REPOSITORY, start_new_session=True
+            )
             stack.callback(process.wait)
-            stack.callback(kill_session, process.pid)
+            stack.callback(kill_group, process.pid)
             return Started(process, log)
 
         yield begin
 
 
-def kill_session(leader: int) -> None:
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ProcessLookupError):
-            if int(status.read_text().rpartition(")")[2].split()[3]) == leader:
-                os.kill(int(status.parent.name), signal.SIGKILL)
+def kill_group(leader: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def with_commands() -> dict[str, str]:
+    """The environment in which python, accelerate and torchrun are those of the tests."""
+    kept = environment()
+    return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"}
 
 
 def own_lines(started: Started, name: str = "gan_dist") -> list[str]:
@@ -296,14 +296,13 @@ def test_hosts_that_can_not_meet_are_told_in_one_line(
     flags: Flags, hosts: Hosts, start: Callable[..., Started], tmp_path: Path
 ) -> None:
     words = [MULTI_NODE, *flags(tmp_path / "run", *COMMON)]
-    soon = {"TIMEOUT": "3"}
     cases = {
         "MAIN=192.0.2.1 can't be reached from here": (0, by_hand(0, 2, MAIN="192.0.2.1")),
         "MAIN=10.78.0.2 is not an address of this host": (0, by_hand(0, 2, MAIN="10.78.0.2")),
         "MAIN=10.78.0.1 is this host; it needs NUMBER=0": (0, by_hand(1, 2)),
         "NUMBER=2 is not below HOSTS=2": (2, by_hand(2, 2)),
         "HOSTS=two is no whole number": (0, by_hand(0, 2) | {"HOSTS": "two"}),
-        "nobody answers at 10.78.0.1:29500 after 3 s": (1, by_hand(1, 2, **soon)),
+        "nobody answers at 10.78.0.1:29500 after 3 s": (1, by_hand(1, 2, TIMEOUT="3")),
     }
     for said, (number, variables) in cases.items():
         one = start(hosts.on(number, *words), variables)
@@ -370,8 +369,7 @@ def test_an_elastic_run_takes_hosts_as_they_come(
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm_cluster.Cluster]:
     if why := slurm_cluster.missing():
         pytest.skip(why)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    with slurm_cluster.cluster(tmp_path_factory.mktemp("slurm"), environment() | {"PATH": path}) as running:
+    with slurm_cluster.cluster(tmp_path_factory.mktemp("slurm"), with_commands()) as running:
         yield running
 
 
