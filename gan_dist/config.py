@@ -205,6 +205,8 @@ class RunConfig:
     """Folder of the run: configuration, metrics, samples, checkpoints."""
     resume: Literal["auto", "never", "must"] = "auto"
     """auto: go on where the run in dir stopped, start if there is none. never, must: refuse the one or the other."""
+    shared: bool = True
+    """All hosts of a run see dir. False: only the host of rank 0 has it, and must be the same one after a stop."""
 
 
 @dataclass(frozen=True)
@@ -348,7 +350,7 @@ HOSTS_OWN = (
     "data.download_timeout",
     "train.threads",
     "wandb.",
-    "run.",
+    "run.dir",
     "profile",
 )
 

@@ -121,24 +121,38 @@ def test_hosts_that_start_with_different_values_are_told(
     assert not folder.exists()
 
 
-@pytest.mark.processes(2)
-def test_a_host_with_newer_checkpoints_than_the_main_one_is_no_place_to_begin(
-    flags: Flags, start: Callable[..., Started], tmp_path: Path
-) -> None:
-    folders = RunFolder(tmp_path / "0"), RunFolder(tmp_path / "1")
-    for folder, steps in zip(folders, ("20", "40"), strict=True):
-        assert train_here(flags(folder.path, *COMMON, "--train.steps", steps)) == 0
+def on_their_own_disks(folders: tuple[RunFolder, RunFolder], words: list[str], start: Callable[..., Started]) -> str:
+    """What rank 0 of two says whose folders are not one; both end with exit code 2."""
     port = free_port()
     both = [
-        start(["python", str(TRAIN), *flags(folder.path, *COMMON, "--train.steps", "60")], host(number, 2, port))
+        start(["python", str(TRAIN), *words, "--run.dir", str(folder.path)], host(number, 2, port))
         for number, folder in enumerate(folders)
     ]
     assert [one.ended(60) for one in both] == [2, 2]
-    said = own_lines(both[0])
+    said, others = (own_lines(one) for one in both)
+    assert others == []
     assert len(said) == 1
-    assert f"run.dir={folders[0].path} is not one folder on all hosts: rank 1" in said[0]
-    assert "sees a checkpoint of step 40 there, rank 0" in said[0]
-    assert "none newer than step 20" in said[0]
+    return said[0]
+
+
+@pytest.mark.processes(2)
+def test_a_run_folder_that_is_not_shared_is_no_place_to_begin(
+    flags: Flags, start: Callable[..., Started], tmp_path: Path
+) -> None:
+    folders = RunFolder(tmp_path / "0" / "run"), RunFolder(tmp_path / "1" / "run")
+    words = [*flags(folders[0].path, *COMMON), "--train.steps", "60"]
+    for folder in folders:
+        folder.path.parent.mkdir()
+    said = on_their_own_disks(folders, words, start)
+    name = socket.gethostname()
+    assert f"run.dir={folders[0].path} is not one folder on all hosts: rank 1 ({name}) does not see what rank 0" in said
+    assert [list(folder.path.parent.iterdir()) for folder in folders] == [[], []]
+    # Where only rank 0 is said to have it, it shall not be found with a run that is further on another host.
+    for folder, steps in zip(folders, ("20", "40"), strict=True):
+        assert train_here(flags(folder.path, *COMMON, "--train.steps", steps)) == 0
+    said = on_their_own_disks(folders, [*words, "--run.no-shared"], start)
+    assert f"run.dir={folders[0].path}: rank 1 ({name}) has a checkpoint of step 40 there, rank 0" in said
+    assert "none newer than step 20" in said
     assert read_json(folders[0].status)["step"] == 20
 
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,35 @@ class RunFolder:
                 f"run.dir={self.path}: its disk is full, {free / 1e6:.1f} MB are left and the run needs "
                 f"{needed_bytes / 1e6:.1f} MB; make room, or choose another with --run.dir"
             )
+
+    def leave_mark(self) -> str:
+        """Leave an empty file where the run is going to be, so that other hosts can see that it is the same place.
+
+        Returns:
+            Its name, for `sees` there, and for `remove_mark`.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        name = f"{UNFINISHED}{uuid.uuid4()}"  # new each time: no file system remembers that it was not there
+        (self.nearest_existing() / name).touch()
+        return name
+
+    def sees(self, mark: str, wait: float = 2.0) -> bool:
+        """Whether what another host left with `leave_mark` turns up here, in so many seconds.
+
+        The folder itself may not exist yet, so the mark may be in any of those above.
+        """
+        give_up = time.monotonic() + wait
+        while not any((above / mark).exists() for above in (self.path, *self.path.absolute().parents)):
+            if time.monotonic() > give_up:
+                return False
+            time.sleep(0.1)
+        return True
+
+    def remove_mark(self, mark: str) -> None:
+        """Remove what `leave_mark` left."""
+        (self.nearest_existing() / mark).unlink(missing_ok=True)
 
     def lock(self, wait: float = 10.0) -> None:
         """Keep every other run out of the folder, which exists, until `close` or this process's death.

@@ -227,6 +227,7 @@ def describe_machine(accelerator: Accelerator) -> dict[str, Any]:
     packages = ("gan_dist", "torch", "torchvision", "accelerate", "wandb", "numpy", "safetensors")
     return {
         "processes": accelerator.num_processes,
+        "host": platform.node(),
         "device": str(device.type),
         "device_name": name,
         "mixed_precision": accelerator.mixed_precision,

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
 from gan_dist.config import HOSTS_OWN, Config, InputError, to_flat
 from gan_dist.run.checkpoint import Checkpoints
 from gan_dist.run.folder import RunFolder
-
-Exchange = Callable[[list[Any]], list[Any]]
-"""A list of this rank -> those of all ranks one behind the other, in their order; a collective."""
+from gan_dist.run.launcher import on_main
 
 DECISIVE = ("torch", "accelerate")  # packages whose versions have a say in a run's numbers
 
@@ -34,19 +35,18 @@ class Brought:
     """Package -> version; of our own, a fingerprint of its code."""
 
 
-def check_same_start(config: Config, exchange: Exchange) -> None:
+def check_same_start(config: Config) -> None:
     """Check that all ranks were started with one configuration and one state of the software. A collective.
 
     Args:
         config: the resolved configuration of this rank.
-        exchange: see `Exchange`.
 
     Raises:
         InputError: the same on every rank; names the first rank that differs from rank 0, and in what.
     """
     values = {name: value for name, value in to_flat(config).items() if not name.startswith(HOSTS_OWN)}
     software = {"gan_dist's code": _code()} | {f"{name}'s version": version(name) for name in DECISIVE}
-    first, *others = exchange([Brought(socket.gethostname(), values, software)])
+    first, *others = gather_object([Brought(socket.gethostname(), values, software)])
     for rank, other in enumerate(others, 1):
         ranks = f"rank {rank} ({other.host}) and rank 0 ({first.host})"
         if differing := _differing(first.values, other.values):
@@ -55,28 +55,40 @@ def check_same_start(config: Config, exchange: Exchange) -> None:
             raise InputError(f"{ranks} differ in {differing}; install the same on every host")
 
 
-def check_same_folder(folder: RunFolder, exchange: Exchange) -> None:
-    """Check that no rank sees newer checkpoints in the run's folder than rank 0, which goes on from them. A collective.
-
-    So it is where the folder is on each host's own disk, and another host than before has rank 0. A host that sees
-    nothing is no mistake: rank 0 alone needs the folder.
+def check_same_folder(shared: bool, folder: RunFolder, accelerator: Accelerator) -> None:
+    """Check that every host sees the run's folder, so that whichever gets rank 0 after a stop can go on. A collective.
 
     Args:
+        shared: run.shared. Where it is False only rank 0 needs the folder; then nobody may see newer checkpoints there
+            than rank 0, which would mean that another host was the one with the run.
         folder: the run's; rank 0 has locked it, so nobody else writes there.
-        exchange: see `Exchange`.
+        accelerator: of the ranks.
 
     Raises:
         InputError: the same on every rank.
     """
+    here = socket.gethostname()
+    if shared:
+        mark = on_main(accelerator, folder.leave_mark)
+        seen = gather_object([(here, folder.sees(mark))])
+        if accelerator.is_main_process:
+            folder.remove_mark(mark)
+        for rank, (host, sees) in enumerate(seen):
+            if not sees:
+                raise InputError(
+                    f"run.dir={folder.path} is not one folder on all hosts: rank {rank} ({host}) does not see what "
+                    f"rank 0 ({seen[0][0]}) writes there; put it on a file system that they share, or say --run.no-shared "
+                    "where the same host has rank 0 after every stop"
+                )
+        return
     newest = max(Checkpoints(folder.checkpoints, keep=1).steps(), default=-1)
-    (host, known), *others = exchange([(socket.gethostname(), newest)])
-    for rank, (other, seen) in enumerate(others, 1):
-        if seen > known:
+    (main, known), *others = gather_object([(here, newest)])
+    for rank, (host, step) in enumerate(others, 1):
+        if step > known:
             there = f"none newer than step {known:,}" if known >= 0 else "none"
             raise InputError(
-                f"run.dir={folder.path} is not one folder on all hosts: rank {rank} ({other}) sees a checkpoint of "
-                f"step {seen:,} there, rank 0 ({host}) {there}; put it on a file system that they share, or start "
-                f"{other} as the main host"
+                f"run.dir={folder.path}: rank {rank} ({host}) has a checkpoint of step {step:,} there, rank 0 ({main}) "
+                f"{there}, and run.shared=False; let {host} have rank 0, as before, or take another folder"
             )
 
 
