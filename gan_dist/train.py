@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from collections.abc import Sequence
 
 from gan_dist.arguments import exit_code, flag, read_arguments
 from gan_dist.config import PRESETS, Config, InputError, to_flat, validate
+from gan_dist.run.folder import STOPPED_EXIT_CODE
+from gan_dist.signals import END_OF_JOB, heard_by
 
 
 def parse(arguments: Sequence[str], prog: str = "gan_dist/train.py") -> Config:
@@ -57,7 +60,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "gan_dist/train.py"
         return run_to_end(config)
 
     try:
-        return exit_code("gan_dist", work)
+        # The seconds until a run listens itself are spent on imports: who is stopped there has nothing to save.
+        with heard_by(lambda *_: os._exit(STOPPED_EXIT_CODE), *END_OF_JOB):
+            return exit_code("gan_dist", work)
     except KeyboardInterrupt:  # before there was anything to save
         return 130
 

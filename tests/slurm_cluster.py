@@ -122,6 +122,8 @@ def _configuration(folder: Path, door: Path) -> str:
         "SelectType=select/cons_tres",
         "SelectTypeParameters=CR_Core",
         "JobRequeue=1",
+        "PreemptType=preempt/partition_prio",
+        "PreemptMode=REQUEUE",
         "ReturnToService=2",
         f"StateSaveLocation={folder / 'state'}",
         f"SlurmdSpoolDir={folder}/spool-%n",
@@ -134,13 +136,16 @@ def _configuration(folder: Path, door: Path) -> str:
         f"NodeName={node} NodeHostname={name} NodeAddr=127.0.0.1 Port={port} CPUs={os.cpu_count()} RealMemory=1000"
         for node, port in zip(NODES, ports[1:], strict=True)
     ]
-    lines.append(f"PartitionName=all Nodes={','.join(NODES)} Default=YES MaxTime=INFINITE State=UP")
+    # Jobs of the second partition preempt those of the first, which have some time then to stop by themselves.
+    everywhere = f"Nodes={','.join(NODES)} MaxTime=INFINITE State=UP"
+    lines.append(f"PartitionName=all Default=YES PriorityTier=1 GraceTime=60 {everywhere}")
+    lines.append(f"PartitionName=urgent PriorityTier=2 {everywhere}")
     return "\n".join(lines) + "\n"
 
 
 def _idle(running: Cluster) -> int:
     try:
-        return running.do("sinfo", "--Node", "--noheader", "--format=%t").split().count("idle")
+        return running.do("sinfo", "--partition=all", "--Node", "--noheader", "--format=%t").split().count("idle")
     except subprocess.CalledProcessError:  # slurmctld does not answer yet
         return 0
 

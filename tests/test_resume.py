@@ -150,6 +150,24 @@ def test_sigint_exits_with_75(flags: Flags, tmp_path: Path) -> None:
     assert "the same command goes on" in log
 
 
+@pytest.mark.processes(1)
+def test_who_is_stopped_before_the_run_begins_has_lost_nothing(flags: Flags, tmp_path: Path) -> None:
+    """A job can be preempted while torch is imported; a cluster then looks at the exit code."""
+    command = [sys.executable, str(TRAIN), *flags(tmp_path / "run", "--train.epochs", "10000")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment(), cwd=REPOSITORY) as process:
+        status = Path(f"/proc/{process.pid}/status")
+        give_up = time.monotonic() + 30
+        while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) >> (signal.SIGUSR2 - 1) & 1:
+            assert process.poll() is None
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+        process.send_signal(signal.SIGUSR2)
+        assert process.wait(10) == 75
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert not (tmp_path / "run").exists()
+
+
 # What changes in the course of a run has to go on from where it was.
 FALLING = ["--optimizer.final-learning-rate", "1e-5", "--optimizer.decay-images", "500", "--ema.half-life", "300"]
 FALLING += ["--penalty.r1", "1", "--penalty.final-factor", "0.1", "--penalty.decay-images", "400"]

@@ -17,8 +17,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 import torch.distributed as dist
 
-# Clusters announce the end of a job with one of the last two; NCCL catches USR1 itself, so prefer USR2 on GPUs.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+from gan_dist.signals import END_OF_JOB, heard_by
+
 _SAME_WISH = 2.0  # seconds: a terminal and a launcher that both pass on one Ctrl-C are one wish
 _PR_SET_PDEATHSIG = 1
 
@@ -37,18 +37,10 @@ class StopRequest:
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Take the signals over for the time of the block. Only a main thread can; elsewhere this does nothing."""
-        if threading.current_thread() is not threading.main_thread():
+        with heard_by(self._on_signal, signal.SIGINT, *END_OF_JOB):
+            if threading.current_thread() is threading.main_thread():
+                _die_with_the_launcher()
             yield
-            return
-        # What is ignored stays so: under nohup a run outlives its terminal.
-        heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-        before = {number: signal.signal(number, self._on_signal) for number in heeded}
-        _die_with_the_launcher()
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def ask(self, reason: str) -> None:
         """Ask the run to stop, as a signal does; the first reason counts."""

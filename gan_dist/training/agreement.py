@@ -77,8 +77,8 @@ def check_same_folder(shared: bool, folder: RunFolder, accelerator: Accelerator)
             if not sees:
                 raise InputError(
                     f"run.dir={folder.path} is not one folder on all hosts: rank {rank} ({host}) does not see what "
-                    f"rank 0 ({seen[0][0]}) writes there; put it on a file system that they share, or say --run.no-shared "
-                    "where the same host has rank 0 after every stop"
+                    f"rank 0 ({seen[0][0]}) writes there; put it on a file system that they share, or "
+                    "say --run.no-shared where the same host has rank 0 after every stop"
                 )
         return
     newest = max(Checkpoints(folder.checkpoints, keep=1).steps(), default=-1)
