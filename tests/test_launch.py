@@ -318,8 +318,8 @@ def test_hosts_that_can_not_meet_are_told_in_one_line(
         "HOSTS=two is no whole number": (0, by_hand(0, 2) | {"HOSTS": "two"}),
         "nobody answers at 10.78.0.1:29500 after 3 s": (1, by_hand(1, 2, TIMEOUT="3")),
     }
-    for said, (number, variables) in cases.items():
-        one = start(hosts.on(number, *words), variables)
+    all_of_them = {said: start(hosts.on(number, *words), variables) for said, (number, variables) in cases.items()}
+    for said, one in all_of_them.items():
         assert one.ended(30) == 2
         assert len(one.said) == 1
         assert said in one.said[0]
@@ -474,6 +474,7 @@ def test_the_manifest_is_what_kubernetes_expects() -> None:
     assert pod["subdomain"] == service["metadata"]["name"]
     assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
     assert variables["MASTER_ADDR"] == f"{job['metadata']['name']}-0.{pod['subdomain']}"
+    assert f" {job['metadata']['name']}-$pod.{pod['subdomain']};" in pod["initContainers"][0]["args"][0]
     assert int(variables["WORLD_SIZE"]) == job["spec"]["completions"] == job["spec"]["parallelism"]
     assert parse(pod["containers"][0]["args"]).run.dir.is_relative_to("/runs")
 
