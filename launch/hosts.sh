@@ -71,10 +71,12 @@ processes() {
     whole PROCESSES
 }
 
-# launch "what to say if not all came in time" COMMAND ...: in place of this script.
+# launch "what to say if not all came in time" COMMAND ...: in place of this script. What torch warns of that is as it
+# should be here, and its stacks of C++ addresses, are left out.
 launch() {
-    local late=$1
+    local late=$1 lost="nobody answers at $MAIN:$PORT any more; start this again on every host, and the run goes on"
+    local noise='^frame #[0-9]+: |^<omitting python frames>$|^Exception raised from .*most recent call first'
+    noise+='|hostname of the client socket cannot be retrieved|node_rank is only used for static'
     shift
-    exec "$@" 2> >(exec awk -f "$here/launch/explain.awk" -v name="$name" -v late="$late" \
-        -v lost="nobody answers at $MAIN:$PORT any more; start this again on every host, and the run goes on" >&2)
+    exec python "$here/launch/agent.py" "$name" "$late" "$lost" "$@" 2> >(exec grep --line-buffered -Ev "$noise" >&2)
 }

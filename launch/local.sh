@@ -22,5 +22,6 @@ else:
 print(max(1, gpus), "bf16" if bf16 else "no")
 END
 )
-exec accelerate launch --config_file "$here/accelerate_config.yaml" --max_restarts "$RESTARTS" \
+exec python "$here/launch/agent.py" local.sh "the processes did not meet" "the processes lost each other" \
+    accelerate launch --config_file "$here/accelerate_config.yaml" --max_restarts "$RESTARTS" \
     --num_processes "${PROCESSES:-$found}" --mixed_precision "${PRECISION:-$best}" "$here/gan_dist/train.py" "$@"

@@ -40,6 +40,7 @@ class Peers:
         self._thread: threading.Thread | None = None
         if ranks > 1:
             self._silent = False
+            self._own = self._store(datetime.timedelta(seconds=ROLL_CALL))  # the store may be gone when we are
             self._thread = threading.Thread(target=self._answer, args=(self._store(_FOREVER),), daemon=True)
             self._thread.start()
 
@@ -80,7 +81,7 @@ class Peers:
         if self._thread is not None:
             self._silent = True
             try:
-                self._store(datetime.timedelta(seconds=ROLL_CALL)).set(f"call/{self.rank}", "")
+                self._own.set(f"call/{self.rank}", "")
                 self._thread.join(ROLL_CALL)
             except (dist.DistError, RuntimeError):  # the store is gone, and the thread has noticed
                 pass

@@ -251,6 +251,7 @@ def run_to_end(config: Config) -> int:
                 on_main(accelerator, lambda: outputs.conclude(run, state, request.reason or "asked on another rank"))
             except InputError as error:  # every rank is here
                 error.common = True
+                peers.close()  # the store of rank 0 goes with the group
                 if torch.distributed.is_initialized():
                     torch.distributed.destroy_process_group()
                 raise
