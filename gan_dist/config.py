@@ -26,7 +26,7 @@ class TrainingFailed(RuntimeError):
 
     Args:
         message: that line.
-        spoken_by: the rank that says it; every rank has the same.
+        spoken_by: the rank that says it.
     """
 
     def __init__(self, message: str, spoken_by: int = 0) -> None:

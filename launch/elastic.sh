@@ -21,6 +21,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/hosts.sh"
 
 whole PORT RESTARTS TIMEOUT
 [[ $HOSTS =~ ^[0-9]+:[0-9]+$ ]] || refuse "HOSTS=$HOSTS is not FEWEST:MOST, as in 1:4"
+check "$@"
 find_network
 processes
 find_main

@@ -18,6 +18,19 @@ whole() {
     done
 }
 
+# check [PRESET] [FLAGS]: ends here if there is a typing error among them, before other hosts wait for this one.
+check() {
+    python - "$@" <<'END' || exit
+import sys
+from gan_dist.arguments import exit_code
+from gan_dist.train import parse
+def check():
+    parse(sys.argv[1:])
+    return 0
+sys.exit(exit_code("gan_dist", check))
+END
+}
+
 # Somebody listens at MAIN:PORT.
 answers() { timeout 2 bash -c ": < /dev/tcp/$MAIN/$PORT" 2>/dev/null; }
 

@@ -20,6 +20,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/hosts.sh"
 whole HOSTS NUMBER PORT RESTARTS TIMEOUT
 ((HOSTS > 1)) || refuse "HOSTS=$HOSTS: for one host take launch/local.sh"
 ((NUMBER < HOSTS)) || refuse "NUMBER=$NUMBER is not below HOSTS=$HOSTS; the hosts are numbered from 0"
+check "$@"
 find_network
 [[ $NUMBER != 0 || $mine == "$MAIN" ]] || refuse "MAIN=$MAIN is not an address of this host, NUMBER=0; it has $mine"
 [[ $NUMBER == 0 || $mine != "$MAIN" ]] || refuse "MAIN=$MAIN is this host; it needs NUMBER=0, not $NUMBER"

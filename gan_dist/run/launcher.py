@@ -20,7 +20,7 @@ from accelerate.utils import DataLoaderConfiguration, InitProcessGroupKwargs, br
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from gan_dist.config import InputError
+from gan_dist.config import InputError, TrainingFailed
 
 T = TypeVar("T")
 
@@ -34,7 +34,8 @@ def start_accelerator(mixed_precision: str | None, threads: int | None, patience
         patience: seconds that a collective waits for the other processes.
 
     Raises:
-        InputError: fp16 without a GPU, or ranks that did not find each other.
+        InputError: fp16 without a GPU, or a launcher that starts its processes another way.
+        TrainingFailed: the ranks did not find each other in time; said by the first one of each host.
     """
     has_gpu = torch.accelerator.is_available()
     precision = mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
@@ -56,9 +57,10 @@ def start_accelerator(mixed_precision: str | None, threads: int | None, patience
         )
     except dist.DistError as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise InputError(
+        raise TrainingFailed(
             f"the {launched} processes did not meet at {where} ({str(error).splitlines()[0].rstrip('.')}); see that "
-            "all of them are started, and that this is an address of the first host and its port is free and open"
+            "all of them are started, and that this is an address of the first host and its port is free and open",
+            spoken_by=int(os.environ.get("RANK", 0)) - int(os.environ.get("LOCAL_RANK", 0)),
         ) from error
     _keep_freed_memory()
     # The launcher sets OMP_NUM_THREADS=1 whatever the machine, and Accelerate sets threads where it is unset.

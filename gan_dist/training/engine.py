@@ -123,6 +123,7 @@ def start_processes(config: Config) -> Accelerator:
 
     Raises:
         InputError: the configuration can't be had on this machine.
+        TrainingFailed: they did not find each other.
     """
     if config.train.exact_shards is not None:
         fix_kernels()
