@@ -101,7 +101,11 @@ def cluster(folder: Path, variables: dict[str, str]) -> Iterator[Cluster]:
             serve("slurmd", "-D", "-N", node)
         running = Cluster(config, variables)
         _until(lambda: _idle(running) == len(NODES), "the nodes do not come up")
-        yield running
+        try:
+            yield running
+        finally:  # jobs would outlive their cluster
+            running.do("scancel", "--user=root")
+            _until(lambda: not running.do("squeue", "--noheader"), "jobs do not end")
 
 
 def _configuration(folder: Path, door: Path) -> str:
