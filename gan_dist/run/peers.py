@@ -40,7 +40,7 @@ class Peers:
         self._thread: threading.Thread | None = None
         if ranks > 1:
             self._silent = False
-            self._own = self._store(datetime.timedelta(seconds=ROLL_CALL))  # the store may be gone when we are
+            self._own = self._store(_FOREVER)  # when this process ends the store may be gone
             self._thread = threading.Thread(target=self._answer, args=(self._store(_FOREVER),), daemon=True)
             self._thread.start()
 
