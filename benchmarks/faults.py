@@ -330,6 +330,8 @@ def main() -> int:
     times = arguments.times
     table = Table("fault", "injected", "survived", "looked at", title="faults", title_justify="left")
     lost = 0
+    if arguments.folder is not None:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
         campaign = Campaign(Path(scratch), arguments.seed)
         faults: dict[str, Callable[[], Row]] = {
