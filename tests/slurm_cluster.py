@@ -47,11 +47,12 @@ class Cluster:
         return shown.partition("JobState=")[2].split()[0]
 
     def wait(self, job: str, reached: Callable[[str], bool], seconds: float = 120) -> str:
-        """Wait until a job's state is such; SLURM's pause before a job's next round is left out."""
+        """Wait until a job's state is such; SLURM's long pause before a job's next round is cut short."""
         give_up = time.monotonic() + seconds
         while not reached(state := self.state(job)):
             assert time.monotonic() < give_up, f"job {job} stays {state}"
             if state == "PENDING":
+                time.sleep(2)  # sooner, a node may refuse what it has just put an end to ("Job credential revoked")
                 with contextlib.suppress(subprocess.CalledProcessError):  # it started in between
                     self.do("scontrol", "update", f"JobId={job}", "StartTime=now")
             time.sleep(0.5)
