@@ -15,6 +15,7 @@ import tyro
 from gan_dist.config import InputError, TrainingFailed
 
 T = TypeVar("T")
+BAD_INPUT_EXIT_CODE = 2  # what argparse and most shell commands use, too
 
 
 def read_arguments(
@@ -75,7 +76,7 @@ def exit_code(prog: str, work: Callable[[], int]) -> int:
         # A host whose command line differs from the others' may be the only one with an error.
         if (rank if error.common else int(os.environ.get("LOCAL_RANK", rank))) == 0:
             print(f"{prog}: {error}", file=sys.stderr, flush=True)
-        return 2
+        return BAD_INPUT_EXIT_CODE
     except TrainingFailed as failure:
         if rank == failure.spoken_by:
             print(f"{prog}: {failure}", file=sys.stderr, flush=True)

@@ -24,10 +24,9 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous.api import RendezvousError, RendezvousTimeoutError
 
+from gan_dist.arguments import BAD_INPUT_EXIT_CODE
 from gan_dist.run.folder import STOPPED_EXIT_CODE
 from gan_dist.signals import heard_by
-
-BAD_INPUT = 2
 
 
 class BadInput(SignalException):
@@ -55,12 +54,12 @@ def main(script: str, late: str, lost: str, command: Sequence[str]) -> int:
         return STOPPED_EXIT_CODE if failure.exitcode == STOPPED_EXIT_CODE else 1
     except BadInput:
         time.sleep(2)  # the other hosts' processes end as well, and shall find the meeting place until then
-        return BAD_INPUT
+        return BAD_INPUT_EXIT_CODE
     except SignalException:
         return STOPPED_EXIT_CODE
     except RendezvousTimeoutError:
         print(f"{script}: {late}", file=sys.stderr)
-        return BAD_INPUT
+        return BAD_INPUT_EXIT_CODE
     except (RendezvousError, dist.DistError):
         print(f"{script}: {lost}", file=sys.stderr)
         return 1
@@ -70,7 +69,7 @@ def main(script: str, late: str, lost: str, command: Sequence[str]) -> int:
 def _end_on_bad_input(record: logging.LogRecord) -> bool:
     """Hears torch's agent say that a process failed: with the same bad input it would fail again. Quiet on the rest."""
     said, values = str(record.msg), record.args
-    if said.startswith("failed (exitcode") and isinstance(values, tuple) and values[0] == BAD_INPUT:
+    if said.startswith("failed (exitcode") and isinstance(values, tuple) and values[0] == BAD_INPUT_EXIT_CODE:
         logging.disable()  # the process has said what is wrong
         raise BadInput("bad input", signal.SIGTERM)
     return not said.startswith("Sending process")

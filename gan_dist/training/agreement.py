@@ -70,9 +70,11 @@ def check_same_folder(shared: bool, folder: RunFolder, accelerator: Accelerator)
     here = socket.gethostname()
     if shared:
         mark = on_main(accelerator, folder.leave_mark)
-        seen = gather_object([(here, folder.sees(mark))])
-        if accelerator.is_main_process:
-            folder.remove_mark(mark)
+        try:
+            seen = gather_object([(here, folder.sees(mark))])
+        finally:  # a rank may be lost meanwhile
+            if accelerator.is_main_process:
+                folder.remove_mark(mark)
         for rank, (host, sees) in enumerate(seen):
             if not sees:
                 raise InputError(

@@ -146,7 +146,8 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
     rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     train_config = dataclasses.replace(config.train, mixed_precision=accelerator.mixed_precision)
     config = dataclasses.replace(config, train=train_config)
-    check_same_start(config)
+    if ranks > 1:
+        check_same_start(config)
     validate(config)  # again: the precision may be the launcher's
     check_processes(config, ranks)
     console = Console(speaks=accelerator.is_main_process)
@@ -155,7 +156,8 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
 
     # Rank 0 reads, and sends what it read: every rank starts from the same, and needs no file of its own.
     start = on_main(accelerator, lambda: find_start(config, folder, console.announce))
-    check_same_folder(config.run.shared, folder, accelerator)
+    if ranks > 1:
+        check_same_folder(config.run.shared, folder, accelerator)
     found = start.checkpoint
     images = start.images.images.to(device)
     schedule = Schedule(config, len(images))
