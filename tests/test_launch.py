@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,36 +104,34 @@ def host(number: int, of: int, port: int, address: str = "127.0.0.1") -> dict[st
     return ranks | {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
 
 
+def start_each(commands: Sequence[list[str]], start: Callable[..., Started]) -> list[Started]:
+    """Start one run from several hosts, with flags of each host's own."""
+    port = free_port()
+    return [
+        start(["python", str(TRAIN), *words], host(number, len(commands), port))
+        for number, words in enumerate(commands)
+    ]
+
+
+def refused(hosts: list[Started]) -> str:
+    """What rank 0 says, alone and in one line, when all of them end with exit code 2."""
+    assert [one.ended(60) for one in hosts] == [2] * len(hosts)
+    said, *others = (own_lines(one) for one in hosts)
+    assert not any(others)
+    assert len(said) == 1
+    return said[0]
+
+
 @pytest.mark.processes(2)
 def test_hosts_that_start_with_different_values_are_told(
     flags: Flags, start: Callable[..., Started], tmp_path: Path
 ) -> None:
-    port, folder = free_port(), tmp_path / "run"
-    both = [
-        start(["python", str(TRAIN), *flags(folder, *COMMON, *more)], host(number, 2, port))
-        for number, more in enumerate((["--train.threads", "1"], ["--train.threads", "2", "--train.seed", "3"]))
-    ]
-    assert [one.ended(60) for one in both] == [2, 2]
-    said, others = (own_lines(one) for one in both)
-    assert len(said) == 1
-    name = socket.gethostname()
-    assert f"rank 1 ({name}) and rank 0 ({name}) were started with different values: train.seed 3 and 0;" in said[0]
-    assert others == []
-    assert not folder.exists()
-
-
-def on_their_own_disks(folders: tuple[RunFolder, RunFolder], words: list[str], start: Callable[..., Started]) -> str:
-    """What rank 0 of two says whose folders are not one; both end with exit code 2."""
-    port = free_port()
-    both = [
-        start(["python", str(TRAIN), *words, "--run.dir", str(folder.path)], host(number, 2, port))
-        for number, folder in enumerate(folders)
-    ]
-    assert [one.ended(60) for one in both] == [2, 2]
-    said, others = (own_lines(one) for one in both)
-    assert others == []
-    assert len(said) == 1
-    return said[0]
+    words, name = flags(tmp_path / "run", *COMMON), socket.gethostname()
+    said = refused(
+        start_each([[*words, "--train.threads", "1"], [*words, "--train.threads", "2", "--train.seed", "3"]], start)
+    )
+    assert f"rank 1 ({name}) and rank 0 ({name}) were started with different values: train.seed 3 and 0;" in said
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.processes(2)
@@ -141,20 +139,24 @@ def test_a_run_folder_that_is_not_shared_is_no_place_to_begin(
     flags: Flags, start: Callable[..., Started], tmp_path: Path
 ) -> None:
     folders = RunFolder(tmp_path / "0" / "run"), RunFolder(tmp_path / "1" / "run")
-    words = [*flags(folders[0].path, *COMMON), "--train.steps", "60"]
+    commands = [flags(folder.path, *COMMON, "--train.steps", "60") for folder in folders]
     for folder in folders:
         folder.path.parent.mkdir()
-    said = on_their_own_disks(folders, words, start)
-    name = socket.gethostname()
+    said, name = refused(start_each(commands, start)), socket.gethostname()
     assert f"run.dir={folders[0].path} is not one folder on all hosts: rank 1 ({name}) does not see what rank 0" in said
     assert [list(folder.path.parent.iterdir()) for folder in folders] == [[], []]
     # Where only rank 0 is said to have it, it shall not be found with a run that is further on another host.
     for folder, steps in zip(folders, ("20", "40"), strict=True):
         assert train_here(flags(folder.path, *COMMON, "--train.steps", steps)) == 0
-    said = on_their_own_disks(folders, [*words, "--run.no-shared"], start)
+    commands = [[*words, "--run.no-shared"] for words in commands]
+    said = refused(start_each(commands, start))
     assert f"run.dir={folders[0].path}: rank 1 ({name}) has a checkpoint of step 40 there, rank 0" in said
     assert "none newer than step 20" in said
     assert read_json(folders[0].status)["step"] == 20
+    # The other way round rank 0 knows more, and no other needs the folder.
+    both = start_each(commands[::-1], start)
+    assert [one.ended(60) for one in both] == [0, 0], own_lines(both[0])
+    assert read_json(folders[1].status)["step"] == 60
 
 
 @pytest.mark.processes(1)
