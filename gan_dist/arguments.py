@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from gan_dist.config import InputError, TrainingFailed
+from gan_dist.config import STOPPED_EXIT_CODE, InputError, Stopped, TrainingFailed
 
 T = TypeVar("T")
 BAD_INPUT_EXIT_CODE = 2  # what argparse and most shell commands use, too
@@ -67,7 +67,8 @@ def exit_code(prog: str, work: Callable[[], int]) -> int:
     one of each host, where the processes have not met yet).
 
     Returns:
-        What `work` returned; 2 for input that can't be used; 1 if a run failed for a reason that we know.
+        What `work` returned; 2 for input that can't be used; 75 if it was stopped before it had anything to save; 1 if
+        a run failed for a reason that we know.
     """
     rank = int(os.environ.get("RANK", 0))
     try:
@@ -77,6 +78,10 @@ def exit_code(prog: str, work: Callable[[], int]) -> int:
         if (rank if error.common else int(os.environ.get("LOCAL_RANK", rank))) == 0:
             print(f"{prog}: {error}", file=sys.stderr, flush=True)
         return BAD_INPUT_EXIT_CODE
+    except Stopped as stopped:
+        if rank == 0:
+            print(f"{prog}: {stopped}", file=sys.stderr, flush=True)
+        return STOPPED_EXIT_CODE
     except TrainingFailed as failure:
         if rank == failure.spoken_by:
             print(f"{prog}: {failure}", file=sys.stderr, flush=True)

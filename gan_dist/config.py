@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+STOPPED_EXIT_CODE = 75  # EX_TEMPFAIL: stopped by a signal, the same command goes on
+
 
 class InputError(ValueError):
     """The user's input can't be used. The message is one line: the field or file, what is wrong, the way out."""
@@ -32,6 +34,10 @@ class TrainingFailed(RuntimeError):
     def __init__(self, message: str, spoken_by: int = 0) -> None:
         super().__init__(message)
         self.spoken_by = spoken_by
+
+
+class Stopped(Exception):
+    """Somebody asked to stop before there was anything to save. The message is one line: what was interrupted."""
 
 
 DataName = Literal["mnist", "fashion-mnist", "kmnist", "qmnist"]

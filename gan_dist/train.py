@@ -14,8 +14,7 @@ if not __package__:
 from collections.abc import Sequence
 
 from gan_dist.arguments import exit_code, flag, read_arguments
-from gan_dist.config import PRESETS, Config, InputError, to_flat, validate
-from gan_dist.run.folder import STOPPED_EXIT_CODE
+from gan_dist.config import PRESETS, STOPPED_EXIT_CODE, Config, InputError, to_flat, validate
 from gan_dist.signals import END_OF_JOB, heard_by
 
 

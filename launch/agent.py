@@ -25,7 +25,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous.api import RendezvousError, RendezvousTimeoutError
 
 from gan_dist.arguments import BAD_INPUT_EXIT_CODE
-from gan_dist.run.folder import STOPPED_EXIT_CODE
+from gan_dist.config import STOPPED_EXIT_CODE
 from gan_dist.signals import heard_by
 
 

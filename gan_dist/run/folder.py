@@ -17,7 +17,6 @@ from typing import Any
 from gan_dist.config import InputError
 
 UNFINISHED = ".writing-"  # begins the name of whatever is not whole yet
-STOPPED_EXIT_CODE = 75  # EX_TEMPFAIL: stopped after a checkpoint, the same command goes on
 
 
 class RunFolder:

@@ -20,7 +20,7 @@ from accelerate.utils import DataLoaderConfiguration, InitProcessGroupKwargs, br
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from gan_dist.config import InputError, TrainingFailed
+from gan_dist.config import InputError, Stopped, TrainingFailed
 
 T = TypeVar("T")
 
@@ -158,7 +158,7 @@ def usable_cores() -> int:
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
-    """Do `work` on rank 0 alone; every rank gets its result, or its InputError (which an OSError becomes).
+    """Do `work` on rank 0 alone; every rank gets its result, or its InputError (which an OSError becomes) or Stopped.
 
     So files are read and written once, and no rank can disagree with another about what is in them. A collective:
     every rank must reach it. The result travels pickled between our own processes.
@@ -167,13 +167,13 @@ def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
     if accelerator.is_main_process:
         try:
             outcome[0] = work()
-        except InputError as error:
+        except (InputError, Stopped) as error:
             outcome[0] = error
         except OSError as error:
             why = error.strerror or error
             outcome[0] = InputError(f"{error.filename or 'a file'} can't be used ({why}); mend that, and start again")
     broadcast_object_list(outcome)
-    if isinstance(outcome[0], InputError):
+    if isinstance(outcome[0], InputError | Stopped):
         raise outcome[0]
     return outcome[0]
 

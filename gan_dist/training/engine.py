@@ -13,10 +13,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gan_dist.config import (
+    STOPPED_EXIT_CODE,
     Config,
     InputError,
     OptimizerConfig,
     PenaltyConfig,
+    Stopped,
     TrainConfig,
     TrainingFailed,
     check_processes,
@@ -30,7 +32,7 @@ from gan_dist.models.ema import generator_to_use
 from gan_dist.run.checkpoint import Checkpoints
 from gan_dist.run.console import Console
 from gan_dist.run.disk import Disk
-from gan_dist.run.folder import STOPPED_EXIT_CODE, RunFolder
+from gan_dist.run.folder import RunFolder
 from gan_dist.run.launcher import fix_kernels, launch_advice, on_main, start_accelerator
 from gan_dist.run.peers import ROLL_CALL, Peers
 from gan_dist.run.preemption import StopAgreement, StopRequest
@@ -241,6 +243,7 @@ def run_to_end(config: Config) -> int:
 
     Raises:
         InputError: the user's input can't be used; nothing was written.
+        Stopped: it was asked to stop before there was anything to save.
         TrainingFailed: the run can't go on, for the reason that it says.
     """
     request, folder, run = StopRequest(), RunFolder(config.run.dir), None
@@ -252,8 +255,9 @@ def run_to_end(config: Config) -> int:
                 state = train_through(run)
                 # Every rank waits here for rank 0's pictures: a launcher that sees one worker end stops the others.
                 on_main(accelerator, lambda: outputs.conclude(run, state, request.reason or "asked on another rank"))
-            except InputError as error:  # every rank is here
-                error.common = True
+            except (InputError, Stopped) as error:  # every rank is here
+                if isinstance(error, InputError):
+                    error.common = True
                 peers.close()  # the store of rank 0 goes with the group
                 if torch.distributed.is_initialized():
                     torch.distributed.destroy_process_group()

@@ -1,0 +1,92 @@
+"""Reading files that may hold anything: what is read from disk is checked before it is used.
+
+Imports neither torch nor the rest of the package, apart from its errors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+MAX_JSON_BYTES = 64 * 2**20
+MAX_NESTING = 64
+
+
+class BadFile(ValueError):
+    """A file is not what it should be. The message says what is wrong, without the file's name."""
+
+
+def read_file(file: Path, max_bytes: int) -> bytes:
+    """Read a regular file of limited size.
+
+    A FIFO, device or socket is refused instead of waited for.
+
+    Args:
+        file: its path; a symbolic link is followed.
+        max_bytes: the largest size that is read.
+
+    Raises:
+        BadFile: it can't be read, is no regular file, or is larger than `max_bytes`.
+    """
+    try:
+        # Without O_NONBLOCK, opening a FIFO waits for somebody to write to it.
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise BadFile(f"can't be read ({error.strerror})") from error
+    except ValueError as error:  # a NUL character in the path
+        raise BadFile(f"can't be read ({error})") from error
+    with os.fdopen(descriptor, "rb") as stream:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise BadFile("is not a regular file")
+        if status.st_size > max_bytes:
+            raise BadFile(f"is too large: {status.st_size:,} bytes, at most {max_bytes:,} are read")
+        try:
+            content = stream.read(max_bytes + 1)
+        except OSError as error:
+            raise BadFile(f"can't be read ({error.strerror})") from error
+    if len(content) > max_bytes:
+        raise BadFile(f"is too large: more than {max_bytes:,} bytes")
+    return content
+
+
+def parse_json(content: bytes) -> Any:
+    """Parse JSON.
+
+    Raises:
+        BadFile: it is not UTF-8, not JSON, or nested more than `MAX_NESTING` deep.
+    """
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        raise BadFile(f"is not valid JSON ({_first_line(error)})") from None
+    if not _is_shallow(value):
+        raise BadFile(f"is not valid JSON (nested more than {MAX_NESTING} deep)")
+    return value
+
+
+def parse_json_object(content: bytes) -> dict[str, Any]:
+    """Parse JSON that must be an object.
+
+    Raises:
+        BadFile: as in `parse_json`, or it is another kind of value.
+    """
+    value = parse_json(content)
+    if not isinstance(value, dict):
+        raise BadFile("does not hold a JSON object")
+    return value
+
+
+def _is_shallow(value: Any, depth: int = 0) -> bool:
+    """Whether a value can be walked through and written again without reaching Python's recursion limit."""
+    if not isinstance(value, dict | list):
+        return True
+    children = value.values() if isinstance(value, dict) else value
+    return depth < MAX_NESTING and all(_is_shallow(child, depth + 1) for child in children)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
