@@ -13,7 +13,7 @@ PACKAGE = REPOSITORY / "gan_dist"
 
 # From top to bottom, in the order in which a batch meets them.
 ORDER = [
-    *("config", "files", "seeding", "signals", "arguments"),
+    *("config", "files", "seeding", "tensors", "signals", "arguments"),
     *("data.sources", "data.dataset", "data"),
     *("models.mlp", "models.conv", "models.ema", "models"),
     *("evaluation.cache", "evaluation.classifier", "evaluation.observed", "evaluation.metrics", "evaluation.reference"),
