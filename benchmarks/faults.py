@@ -259,7 +259,7 @@ def disk_full(campaign: Campaign) -> Row:
             codes.append(ended.returncode)
             there = Checkpoints(folder.checkpoints, 1).steps() == [step - CHECKPOINT_EVERY]
             ballast.unlink()
-            survived += ended.returncode == 2 and there and campaign.goes_on_cleanly(folder)
+            survived += ended.returncode == 1 and there and campaign.goes_on_cleanly(folder)
     return (
         "disk full at a file of a checkpoint, keep=1",
         len(names),

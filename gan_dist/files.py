@@ -1,13 +1,12 @@
-"""Reading files that may hold anything: what is read from disk is checked before it is used.
-
-Imports neither torch nor the rest of the package, apart from its errors.
-"""
+"""Files: reading them when they may hold anything, and writing them whole or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +18,32 @@ class BadFile(ValueError):
     """A file is not what it should be. The message says what is wrong, without the file's name."""
 
 
-def read_file(file: Path, max_bytes: int) -> bytes:
+def read_file(file: Path, max_bytes: int, follow_links: bool = True) -> bytes:
     """Read a regular file of limited size.
 
     A FIFO, device or socket is refused instead of waited for.
 
     Args:
-        file: its path; a symbolic link is followed.
+        file: its path.
         max_bytes: the largest size that is read.
+        follow_links: False refuses a symbolic link, which may lead out of the folder that the file is expected in.
 
     Raises:
         BadFile: it can't be read, is no regular file, or is larger than `max_bytes`.
     """
     try:
         # Without O_NONBLOCK, opening a FIFO waits for somebody to write to it.
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        no_link = 0 if follow_links else os.O_NOFOLLOW
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | no_link)
     except OSError as error:
         raise BadFile(f"can't be read ({error.strerror})") from error
     except ValueError as error:  # a NUL character in the path
         raise BadFile(f"can't be read ({error})") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise BadFile("is not a regular file")
     with os.fdopen(descriptor, "rb") as stream:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise BadFile("is not a regular file")
         if status.st_size > max_bytes:
             raise BadFile(f"is too large: {status.st_size:,} bytes, at most {max_bytes:,} are read")
         try:
@@ -90,3 +92,34 @@ def _is_shallow(value: Any, depth: int = 0) -> bool:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+UNFINISHED = ".writing-"  # begins the name of whatever is not complete yet
+
+
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A path beside `file` to write to; it replaces the file if the block ends without an error, else it is removed."""
+    beside = file.with_name(f"{UNFINISHED}{os.getpid()}-{file.name}")
+    try:
+        yield beside
+        with open(beside, "rb") as written:
+            os.fsync(written.fileno())
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(file: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON object atomically."""
+    with replacing(file) as beside:
+        beside.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def sync(path: Path) -> None:
+    """Have the disk keep a file's content, or a folder's entries, through a power failure."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

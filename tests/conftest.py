@@ -184,6 +184,7 @@ def clean_process() -> Iterator[None]:
     left = {name for name in os.environ.keys() ^ variables.keys() if not name.startswith(("PYTEST_", "WANDB_"))}
     # Accelerate and torch set these for libraries that they load.
     left -= {"ACCELERATE_MIXED_PRECISION", "FORK_LAUNCHED", "KMP_AFFINITY", "KMP_BLOCKTIME", "TORCHINDUCTOR_CACHE_DIR"}
+    left -= {"KINETO_LOG_LEVEL"}  # of --profile
     assert not left, f"the test left variables: {left}"
     assert torch.equal(torch.get_rng_state(), random_state), "something drew from the global generator"
 

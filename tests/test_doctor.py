@@ -21,7 +21,7 @@ from gan_dist.evaluation.doctor import EXPLAINED, FINDINGS, Finding, examine
 from gan_dist.results import examine as results
 from gan_dist.results.examine import examine_run, report
 from gan_dist.run.folder import RunFolder, write_json
-from gan_dist.run.tracking import StepLines
+from gan_dist.run.records import StepLines
 
 Rows = list[dict[str, Any]]
 

@@ -23,7 +23,7 @@ from conftest import environment, picture_size, run_command
 from PIL import Image
 from torch import nn
 
-from gan_dist.config import InputError, WandbConfig
+from gan_dist.config import InputError, TrainingFailed, WandbConfig
 from gan_dist.run import launcher
 from gan_dist.run.checkpoint import Checkpoints, Damaged, load_optimizer_tensors, optimizer_tensors, read_checkpoint
 from gan_dist.run.console import Console
@@ -31,9 +31,10 @@ from gan_dist.run.curves import draw_curves
 from gan_dist.run.disk import Disk
 from gan_dist.run.folder import RunFolder, read_json, read_json_lines, replacing, write_json
 from gan_dist.run.preemption import StopAgreement, StopRequest
+from gan_dist.run.records import StepLines
 from gan_dist.run.samples import COUNT, draw_panel, save_grid, save_samples
 from gan_dist.run.sharedmemory import SharedMemory
-from gan_dist.run.tracking import StepLines, WandbTracker
+from gan_dist.run.tracking import WandbTracker
 
 # --- folder
 
@@ -67,7 +68,7 @@ def test_a_folder_that_can_not_be_used_is_refused_and_left_alone(tmp_path: Path)
     for path in (occupied, occupied / "below"):
         with pytest.raises(InputError, match=rf"run\.dir={path} can't be used .*--run\.dir"):
             RunFolder(path).check_usable()
-    with pytest.raises(InputError, match="disk is full"):
+    with pytest.raises(TrainingFailed, match="disk is full"):
         RunFolder(tmp_path / "new").check_usable(needed_bytes=2**60)
     RunFolder(tmp_path / "new").check_usable()
     assert list(tmp_path.iterdir()) == [occupied]
@@ -75,11 +76,11 @@ def test_a_folder_that_can_not_be_used_is_refused_and_left_alone(tmp_path: Path)
 
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     first, second = RunFolder(tmp_path), RunFolder(tmp_path)
-    first.lock()
-    with pytest.raises(InputError, match="in use by another process"):
-        second.lock(wait=0.2)
+    first.lock(print, print)
+    with pytest.raises(InputError, match="in use by another run"):
+        second.lock(print, print, wait=0.2)
     first.close()
-    second.lock(wait=0.2)
+    second.lock(print, print, wait=0.2)
     second.close()
 
 
@@ -257,14 +258,14 @@ def test_the_curves_are_drawn_from_metrics_that_a_crash_cut_off(tmp_path: Path) 
 def test_no_step_stands_twice_in_the_metrics_after_going_back(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     metrics = StepLines(folder.metrics)
-    assert metrics.last_step() == 0
-    for step in (5, 10, 12, 15, 20):  # 12: the end of an earlier, shorter run
-        metrics.append({"step": step})
+    assert metrics.read().rows == []
+    for step in (5, 10, 15, 20):
+        metrics.append({"step": step, "epoch": step / 10})
     with open(folder.metrics, "a") as stream:
         stream.write('{"step": 2')
-    assert metrics.last_step() == 20
-    metrics.go_back_to(13, every_steps=5)
-    metrics.append({"step": 15})
+    read = metrics.read()
+    metrics.rewrite(read, [row for row in read.rows if row["step"] <= 13], print)
+    metrics.append({"step": 15, "epoch": 1.5})
     assert [row["step"] for row in read_json_lines(folder.metrics)] == [5, 10, 15]
 
 

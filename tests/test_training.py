@@ -388,9 +388,11 @@ def alone(window: int) -> Meter:
     return Meter(METRICS, window, 1, lambda rows: rows, ranks=1, device=CPU)
 
 
-def test_means_are_over_the_window_since_the_last_full_one() -> None:
+def test_means_are_over_the_open_window() -> None:
     meter = alone(3)
     for i in range(1, 6):
+        if i == 4:
+            meter.close_window()
         meter.add(stats(i))
         first = max(1, 3 * ((i - 1) // 3) + 1)
         expected = sum(range(first, i + 1)) / (i - first + 1) * 10
@@ -405,6 +407,7 @@ def test_means_leave_out_what_is_not_finite() -> None:
     meter.add(stats(6) | {"loss/generator": torch.tensor([torch.inf])})
     assert meter.means()["loss/discriminator"] == 30.0
     assert meter.means()["loss/generator"] == 11.0
+    meter.close_window()
     meter.add(stats(1) | {"loss/generator": torch.tensor([torch.nan])})
     assert meter.means()["loss/generator"] is None
 
@@ -427,6 +430,10 @@ def test_a_window_goes_on_after_a_resume_as_if_never_interrupted(stop: int) -> N
         part = first if i < stop else second
         part.add(values[i])
         assert part.means() == whole.means()
+        if i % 4 == 3:
+            whole.close_window()
+            part.close_window()
+            assert not part.is_open
 
 
 def schedule(make: Callable[[TrainConfig], TrainConfig], size: int = 100) -> Schedule:

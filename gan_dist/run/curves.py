@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from gan_dist.run.folder import RunFolder, read_json_lines, replacing
 
 
@@ -12,14 +14,18 @@ def draw_curves(folder: RunFolder) -> None:
 
     rows = read_json_lines(folder.metrics)
     epochs = [row["epoch"] for row in rows]
+
+    def figures(name: str) -> list[float]:
+        return [math.nan if row.get(name) is None else float(row[name]) for row in rows]
+
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     losses, scores = figure.subplots(1, 2)
-    losses.plot(epochs, [row["loss/discriminator"] for row in rows], label="discriminator")
-    losses.plot(epochs, [row["loss/generator"] for row in rows], label="generator")
+    losses.plot(epochs, figures("loss/discriminator"), label="discriminator")
+    losses.plot(epochs, figures("loss/generator"), label="generator")
     losses.set(title="losses", xlabel="epoch", ylim=(0, None))
-    scores.plot(epochs, [row["score/real"] for row in rows], label="real_score: D(x)")
-    scores.plot(epochs, [row["score/fake"] for row in rows], label="fake_score: D(G(z))")
+    scores.plot(epochs, figures("score/real"), label="real_score: D(x)")
+    scores.plot(epochs, figures("score/fake"), label="fake_score: D(G(z))")
     scores.axhline(0.5, color="gray", linewidth=0.8, linestyle="--")
     scores.set(title="scores", xlabel="epoch", ylim=(0, 1))
     for axis in (losses, scores):

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
 import os
+import re
 import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from gan_dist.config import InputError
-
-UNFINISHED = ".writing-"  # begins the name of whatever is not whole yet
+from gan_dist.config import InputError, TrainingFailed
+from gan_dist.files import UNFINISHED, write_json
+from gan_dist.files import replacing as replacing
+from gan_dist.run.lock import RunLock
+from gan_dist.run.records import read_json as read_json
+from gan_dist.run.records import read_json_lines as read_json_lines
 
 
 class RunFolder:
     """The layout of a run folder. Making one touches nothing on disk."""
 
     def __init__(self, path: Path) -> None:
+        self._lock: RunLock | None = None
+        self.use(path)
+
+    def use(self, path: Path) -> None:
+        """Be the layout of another folder."""
         self.path = path
         self.config = path / "config.json"
         self.environment = path / "environment.json"
@@ -43,17 +48,23 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.wandb = path / "wandb"
         self.profile = path / "profile"
-        self._lock: int | None = None
 
     def epoch_samples(self, epoch: int) -> Path:
         return self.samples / f"epoch-{epoch:04d}.png"
 
     def epochs_with_samples(self) -> list[int]:
         """The epochs (from 1) whose grid is on disk, in order."""
-        return sorted(int(file.stem.removeprefix("epoch-")) for file in self.samples.glob("epoch-*.png"))
+        names = [re.fullmatch(r"epoch-(\d{4,15})\.png", file.name) for file in self.samples.glob("epoch-*.png")]
+        return sorted(int(name.group(1)) for name in names if name)
 
     def holds_a_run(self) -> bool:
-        return self.config.exists()
+        return os.path.lexists(self.config)
+
+    def files_of_others(self) -> list[str]:
+        """Names of what is in the folder apart from hidden files, logs, and a disk's lost+found."""
+        logs = (".log", ".out", ".err", ".txt")
+        names = sorted(entry.name for entry in self.path.iterdir())
+        return [name for name in names if not name.startswith(".") and not name.endswith(logs) and name != "lost+found"]
 
     def write_status(self, state: str, step: int, reason: str = "") -> None:
         """Say how the run stands: running, stopped, finished or failed, after so many steps, and why."""
@@ -67,7 +78,8 @@ class RunFolder:
         """Find out, and leave nothing behind, whether a run can be kept here.
 
         Raises:
-            InputError: the folder can't be made, read or written, or its disk has less room than `needed_bytes`.
+            InputError: the folder can't be made, read or written.
+            TrainingFailed: its disk has less room than `needed_bytes`, which may be otherwise at another try.
         """
         existing = self.nearest_existing()
         try:
@@ -80,13 +92,15 @@ class RunFolder:
                 f"run.dir={self.path} can't be used ({existing}: {error.strerror}); choose another with --run.dir"
             ) from error
         if free < needed_bytes:
-            raise InputError(
+            raise TrainingFailed(
                 f"run.dir={self.path}: its disk is full, {free / 1e6:.1f} MB are left and the run needs "
                 f"{needed_bytes / 1e6:.1f} MB; make room, or choose another with --run.dir"
             )
 
     def leave_mark(self) -> str:
-        """Leave an empty file where the run is going to be, so that other hosts can see that it is the same place.
+        """Leave an empty file where the run is kept, so that other hosts can see that it is the same place.
+
+        The folder must be locked.
 
         Returns:
             Its name, for `sees` there, and for `remove_mark`.
@@ -95,13 +109,13 @@ class RunFolder:
             OSError: it can't be written.
         """
         name = f"{UNFINISHED}{uuid.uuid4()}"  # new each time: no file system remembers that it was not there
-        (self.nearest_existing() / name).touch()
+        (self._place_for_mark() / name).touch()
         return name
 
     def sees(self, mark: str, wait: float = 2.0) -> bool:
         """Whether what another host left with `leave_mark` turns up here, in so many seconds.
 
-        The folder itself may not exist yet, so the mark may be in any of those above.
+        The folder itself may be new, so the mark may be in any of those above.
         """
         give_up = time.monotonic() + wait
         while not any((above / mark).exists() for above in (self.path, *self.path.absolute().parents)):
@@ -112,29 +126,28 @@ class RunFolder:
 
     def remove_mark(self, mark: str) -> None:
         """Remove what `leave_mark` left."""
-        (self.nearest_existing() / mark).unlink(missing_ok=True)
+        (self._place_for_mark() / mark).unlink(missing_ok=True)
 
-    def lock(self, wait: float = 10.0) -> None:
-        """Keep every other run out of the folder, which exists, until `close` or this process's death.
+    def _place_for_mark(self) -> Path:
+        """The innermost folder that was there before `lock`: other hosts may remember that newer ones were not."""
+        if self._lock is not None and self._lock.new_folders:
+            return self._lock.new_folders[-1].parent
+        return self.path
+
+    def lock(self, announce: Callable[[str], None], on_lost: Callable[[str], None], wait: float = 10.0) -> None:
+        """Keep every other run out of the folder until `close` or this process's death; make it if it is not there.
 
         Args:
+            announce, on_lost: as for `RunLock`.
             wait: seconds to wait for a run that is just ending.
 
         Raises:
             InputError: another process trains in this folder.
+            OSError: it can't be made or written.
         """
-        self._lock = os.open(self.path, os.O_RDONLY)
-        give_up = time.monotonic() + wait
-        while True:
-            try:
-                return fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                if time.monotonic() > give_up:
-                    self.close()
-                    raise InputError(
-                        f"run.dir={self.path} is in use by another process; wait for it, or choose another"
-                    ) from error
-                time.sleep(0.1)
+        lock = RunLock(self.path, announce, on_lost)
+        lock.acquire(wait)
+        self._lock = lock
 
     def remove_unfinished(self) -> None:
         """Remove what killed processes left half-written. Call it only while the folder is locked."""
@@ -143,59 +156,12 @@ class RunFolder:
                 shutil.rmtree(beside) if beside.is_dir() else beside.unlink()
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Give the lock back. A folder that `lock` made and nothing came into is removed."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
 
 def timestamp() -> str:
     """Now, in UTC, to the second (ISO 8601)."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        InputError: the file can't be read or holds no JSON object.
-    """
-    try:
-        values = json.loads(file.read_text())
-    except OSError as error:
-        raise InputError(f"{file} can't be read ({error.strerror}); choose another --run.dir") from error
-    except ValueError as error:
-        raise InputError(f"{file} is damaged ({error}); restore it, or choose another --run.dir") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{file} holds no JSON object; restore it, or choose another --run.dir")
-    return values
-
-
-def read_json_lines(file: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file, in order; a last line that a crash cut off is left out."""
-    rows = []
-    for line in file.read_text().splitlines() if file.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
-
-
-def write_json(file: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON object atomically."""
-    with replacing(file) as beside:
-        beside.write_text(json.dumps(values, indent=2) + "\n")
-
-
-@contextlib.contextmanager
-def replacing(file: Path) -> Iterator[Path]:
-    """A path beside `file` to write to; it takes the file's place when the block ends well, else it is removed."""
-    beside = file.with_name(f"{UNFINISHED}{os.getpid()}-{file.name}")
-    try:
-        yield beside
-        with open(beside, "rb") as written:
-            os.fsync(written.fileno())
-        beside.replace(file)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import datetime
+import errno
 import os
 import platform
 import sys
@@ -158,7 +159,9 @@ def usable_cores() -> int:
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
-    """Do `work` on rank 0 alone; every rank gets its result, or its InputError (which an OSError becomes) or Stopped.
+    """Do `work` on rank 0 alone; every rank gets its result, or its InputError, Stopped or TrainingFailed.
+
+    An OSError becomes a TrainingFailed if another try may help (the disk is full or away), else an InputError.
 
     So files are read and written once, and no rank can disagree with another about what is in them. A collective:
     every rank must reach it. The result travels pickled between our own processes.
@@ -167,15 +170,21 @@ def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
     if accelerator.is_main_process:
         try:
             outcome[0] = work()
-        except (InputError, Stopped) as error:
+        except (InputError, Stopped, TrainingFailed) as error:
             outcome[0] = error
         except OSError as error:
-            why = error.strerror or error
-            outcome[0] = InputError(f"{error.filename or 'a file'} can't be used ({why}); mend that, and start again")
+            outcome[0] = _describe(error)
     broadcast_object_list(outcome)
-    if isinstance(outcome[0], InputError | Stopped):
+    if isinstance(outcome[0], InputError | Stopped | TrainingFailed):
         raise outcome[0]
     return outcome[0]
+
+
+def _describe(error: OSError) -> InputError | TrainingFailed:
+    said = f"{error.filename or 'a file'} can't be used ({error.strerror or error})"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE):
+        return TrainingFailed(f"{said}; make room or bring the disk back, and start the same command again")
+    return InputError(f"{said}; fix it, and start the same command again")
 
 
 def launch_advice(processes: int) -> list[str]:

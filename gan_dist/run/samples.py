@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import torch
@@ -10,11 +11,13 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
 from gan_dist.data.dataset import denormalize
-from gan_dist.run.folder import RunFolder, replacing
+from gan_dist.files import read_file, replacing
+from gan_dist.run.folder import RunFolder
 
 COLUMNS = 8
 COUNT = COLUMNS * COLUMNS
 MILESTONES = (10, 50, 100, 300)
+MAX_PICTURE_BYTES = 2**28
 
 
 def save_grid(images: Float[Tensor, "n c h w"], file: Path) -> None:
@@ -47,7 +50,7 @@ def draw_panel(folder: RunFolder) -> None:
     figure = Figure(figsize=(3 * len(pictures), 3.3), layout="constrained")
     FigureCanvasAgg(figure)
     for axis, (title, file) in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures, strict=True):
-        axis.imshow(imread(file), cmap="gray")
+        axis.imshow(imread(io.BytesIO(read_file(file, MAX_PICTURE_BYTES))), cmap="gray")
         axis.set_title(title)
         axis.axis("off")
     with replacing(folder.panel) as beside:

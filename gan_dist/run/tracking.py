@@ -1,8 +1,7 @@
-"""Where a run's figures go: metrics.jsonl, always, and Weights & Biases, when it works. Rank 0 only."""
+"""Weights & Biases, when it works. Rank 0 only."""
 
 from __future__ import annotations
 
-import json
 import netrc
 import os
 from collections.abc import Callable, Mapping
@@ -13,31 +12,7 @@ from urllib.parse import urlsplit
 from accelerate import Accelerator
 
 from gan_dist.config import WandbConfig
-from gan_dist.run.folder import RunFolder, read_json_lines, replacing
-
-
-class StepLines:
-    """A file of one JSON object a line, one line a step that is logged, no step twice: metrics.jsonl, hashes.jsonl."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def last_step(self) -> int:
-        """The last step in the file; 0 if there is none."""
-        return max((row["step"] for row in read_json_lines(self.file)), default=0)
-
-    def go_back_to(self, step: int, every_steps: int = 1) -> None:
-        """Drop the lines that a run resumed after `step` is going to write again.
-
-        They are those of later steps, and a line that an earlier end of the run put between two log points.
-        """
-        rows = [row for row in read_json_lines(self.file) if row["step"] <= step and row["step"] % every_steps == 0]
-        with replacing(self.file) as beside:
-            beside.write_text("".join(_line(row) for row in rows))
-
-    def append(self, row: Mapping[str, Any]) -> None:
-        with open(self.file, "a") as stream:
-            stream.write(_line(row))
+from gan_dist.run.folder import RunFolder
 
 
 class WandbTracker:
@@ -183,10 +158,6 @@ def has_api_key() -> bool:
         return netrc.netrc(os.environ.get("NETRC")).authenticators(host or "") is not None
     except Exception:  # no such file, a damaged one, settings that W&B refuses: then there is no key
         return False
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row) + "\n"
 
 
 def _first_line(error: Exception) -> str:

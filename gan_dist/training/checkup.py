@@ -6,7 +6,7 @@ import time
 
 from gan_dist.evaluation.doctor import examine
 from gan_dist.run.folder import write_json
-from gan_dist.run.tracking import StepLines
+from gan_dist.run.records import StepLines
 from gan_dist.training.state import Best, Run
 
 

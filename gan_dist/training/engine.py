@@ -157,7 +157,9 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
         console.announce(advice)
 
     # Rank 0 reads, and sends what it read: every rank starts from the same, and needs no file of its own.
-    start = on_main(accelerator, lambda: find_start(config, folder, console.announce))
+    start = on_main(accelerator, lambda: find_start(config, folder, console.announce, request))
+    folder.use(start.run_dir)
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=start.run_dir))
     if ranks > 1:
         check_same_folder(config.run.shared, folder, accelerator)
     found = start.checkpoint
@@ -184,7 +186,8 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
     batch_size, seed, latent_dim = config.train.batch_size, config.train.seed, config.model.latent_dim
     batches = GlobalBatches(len(images), batch_size, seed, range(schedule.total_steps), device, start.images.stack)
     loader = accelerator.prepare(make_loader(ResidentImages(images), batches))
-    share, backward, window = batch_size // ranks, accelerator.backward, config.log.every_steps
+    share, backward = batch_size // ranks, accelerator.backward
+    window = min(config.log.every_steps, schedule.total_steps)
     guard = Guard(window, rank, ranks, device, scaled=accelerator.scaler is not None)
     dtype = DTYPES[accelerator.mixed_precision]
     generator_update, discriminator_update = (
@@ -218,11 +221,12 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
         quality=Quality(config, accelerator, start.images, console.announce),
         disk=Disk(on_failure=request.ask),
         folder=folder,
-        checkpoints=Checkpoints(folder.checkpoints, config.checkpoint.keep, schedule.stays),
+        checkpoints=Checkpoints(folder.checkpoints, config.checkpoint.keep, schedule.stays, start.run_id),
         wandb=WandbTracker(accelerator, config.wandb, folder, console.announce),
         console=console,
         profile=profile,
         images=start.images,
+        run_id=start.run_id,
         fixed_latents=fixed_latents(seed, COUNT, latent_dim).to(device),
         seconds=found.state["seconds"] if found else 0.0,
     )
@@ -255,7 +259,7 @@ def run_to_end(config: Config) -> int:
                 state = train_through(run)
                 # Every rank waits here for rank 0's pictures: a launcher that sees one worker end stops the others.
                 on_main(accelerator, lambda: outputs.conclude(run, state, request.reason or "asked on another rank"))
-            except (InputError, Stopped) as error:  # every rank is here
+            except (InputError, Stopped, TrainingFailed) as error:  # every rank is here
                 if isinstance(error, InputError):
                     error.common = True
                 peers.close()  # the store of rank 0 goes with the group

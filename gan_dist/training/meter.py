@@ -22,7 +22,7 @@ class Meter:
 
     Args:
         names: of the figures.
-        window: steps in a window; the first step after a full one begins the next.
+        window: the most steps between two calls of `close_window`, or from a resume to the first of them.
         parts: parts of a rank's share that bring figures of their own.
         gather: (k, ...) of this rank -> (ranks * k, ...) of all, in the order of the ranks; `Accelerator.gather`.
         ranks: how many there are.
@@ -39,7 +39,6 @@ class Meter:
         device: torch.device,
     ) -> None:
         self.names = tuple(names)
-        self.window = window
         self.gather = gather
         self.ranks = ranks
         self.rows = torch.zeros(window, len(self.names), parts, device=device)
@@ -48,8 +47,6 @@ class Meter:
 
     def add(self, stats: Stats) -> None:
         """Take in one step of this rank: (parts,) for each name."""
-        if self.count + len(self.earlier) == self.window:
-            self.count, self.earlier = 0, self.earlier[:0]
         torch.stack([stats[name] for name in self.names], out=self.rows[self.count])
         self.count += 1
 
@@ -62,8 +59,17 @@ class Meter:
         finite = [column[np.isfinite(column)] for column in columns]
         return {name: float(c.mean()) if len(c) else None for name, c in zip(self.names, finite, strict=True)}
 
+    def close_window(self) -> None:
+        """The next step begins a new window."""
+        self.count, self.earlier = 0, self.earlier[:0]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the window has steps."""
+        return self.count + len(self.earlier) > 0
+
     def state(self) -> list[list[float]]:
-        """The window so far, for a checkpoint. A collective: every rank must reach it."""
+        """The steps of the open window, for a checkpoint. A collective: every rank must reach it."""
         return self._steps().tolist()
 
     def load_state(self, steps: list[list[float]]) -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from gan_dist.config import InputError, to_dict
+from gan_dist.config import TrainingFailed, to_dict
 from gan_dist.data.dataset import ResidentImages, epoch_order
+from gan_dist.files import write_json
 from gan_dist.run.curves import draw_curves
-from gan_dist.run.folder import read_json, read_json_lines, timestamp, write_json
+from gan_dist.run.folder import timestamp
 from gan_dist.run.launcher import describe_machine
+from gan_dist.run.records import StepLines, read_floor, read_json_lines, read_optional_json
 from gan_dist.run.samples import COUNT, draw_panel, save_grid, save_samples
-from gan_dist.run.tracking import StepLines
 from gan_dist.training.checkup import consult
 from gan_dist.training.saving import checkpoint_bytes, tensors_of
 from gan_dist.training.state import Run
@@ -26,20 +29,21 @@ def begin(run: Run, wandb_id: str | None) -> None:
     """Open the run's folder and its dashboard, show what is going to happen. Rank 0 only.
 
     Raises:
-        InputError: the folder has no room for the run.
+        TrainingFailed: the folder has no room for the run.
     """
     folder, console = run.folder, run.console
     networks = [run.gan.generator_update.network, run.gan.discriminator_update.network]
     weights = sum(p.numel() for network in networks for p in network.parameters())
     folder.check_usable(needed_bytes=2 * checkpoint_bytes(networks) + 2**20)
-    if not folder.path.exists():
-        folder.path.mkdir(parents=True)
-        folder.lock()
+    earlier, problem = read_optional_json(folder.environment)
+    if problem:
+        aside = folder.environment.with_name(f"{folder.environment.name}.damaged")
+        folder.environment.replace(aside)
+        console.announce(f"{folder.environment} {problem}; it is now {aside.name}, and a new one is written")
+    sent = logged_through(run, earlier)
+    go_back_to(run, run.step)
     folder.remove_unfinished()
     write_json(folder.config, to_dict(run.config))
-    earlier = read_json(folder.environment) if folder.environment.exists() else {}
-    sent = max(StepLines(folder.metrics).last_step(), earlier.get("wandb", {}).get("logged_through", 0))
-    go_back_to(run, run.step)
     real = ResidentImages(run.images.images)
     first = epoch_order(len(real), run.config.train.seed, 0, run.images.stack)[:COUNT]
     save_grid(real.__getitems__(first), folder.real_samples)
@@ -47,13 +51,15 @@ def begin(run: Run, wandb_id: str | None) -> None:
     if run.step:
         console.announce(f"going on after step {run.step:,}, from {folder.checkpoints}")
     session = {
+        "run_id": run.run_id,
         "started": timestamp(),
         "from_step": run.step,
         **describe_machine(run.accelerator),
         "data": run.images.provenance.to_dict(),
         "wandb": run.wandb.describe(),
     }
-    history = [*earlier.pop("earlier_sessions", []), earlier] if earlier else []
+    sessions = earlier.pop("earlier_sessions", [])
+    history = [*(sessions if isinstance(sessions, list) else []), earlier] if earlier else []
     write_json(folder.environment, session | {"earlier_sessions": history})
     folder.write_status("running", run.step)
     data = run.images.provenance
@@ -73,23 +79,38 @@ def begin(run: Run, wandb_id: str | None) -> None:
     )
 
 
+def logged_through(run: Run, earlier: Mapping[str, Any]) -> int:
+    """The last step that the dashboard was sent, as far as the run's files tell."""
+    tracking = earlier.get("wandb")
+    noted = tracking.get("logged_through") if isinstance(tracking, dict) else None
+    steps = [row["step"] for row in StepLines(run.folder.metrics).read().rows]
+    return max([*steps, noted if isinstance(noted, int) else 0])
+
+
 def go_back_to(run: Run, step: int) -> None:
-    """Take out of the run's files the lines that it is going to write again. Rank 0 only."""
-    StepLines(run.folder.metrics).go_back_to(step, run.config.log.every_steps)
-    if run.folder.evaluations.exists():
-        StepLines(run.folder.evaluations).go_back_to(step)
-    if run.config.train.log_hashes is not None:
-        StepLines(run.folder.hashes).go_back_to(step, run.config.train.log_hashes)
-    run.rows, run.evaluations = read_json_lines(run.folder.metrics), read_json_lines(run.folder.evaluations)
-    run.floor = read_json(run.folder.floor) if run.folder.floor.exists() else {}
+    """Take out of the run's files the lines of later steps, which it is going to write again. Rank 0 only.
+
+    Also the line that an end of the run put inside an open log window: the line at the window's end covers its steps.
+    """
+    files = [StepLines(file) for file in (run.folder.metrics, run.folder.evaluations, run.folder.hashes)]
+    found = [lines.read() for lines in files]  # all are read before one is rewritten
+    kept = [[row for row in read.rows if row["step"] <= step] for read in found]
+    if kept[0] and kept[0][-1]["step"] == step and run.meter.is_open:
+        kept[0].pop()
+    for lines, read, rows in zip(files, found, kept, strict=True):
+        lines.rewrite(read, rows, run.console.announce)
+    run.rows, run.evaluations = kept[0], kept[1]
+    run.floor = read_floor(run.folder.floor)
 
 
 def log(run: Run) -> None:
     """Write a log point everywhere. A collective: the means are over all ranks."""
     means = run.meter.means()
+    step, now = run.step, time.perf_counter()
+    if run.schedule.ends_window(step):
+        run.meter.close_window()
     if not run.writes:
         return
-    step, now = run.step, time.perf_counter()
     images = run.schedule.images_seen(step - run.logged[0])
     row = {
         "step": step,
@@ -154,15 +175,15 @@ def conclude(run: Run, state: str, stopped_by: str) -> None:
         stopped_by: who asked to stop, if somebody did.
 
     Raises:
-        InputError: the disk refused something.
+        TrainingFailed: the disk refused something.
     """
     run.disk.wait()
     if run.disk.error is not None:
         refused = run.disk.error.strerror or str(run.disk.error)
         with contextlib.suppress(OSError):
             end(run, "failed", refused)
-        raise InputError(
-            f"run.dir={run.folder.path} can't be written any more ({refused}); mend that, "
+        raise TrainingFailed(
+            f"run.dir={run.folder.path} can't be written any more ({refused}); make room or fix the disk, "
             "and the same command goes on from the newest checkpoint"
         )
     if state == "failed":

@@ -6,9 +6,9 @@ from gan_dist.models import build_pair
 from gan_dist.models.ema import Average
 from gan_dist.run.checkpoint import Checkpoint, load_optimizer_tensors
 from gan_dist.run.launcher import on_main
-from gan_dist.run.tracking import StepLines
 from gan_dist.training.guard import NotFinite
 from gan_dist.training.outputs import go_back_to
+from gan_dist.training.start import check_state, expected_tensors
 from gan_dist.training.state import Best, Run
 
 
@@ -51,6 +51,7 @@ def recover(run: Run, bad: NotFinite) -> None:
         run.failure = earlier_failure or bad
     run.console.end()
     restore(run, on_main(run.accelerator, lambda: _newest_checkpoint(run)))
+    on_main(run.accelerator, lambda: go_back_to(run, run.step))
     if run.failure is None:
         run.console.announce(f"{bad.describe()}; back to step {run.step:,}")
     else:
@@ -90,7 +91,9 @@ def restore(run: Run, found: Checkpoint | None) -> None:
 
 def _newest_checkpoint(run: Run) -> Checkpoint | None:
     run.disk.wait()
-    run.wandb.logged_through = max(run.wandb.logged_through, StepLines(run.folder.metrics).last_step())
-    found = run.checkpoints.newest(run.console.announce)
-    go_back_to(run, found.step if found else 0)
-    return found
+    run.wandb.logged_through = max([run.wandb.logged_through, *(row["step"] for row in run.rows)])
+    return run.checkpoints.newest(
+        run.console.announce,
+        expected_tensors(run.config, run.images.shape),
+        lambda found: check_state(found.state, run.config),
+    )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gan_dist.config import to_dict
 from gan_dist.models.ema import Average
 from gan_dist.run.checkpoint import optimizer_tensors, save_generator
+from gan_dist.run.records import StepLines
 from gan_dist.training.state import Best, Run
 
 
@@ -49,6 +50,9 @@ def _write_checkpoint(
     generator: dict[str, str],
 ) -> None:
     best: Best | None = state["best"]
+    # A checkpoint must not outlive the lines of the steps before it, should the power fail.
+    for file in (run.folder.metrics, run.folder.evaluations, run.folder.hashes):
+        StepLines(file).sync()
     run.checkpoints.save(step, tensors, state, spare=best.step if best else None)
     to_use = tensors.get("average", tensors["generator"])
     save_generator(run.folder.generator, to_use, generator)

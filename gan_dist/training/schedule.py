@@ -75,13 +75,17 @@ class Schedule:
         hashes, evaluate = self.config.train.log_hashes, self.config.evaluate.every_epochs
         last = step == self.total_steps
         return At(
-            log=last or step % self.config.log.every_steps == 0,
+            log=last or self.ends_window(step),
             hashes=hashes is not None and step % hashes == 0,
             sample=epoch_ends and epoch % self.config.samples.every_epochs == 0,
             evaluate=evaluate is not None and epoch_ends and epoch % evaluate == 0,
             checkpoint=last or stop_requested or self._checkpoints_due(step) > self._checkpoints_due(step - 1),
             stop=last or stop_requested,
         )
+
+    def ends_window(self, step: int) -> bool:
+        """Whether a step is the last one of a log window. The line of a run's last step may lie inside one."""
+        return step % self.config.log.every_steps == 0
 
     def stays(self, step: int) -> bool:
         """Whether the checkpoint of a step is kept for good: every so manieth of those that are due by plan."""

@@ -1,14 +1,24 @@
-"""Where a run starts: its images, and its newest checkpoint if it was stopped before. Rank 0 finds it out."""
+"""Where a run starts: its folder, its images, and the checkpoint that it goes on from. Rank 0 finds it out."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from gan_dist.config import Config, InputError, differences
 from gan_dist.data.sources import ImageSet, load_images
-from gan_dist.run.checkpoint import Checkpoint, Checkpoints
-from gan_dist.run.folder import RunFolder, read_json
+from gan_dist.models import ImageShape, build_pair
+from gan_dist.run.checkpoint import Checkpoint, Checkpoints, Damaged, Foreign
+from gan_dist.run.folder import RunFolder
+from gan_dist.run.preemption import StopRequest
+from gan_dist.run.records import is_number, read_json, read_optional_json
+from gan_dist.training.meter import METRICS
 
 
 @dataclass(frozen=True)
@@ -16,22 +26,64 @@ class Start:
     images: ImageSet
     checkpoint: Checkpoint | None
     """None: begin at step 0."""
+    run_id: str
+    """What the run's checkpoints are known by."""
+    run_dir: Path
+    """Its folder, which is another one than asked for where it trains on other data than asked for."""
 
 
-def find_start(config: Config, folder: RunFolder, announce: Callable[[str], None]) -> Start:
-    """Read all that a run starts from and check that it fits together. Writes nothing.
+def find_start(config: Config, folder: RunFolder, announce: Callable[[str], None], request: StopRequest) -> Start:
+    """Lock the run's folder, read all that the run starts from, and check that it fits together.
+
+    Only the lock is written. The folder is made if it is not there; `folder.close` removes it if nothing follows.
 
     Args:
         config: the resolved configuration.
-        folder: the run's folder; locked from here on if it exists.
+        folder: the run's folder; locked from here on.
         announce: called with one line for each thing that is not as the user might think.
+        request: asked to stop if another run takes the folder over.
 
     Raises:
         InputError: the folder, the data or the checkpoints can't be used with this configuration.
+        Stopped: the request came while the data were downloaded.
     """
+    there = _take_folder(config, folder, announce, request)
+    images = load_images(config.data, announce)
+    if images.provenance.fallback is not None and not there:
+        # Another start, with the data that were asked for, must find a folder that is not full of something else.
+        folder.close()
+        folder.use(folder.path.with_name(f"{folder.path.name}-sample"))
+        announce(f"this run is kept in {folder.path}, apart from one with the full data set")
+        there = _take_folder(config, folder, announce, request)
+    count = len(images.images)
+    if config.train.batch_size > count:
+        raise InputError(
+            f"train.batch_size={config.train.batch_size} is more than the {count:,} images of the data set; "
+            f"use at most {count}"
+        )
+    if not there:
+        return Start(images, None, uuid.uuid4().hex, folder.path)
+    earlier, _ = read_optional_json(folder.environment)
+    run_id = earlier.get("run_id")
+    run_id = run_id if isinstance(run_id, str) else ""
+    checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep, run_id=run_id)
+    checkpoint = checkpoints.newest(
+        announce,
+        expected_tensors(config, images.shape),
+        lambda found: check_state(found.state, config),
+    )
+    if checkpoint is None:
+        announce(f"the run in {folder.path} ended before its first checkpoint: it begins again")
+        return Start(images, None, run_id or uuid.uuid4().hex, folder.path)
+    if checkpoint.state["data_sha256"] != images.provenance.sha256:
+        raise InputError(_other_images(folder, checkpoint, images))
+    return Start(images, checkpoint, checkpoint.run_id, folder.path)
+
+
+def _take_folder(config: Config, folder: RunFolder, announce: Callable[[str], None], request: StopRequest) -> bool:
+    """Lock the folder and find out whether it holds a run that this one may go on with."""
     folder.check_usable()
-    if folder.path.exists():
-        folder.lock()
+    folder.lock(announce, request.ask)
     there = folder.holds_a_run()
     if there and config.run.resume == "never":
         raise InputError(
@@ -40,25 +92,75 @@ def find_start(config: Config, folder: RunFolder, announce: Callable[[str], None
         )
     if not there and config.run.resume == "must":
         raise InputError(f"run.dir={folder.path} holds no run that run.resume=must could go on with")
+    if not there and (others := folder.files_of_others()):
+        shown = ", ".join(others[:4]) + (", …" if others[4:] else "")
+        raise InputError(
+            f"run.dir={folder.path} holds files and no {folder.config.name}, so it is not a run's folder ({shown}); "
+            f"choose another --run.dir, or restore {folder.config.name} (a checkpoint's state.json has it)"
+        )
     if there and (fields := differences(read_json(folder.config), config)):
         raise InputError(
             f"run.dir={folder.path} belongs to another configuration ({'; '.join(fields)}); "
             "choose another --run.dir, or give the values that it had"
         )
-    images = load_images(config.data, announce)
-    count = len(images.images)
-    if config.train.batch_size > count:
-        raise InputError(
-            f"train.batch_size={config.train.batch_size} is more than the {count:,} images of the data set; "
-            f"use at most {count}"
-        )
-    checkpoint = Checkpoints(folder.checkpoints, config.checkpoint.keep).newest(announce) if there else None
-    if there and checkpoint is None:
-        announce(f"the run in {folder.path} ended before its first checkpoint: it begins again")
-    if checkpoint is not None and checkpoint.state["data_sha256"] != images.provenance.sha256:
-        raise InputError(
-            f"run.dir={folder.path} was trained on other images (data sha256 {checkpoint.state['data_sha256'][:12]}…, "
-            f"now {images.provenance.sha256[:12]}… from {images.provenance.source}); "
-            "give --data.root and --data.source as they were, or choose another --run.dir"
-        )
-    return Start(images, checkpoint)
+    return there
+
+
+def _other_images(folder: RunFolder, checkpoint: Checkpoint, images: ImageSet) -> str:
+    found = images.provenance
+    why = f"{found.fallback}; " if found.fallback else ""
+    return (
+        f"run.dir={folder.path} was trained on other images (data sha256 {checkpoint.state['data_sha256'][:12]}, "
+        f"now {found.sha256[:12]} from {found.source}); {why}"
+        "give --data.root and --data.source as they were, or choose another --run.dir"
+    )
+
+
+def expected_tensors(config: Config, image_shape: ImageShape) -> dict[str, dict[str, Tensor]]:
+    """What the checkpoints of a run hold: file's stem -> name -> a tensor without content, of that shape and dtype."""
+    with torch.device("meta"):
+        pair = dict(zip(("generator", "discriminator"), build_pair(config.model, image_shape, 0), strict=True))
+        expected: dict[str, dict[str, Tensor]] = {}
+        for name, network in pair.items():
+            expected[name] = network.state_dict()
+            weights = sum(parameter.numel() for parameter in network.parameters())
+            flat = {key: torch.empty(weights) for key in ("0.exp_avg", "0.exp_avg_sq")}
+            expected[f"{name}_optimizer"] = flat | {"0.step": torch.empty(())}
+        if config.ema.half_life is not None:
+            expected["average"] = expected["generator"]
+    return expected
+
+
+def check_state(state: dict[str, Any], config: Config) -> None:
+    """Check what a checkpoint holds besides tensors.
+
+    Raises:
+        Damaged: a value is missing or of another type than it is written with.
+        Foreign: it was written with another configuration.
+    """
+    penalty = config.penalty
+    figures = len(METRICS) + sum(map(bool, (penalty.r1, penalty.r2, penalty.gradient)))
+    window, best = state.get("metrics_window"), state.get("best")
+    for name, ok in {
+        "config": isinstance(state.get("config"), dict),
+        "data_sha256": isinstance(state.get("data_sha256"), str),
+        "seconds": is_number(state.get("seconds")) and 0 <= state["seconds"] < float("inf"),
+        "best": best is None or (_is_list(best, 2) and all(map(is_number, best)) and isinstance(best[0], int)),
+        "scaler": isinstance(state.get("scaler"), dict) and all(map(is_number, state["scaler"].values())),
+        "wandb_id": isinstance(state.get("wandb_id"), str | None),
+        "updates_skipped": isinstance(state.get("updates_skipped"), int),
+        "metrics_window": isinstance(window, list)
+        and all(_is_list(row, figures) and all(map(is_number, row)) for row in window),
+    }.items():
+        if not ok:
+            raise Damaged(f"state.json has no {name}, or one of another type than it is written with")
+    try:
+        fields = differences(state["config"], config)
+    except InputError as error:
+        raise Foreign(str(error)) from error
+    if fields:
+        raise Foreign(f"it was written with another configuration ({'; '.join(fields)})")
+
+
+def _is_list(value: Any, length: int) -> bool:
+    return isinstance(value, list) and len(value) == length

@@ -62,6 +62,8 @@ class Run:
     images: ImageSet
     fixed_latents: Tensor
     """(64, latent_dim), those of the sample grids."""
+    run_id: str
+    """What the run's checkpoints are known by."""
     step: int = 0
     """Completed steps."""
     best: Best | None = None

@@ -1,0 +1,210 @@
+"""What a run's JSON files hold, read with checks: objects, and files of one object a line."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gan_dist.config import InputError
+from gan_dist.files import MAX_JSON_BYTES, BadFile, parse_json_object, read_file, replacing, sync
+
+Row = dict[str, Any]
+MAX_ROWS_BYTES = 2**30  # 2 million lines of metrics
+MAX_STEP = 2**53  # what JSON's numbers hold exactly
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: the file can't be read or holds no JSON object.
+    """
+    try:
+        return parse_json_object(read_file(file, MAX_JSON_BYTES))
+    except BadFile as error:
+        raise InputError(f"{file} {error}; restore it, or choose another folder") from error
+
+
+def read_optional_json(file: Path) -> tuple[dict[str, Any], str]:
+    """Read a JSON object that a run can do without.
+
+    Returns:
+        The object, empty where there is none; and what is wrong with the file, empty where nothing is.
+    """
+    if not os.path.lexists(file):
+        return {}, ""
+    try:
+        return parse_json_object(read_file(file, MAX_JSON_BYTES)), ""
+    except BadFile as error:
+        return {}, str(error)
+
+
+def read_floor(file: Path) -> dict[str, float]:
+    """The figures of real images that an evaluation left in floor.json; what is no number is left out."""
+    return {name: float(value) for name, value in read_optional_json(file)[0].items() if is_number(value)}
+
+
+@dataclass(frozen=True)
+class DamagedLine:
+    """A line that is not what a run writes."""
+
+    number: int
+    """Its place in the file, from 1."""
+    content: bytes
+    reason: str
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a file of one JSON object a line holds."""
+
+    rows: list[Row]
+    """The valid lines, in their order. Each has its own "step", an int."""
+    damaged: list[DamagedLine]
+    complete: bool = True
+    """The last line ends with a newline, so another one can be appended."""
+
+
+def read_records(file: Path) -> Records:
+    """Read metrics.jsonl, evaluations.jsonl or hashes.jsonl. A damaged line costs no other line.
+
+    Returns:
+        No rows where there is no file.
+
+    Raises:
+        InputError: it is not a regular file, can't be read, or is too large.
+    """
+    if not os.path.lexists(file):
+        return Records([], [])
+    try:
+        content = read_file(file, MAX_ROWS_BYTES)
+    except BadFile as error:
+        raise InputError(f"{file} {error}; move it away, or choose another folder") from error
+    check = _CHECKS.get(file.name, _no_check)
+    rows: dict[int, Row] = {}
+    damaged = []
+    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n") if content else [], 1):
+        try:
+            row = parse_json_object(line)
+            step = row.get("step")
+            if not (isinstance(step, int) and _is_count(step)):
+                raise BadFile("has no step")
+            if step in rows:
+                raise BadFile(f"has step {step}, which an earlier line has")
+            check(row)
+            rows[step] = row
+        except BadFile as error:
+            damaged.append(DamagedLine(number, line, str(error)))
+    return Records(list(rows.values()), damaged, complete=content.endswith(b"\n") or not content)
+
+
+def read_json_lines(file: Path) -> list[Row]:
+    """The valid lines of a file of `read_records`."""
+    return read_records(file).rows
+
+
+class StepLines:
+    """A file of one JSON object a line, one line a step that is logged, no step twice: metrics.jsonl and its kin."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def read(self) -> Records:
+        """As `read_records`."""
+        return read_records(self.file)
+
+    def rewrite(self, read: Records, kept: Sequence[Row], announce: Callable[[str], None]) -> None:
+        """Leave only some of the rows in the file. Damaged lines move to a file beside, FILE.damaged.
+
+        Args:
+            read: what `read` returned.
+            kept: those of its rows that stay.
+            announce: called with one line if there are damaged lines.
+        """
+        if read.damaged:
+            aside = self.file.with_name(f"{self.file.name}.damaged")
+            with open(aside, "ab") as stream:
+                stream.write(b"".join(line.content + b"\n" for line in read.damaged))
+                stream.flush()
+                os.fsync(stream.fileno())
+            numbers = ", ".join(str(line.number) for line in read.damaged[:5]) + (", …" if read.damaged[5:] else "")
+            announce(
+                f"{self.file}: {len(read.damaged)} damaged line(s) moved to {aside.name} "
+                f"(line {numbers}: the first {read.damaged[0].reason}); the other {len(read.rows)} are used"
+            )
+        if read.damaged or len(kept) < len(read.rows) or not read.complete:
+            with replacing(self.file) as beside:
+                beside.write_text("".join(_line(row) for row in kept))
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        with open(self.file, "a") as stream:
+            stream.write(_line(row))
+
+    def sync(self) -> None:
+        """Have the disk keep the lines through a power failure."""
+        if self.file.exists():
+            sync(self.file)
+            sync(self.file.parent)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a number that a float can hold (NaN and infinity, which Python writes, included)."""
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1000)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_STEP
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row) + "\n"
+
+
+def _no_check(row: Row) -> None:
+    pass
+
+
+def _check_metrics(row: Row) -> None:
+    _require_numbers(row, ("epoch",))
+
+
+def _check_evaluation(row: Row) -> None:
+    _require_numbers(row, ("epoch",), other=("classifier", "intervals"))
+    intervals = row.get("intervals", {})
+    if not (isinstance(intervals, dict) and all(map(_is_interval, intervals.values()))):
+        raise BadFile("has intervals that are not pairs of numbers")
+    if not isinstance(row.get("classifier", ""), str):
+        raise BadFile("has a classifier that is no text")
+
+
+def _check_hashes(row: Row) -> None:
+    hashes, differ = row.get("hashes"), row.get("ranks_differ", [])
+    if not (isinstance(hashes, dict) and all(isinstance(value, str) for value in hashes.values())):
+        raise BadFile("has no hashes")
+    if not (isinstance(differ, list) and all(isinstance(name, str) for name in differ)):
+        raise BadFile("has a ranks_differ that is no list of names")
+
+
+def _require_numbers(row: Row, required: Sequence[str], other: Sequence[str] = ()) -> None:
+    """Every figure is a number or null, and the required ones are finite."""
+    for name in required:
+        if not (is_number(row.get(name)) and abs(row[name]) < float("inf")):
+            raise BadFile(f"has no number {name}")
+    for name, value in row.items():
+        if name not in other and value is not None and not is_number(value):
+            raise BadFile(f"has a {name} that is no number")
+
+
+def _is_interval(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(end is None or is_number(end) for end in value)
+
+
+_CHECKS: dict[str, Callable[[Row], None]] = {
+    "metrics.jsonl": _check_metrics,
+    "evaluations.jsonl": _check_evaluation,
+    "hashes.jsonl": _check_hashes,
+}

@@ -1,0 +1,337 @@
+"""The run's folder: one run at a time, whatever it holds, and files that may hold anything."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, TRAIN, Ended, assert_same_end, environment, figures, run_command, train_here
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gan_dist.config import InputError
+from gan_dist.files import BadFile, parse_json, read_file
+from gan_dist.run import lock
+from gan_dist.run.folder import RunFolder
+from gan_dist.run.records import StepLines, read_floor, read_json, read_json_lines, read_optional_json
+
+Flags = Callable[..., list[str]]
+QUIET = ("--wandb.mode", "disabled")
+
+
+def train_run(folder: Path, flags: Flags, *more: str) -> int:
+    return train_here(flags(folder, *QUIET, *more))
+
+
+# --- one run at a time
+
+
+@pytest.mark.parametrize("delay", [0.05, 1.5])
+def test_of_two_runs_that_start_in_one_fresh_folder_one_trains(delay: float, flags: Flags, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "new" / "run")
+    command = [sys.executable, str(TRAIN), *flags(folder.path, *QUIET, "--train.epochs", "100000")]
+    started = []
+    for _ in range(2):
+        started.append(
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), cwd=REPOSITORY
+            )
+        )
+        time.sleep(delay)
+    refused = None
+    while refused is None:  # the one that comes second gives up after ten seconds
+        time.sleep(0.1)
+        refused = next((process for process in started if process.poll() is not None), None)
+    running = next(process for process in started if process is not refused)
+    assert "is in use by another run (process " in refused.communicate()[1]
+    assert refused.returncode == 2
+    running.terminate()
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 75, out + err
+    steps = [row["step"] for row in read_json_lines(folder.metrics)]
+    assert steps == list(range(5, steps[-1] + 1, 5))
+    assert not list(folder.path.glob(".lock"))
+
+
+def test_bad_input_leaves_no_folder(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train_run(tmp_path / "a" / "b", flags, "--train.batch-size", "5000") == 2
+    assert "more than the 200 images" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+def refuse_locks(descriptor: int, operation: int) -> None:
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+def test_a_file_system_without_locks_is_announced_and_a_lease_keeps_others_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", refuse_locks)
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 0.4)
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.1)
+    announced: list[str] = []
+    lost: list[str] = []
+    first, second = RunFolder(tmp_path), RunFolder(tmp_path)
+    first.lock(announced.append, lost.append)
+    assert len(announced) == 1
+    assert "without locks (No locks available)" in announced[0]
+    with pytest.raises(InputError, match=rf"in use by another run \(process {os.getpid()} on "):
+        second.lock(announced.append, lost.append, wait=0.2)
+    first.close()
+    second.lock(announced.append, lost.append, wait=0.2)
+    second.close()
+    assert not list(tmp_path.iterdir())
+    assert lost == []
+
+
+def test_a_lease_whose_holder_is_dead_or_silent_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", refuse_locks)
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.1)
+    lease = tmp_path / lock.LEASE
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    lease.write_text(json.dumps({"pid": dead.pid, **lock._place(), "token": "x"}))
+    folder, lost = RunFolder(tmp_path), []
+    folder.lock(print, lost.append, wait=0.1)
+    folder.close()
+    lease.write_text(json.dumps({"pid": 1, "host": "elsewhere", "pids": "", "token": "x"}))
+    os.utime(lease, (time.time() - 100, time.time() - 100))
+    folder.lock(print, lost.append, wait=0.1)
+    # Another run took it over while this one was suspended: it is told.
+    lease.write_text(json.dumps({"pid": 1, "host": "elsewhere", "pids": "", "token": "y"}))
+    give_up = time.monotonic() + 10
+    while not lost and time.monotonic() < give_up:
+        time.sleep(0.02)
+    assert lost == ["another run took its folder over"]
+    folder.close()
+    assert json.loads(lease.read_text())["token"] == "y"
+
+
+def test_what_is_in_the_place_of_the_lock(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".lock")
+    with pytest.raises(InputError, match="not a regular file"):
+        RunFolder(tmp_path).lock(print, print)
+
+
+def test_a_folder_with_other_files_is_not_a_runs(
+    flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    assert train_run(tmp_path, flags, "--train.steps", "1") == 2
+    said = capsys.readouterr().err
+    assert "is not a run's folder (thesis.tex)" in said
+    assert "--run.dir" in said
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "job.log").write_text("of a scheduler")
+    assert train_run(logs, flags, "--train.steps", "1") == 0
+
+
+def test_a_fallback_trains_in_a_folder_of_its_own(
+    flags: Flags, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first start without a network must not fill the folder in which the next one looks for its run."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    folder = RunFolder(tmp_path / "run")
+    sample = RunFolder(tmp_path / "run-sample")
+    nothing = ["--data.root", str(tmp_path / "nothing"), "--data.source", "auto"]
+    for steps in ("3", "6"):
+        assert train_run(folder.path, flags, *nothing, "--train.steps", steps) == 0
+        assert f"this run is kept in {sample.path}" in capsys.readouterr().out
+    assert not folder.path.exists()
+    assert read_json(sample.environment)["from_step"] == 3
+    assert read_json(sample.environment)["data"]["source"] == "sample"
+    assert read_json(sample.config)["run"]["dir"] == str(sample.path)
+    # With the data there, the same command trains on them; without them again, it does not go on with other images.
+    assert train_run(folder.path, flags, "--train.steps", "3") == 0
+    capsys.readouterr()
+    assert train_run(folder.path, flags, *nothing, "--train.steps", "6") == 2
+    said = capsys.readouterr().err
+    assert "was trained on other images" in said
+    assert "holds no mnist" in said
+    assert "give --data.root" in said
+
+
+# --- files of one object a line
+
+
+@pytest.mark.parametrize(
+    "bad", [b"garbage", b"", b"\0" * 40, b"\xff\xfe", b"5", b"null", b"{}", b"[" * 100_000, b'{"step": "5"}']
+)
+def test_a_bad_line_costs_no_other_line(
+    bad: bytes, flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    straight, folder = RunFolder(tmp_path / "straight"), RunFolder(tmp_path / "run")
+    assert train_run(straight.path, flags, "--train.steps", "30") == 0
+    assert train_run(folder.path, flags, "--train.steps", "20") == 0
+    lines = folder.metrics.read_bytes().split(b"\n")
+    lines.insert(1, bad)
+    folder.metrics.write_bytes(b"\n".join(lines))
+    capsys.readouterr()
+    assert train_run(folder.path, flags, "--train.steps", "30") == 0
+    assert_same_end(folder, straight, 30)
+    out = capsys.readouterr().out.replace("\n", "")
+    assert "1 damaged line(s) moved to metrics.jsonl.damaged (line 2:" in out
+    assert (folder.path / "metrics.jsonl.damaged").read_bytes() == bad + b"\n"
+
+
+def test_no_line_is_glued_to_one_that_was_cut_off(flags: Flags, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    assert train_run(folder.path, flags, "--train.steps", "10") == 0
+    folder.metrics.write_bytes(folder.metrics.read_bytes()[:-1])
+    assert train_run(folder.path, flags, "--train.steps", "15") == 0
+    assert [row["step"] for row in figures(folder)] == [5, 10, 15]
+
+
+NONSENSE = [b"", b"\xff", b"5", b"null", b"[]", b'{"data": 3, "earlier_sessions": 4, "wandb": 5}', b'{"a":' * 5000]
+
+
+@pytest.mark.parametrize("name", ["environment.json", "floor.json", "status.json", "summary.json"])
+def test_a_file_that_a_run_can_do_without_does_not_end_it(name: str, flags: Flags, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    assert train_run(folder.path, flags, "--train.steps", "5") == 0
+    for i, content in enumerate(NONSENSE):
+        (folder.path / name).write_bytes(content)
+        assert train_run(folder.path, flags, "--train.steps", str(10 + i)) == 0
+    assert read_json(folder.environment)["from_step"] == 10 + len(NONSENSE) - 2
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "evaluations.jsonl", "hashes.jsonl"])
+def test_a_fifo_in_a_files_place_is_refused(
+    name: str, flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    assert train_run(folder.path, flags, "--train.steps", "5") == 0
+    (folder.path / name).unlink(missing_ok=True)
+    os.mkfifo(folder.path / name)
+    before = {file.name: file.read_bytes() for file in folder.path.iterdir() if file.is_file()}
+    capsys.readouterr()
+    assert train_run(folder.path, flags, "--train.steps", "10") == 2
+    said = capsys.readouterr().err
+    assert f"{folder.path / name} is not a regular file" in said
+    assert said.count("\n") == 1
+    assert {file.name: file.read_bytes() for file in folder.path.iterdir() if file.is_file()} == before
+
+
+MANY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+)
+ROWS = st.fixed_dictionaries(
+    {"step": st.integers(-2, 50) | JSON, "epoch": st.floats() | JSON},
+    optional={"hashes": JSON, "ranks_differ": JSON, "intervals": JSON, "classifier": JSON, "loss/generator": JSON},
+)
+LINES = st.lists(st.binary(max_size=60) | (JSON | ROWS).map(lambda value: json.dumps(value).encode()), max_size=8)
+
+
+@MANY
+@given(lines=LINES, name=st.sampled_from(["metrics.jsonl", "evaluations.jsonl", "hashes.jsonl"]))
+def test_whatever_a_file_of_lines_holds_its_good_lines_are_read(tmp_path: Path, lines: list[bytes], name: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(b"\n".join(lines))
+    (tmp_path / f"{name}.damaged").unlink(missing_ok=True)
+    records = StepLines(file).read()
+    steps = [row["step"] for row in records.rows]
+    assert len(set(steps)) == len(steps)
+    StepLines(file).rewrite(records, records.rows, lambda line: None)
+    again = StepLines(file).read()
+    assert [row["step"] for row in again.rows] == steps
+    assert again.damaged == []
+
+
+@MANY
+@given(content=st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_whatever_a_json_file_holds_is_an_object_or_refused(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "config.json"
+    file.write_bytes(content)
+    values, problem = read_optional_json(file)
+    assert isinstance(values, dict)
+    assert all(isinstance(value, int | float) for value in read_floor(file).values())
+    if problem:
+        with pytest.raises(InputError, match="restore it"):
+            read_json(file)
+    else:
+        assert read_json(file).keys() == values.keys()
+
+
+def test_deep_nesting_is_refused_before_it_is_walked() -> None:
+    for depth in (10, 63):
+        parse_json(b"[" * depth + b"]" * depth)
+    for depth in (66, 900, 10**6):
+        with pytest.raises(BadFile, match="not valid JSON"):
+            parse_json(b"[" * depth + b"]" * depth)
+
+
+def test_a_file_is_read_if_it_is_one_and_not_too_large(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"12345")
+    assert read_file(file, 5) == b"12345"
+    with pytest.raises(BadFile, match="too large"):
+        read_file(file, 4)
+    link = tmp_path / "link"
+    link.symlink_to(file)
+    assert read_file(link, 5) == b"12345"
+    with pytest.raises(BadFile, match="can't be read"):
+        read_file(link, 5, follow_links=False)
+    for other in (tmp_path, tmp_path / "nothing", Path("/dev/zero"), Path("with\0nul")):
+        with pytest.raises(BadFile):
+            read_file(other, 5)
+
+
+def test_commands_meet_a_damaged_run_with_one_line(flags: Flags, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    assert train_run(folder.path, flags, "--train.steps", "5", "--train.log-hashes", "5") == 0
+    for name in ("config.json", "metrics.jsonl", "generator.safetensors", "hashes.jsonl"):
+        content = (folder.path / name).read_bytes()
+        for nonsense in NONSENSE:
+            (folder.path / name).write_bytes(nonsense)
+            for words in (["doctor", str(folder.path)], ["diff", str(folder.path), str(folder.path)]):
+                ended = command(*words)
+                assert "Traceback" not in ended.err
+                assert ended.code in (0, 1, 2, 3)
+        (folder.path / name).write_bytes(content)
+
+
+def command(*words: str) -> Ended:
+    """A gan-dist command in this process."""
+    import contextlib
+    import io
+
+    from gan_dist import cli
+
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.main(words)
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+def test_a_run_is_found_after_its_environment_file_is_gone(flags: Flags, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    assert train_run(folder.path, flags, "--train.steps", "5") == 0
+    run_id = read_json(folder.environment)["run_id"]
+    folder.environment.unlink()
+    assert train_run(folder.path, flags, "--train.steps", "10") == 0
+    environment = read_json(folder.environment)
+    assert (environment["from_step"], environment["run_id"]) == (5, run_id)
+
+
+def test_sigkill_leaves_a_lock_that_the_next_run_takes(flags: Flags, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    program = (
+        "import sys, os, signal; from gan_dist.run.folder import RunFolder; from pathlib import Path\n"
+        "RunFolder(Path(sys.argv[1])).lock(print, print); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert run_command("python", "-c", program, folder.path).code == -9
+    assert (folder.path / ".lock").exists()
+    assert train_run(folder.path, flags, "--train.steps", "2") == 0
