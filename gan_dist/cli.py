@@ -14,6 +14,7 @@ from tyro.conf import Positional, arg
 from gan_dist import train
 from gan_dist.arguments import exit_code, read_arguments
 from gan_dist.config import DataConfig, DataName, DataSource, InputError
+from gan_dist.openmp import limit_spinning
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 2 bad input; 75 a training stopped by a signal, resumable; 1 runs that differ, a check
         that failed, a run that is ill.
     """
+    limit_spinning()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print("usage: gan-dist COMMAND ...   (gan-dist COMMAND --help says more)\n")

@@ -422,12 +422,6 @@ def validate(config: Config) -> None:
         raise InputError(
             "train.accumulation and train.exact_shards both cut the batch into parts; leave out train.accumulation"
         )
-    if one_thread(config) and config.train.threads not in (None, 1):
-        raise InputError(
-            f"train.threads={config.train.threads} can't be had with train.exact_shards and model.architecture=conv: "
-            "the order in which a convolution's gradients are added depends on the threads; leave it out, and use "
-            "more processes"
-        )
     if config.train.compile and config.train.mixed_precision == "fp16":
         raise InputError(
             "train.compile can't be had with train.mixed_precision=fp16; use bf16, or leave out one of them"
@@ -446,12 +440,6 @@ def validate(config: Config) -> None:
         raise InputError(
             f"data.source=sample has MNIST digits only, not data.name={config.data.name}; use source local or download"
         )
-
-
-def one_thread(config: Config) -> bool:
-    """Whether a process has to compute on one thread: oneDNN adds the gradients of a convolution over images in parts,
-    one for each thread, so in the exact mode their number may not vary."""
-    return config.train.exact_shards is not None and config.model.architecture == "conv"
 
 
 def doubts(config: Config) -> list[str]:

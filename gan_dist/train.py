@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from gan_dist.arguments import exit_code, flag, read_arguments
 from gan_dist.config import PRESETS, STOPPED_EXIT_CODE, Config, InputError, to_flat, validate
+from gan_dist.openmp import limit_spinning
 from gan_dist.signals import END_OF_JOB, heard_by
 
 
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "gan_dist/train.py"
     Returns:
         The exit code: 0 finished, 75 stopped by a signal and resumable, 2 bad input, 1 failed. Anything else raises.
     """
+
+    limit_spinning()
 
     def work() -> int:
         config = parse(sys.argv[1:] if arguments is None else arguments, prog)

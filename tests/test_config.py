@@ -142,7 +142,6 @@ BAD = [
     (["--penalty.r1", "-1"], "penalty.r1=-1", "at least 0"),
     (["--penalty.r1", "1", "--penalty.gradient", "10"], "penalty.gradient", "the one or the others"),
     (["r3", "--train.mixed-precision", "fp16"], "fp16", "use bf16"),
-    (["r3-conv", "--train.exact-shards", "2", "--train.threads", "2"], "train.threads=2", "use more processes"),
     (["--penalty.final-factor", "0"], "penalty.final_factor=0", "above 0"),
     (["--optimizer.final-learning-rate", "0"], "optimizer.final_learning_rate=0", "above 0"),
     (["--optimizer.generator-factor", "0"], "optimizer.generator_factor=0", "above 0"),

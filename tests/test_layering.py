@@ -13,7 +13,7 @@ PACKAGE = REPOSITORY / "gan_dist"
 
 # From top to bottom, in the order in which a batch meets them.
 ORDER = [
-    *("config", "files", "seeding", "tensors", "signals", "arguments"),
+    *("config", "files", "openmp", "seeding", "tensors", "signals", "arguments"),
     *("data.sources", "data.dataset", "data"),
     *("models.mlp", "models.conv", "models.ema", "models"),
     *("evaluation.cache", "evaluation.classifier", "evaluation.observed", "evaluation.metrics", "evaluation.reference"),
@@ -40,7 +40,7 @@ ORDER = [
         "training.update",
         "training.meter",
     ),
-    *("training.schedule", "training.pace", "training.steps", "training.quality"),
+    *("training.schedule", "training.pace", "training.steps", "training.threads", "training.quality"),
     *("training.state", "training.saving", "training.checkup", "training.outputs"),
     *("training.agreement", "training.start", "training.recovery", "training.engine", "training.preflight", "training"),
     *("results.generate", "results.evaluate", "results.examine", "results.diff", "results"),

@@ -17,12 +17,13 @@ from gan_dist.config import (
     CheckpointConfig,
     Config,
     EmaConfig,
+    InputError,
     ModelConfig,
     OptimizerConfig,
     PenaltyConfig,
     TrainConfig,
 )
-from gan_dist.models import build_pair
+from gan_dist.models import ARCHITECTURES, build_pair
 from gan_dist.models.ema import generator_to_use
 from gan_dist.run.folder import RunFolder
 from gan_dist.training.engine import make_judge
@@ -30,6 +31,7 @@ from gan_dist.training.guard import Guard, NotFinite
 from gan_dist.training.latents import Latents, Places, fixed_latents
 from gan_dist.training.losses import LOSSES
 from gan_dist.training.meter import METRICS, Meter
+from gan_dist.training.outputs import gradient_norm
 from gan_dist.training.pace import Pace
 from gan_dist.training.penalties import Plain
 from gan_dist.training.reduction import (
@@ -283,6 +285,51 @@ def test_the_optimizer_moves_the_networks_own_weights_as_one_vector() -> None:
         assert torch.equal(a, b + 1)
     network.load_state_dict({name: tensor * 0 for name, tensor in network.state_dict().items()})
     assert not flat.any()
+
+
+def test_a_gradients_norm_is_that_of_the_unscaled_gradient() -> None:
+    """A GradScaler multiplies the loss; the fused optimizer's step divides the gradient, in place."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    norms = []
+    for scaled in (False, True):
+        network, _ = build_pair(ModelConfig(hidden_dim=32), (1, 28, 28), 0)
+        optimizer = torch.optim.Adam([flatten(network)], lr=2e-4, fused=True)
+        guard = Guard(window=10, rank=0, ranks=1, device=CPU, scaled=scaled)
+
+        def backward(loss: Tensor, inputs: list[Tensor], scaled: bool = scaled) -> None:
+            (scaler.scale(loss) if scaled else loss).backward(inputs=inputs)
+
+        update = Update(network, optimizer, FastReduction(ranks=1), BATCH, backward, guard)
+        if scaled:
+            update._step = lambda optimizer=optimizer: (scaler.step(optimizer), scaler.update())
+        update(lambda latents: (network(latents).square().mean(), {"x": torch.zeros(())}), torch.ones(BATCH, 64))
+        norms.append(gradient_norm(update))
+    assert norms[1] == pytest.approx(norms[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("beta1", [0.0, 0.9])
+def test_a_falling_learning_rate_is_the_same_as_a_tensor(beta1: float) -> None:
+    """A CUDA graph reads it from a tensor, which holds it in single precision."""
+    optimizer = OptimizerConfig(learning_rate=1e-3, final_learning_rate=1e-4, decay_images=3000)
+    schedule = Schedule(Config(optimizer=optimizer), 1000)
+    ends = []
+    for make in (float, torch.tensor):
+        weights = nn.Parameter(torch.linspace(-1, 1, 4096))
+        adam = torch.optim.Adam([weights], lr=make(1e-3), betas=(beta1, 0.99), fused=True)
+        pace = Pace(schedule, adam, torch.optim.Adam([nn.Parameter(torch.zeros(1))]), torch.ones(()))
+        for step in range(1, 40):
+            pace.keep(step)
+            weights.grad = (weights.detach() * step).sin()
+            adam.step()
+        ends.append(weights.detach().clone())
+    assert torch.equal(*ends)
+
+
+def test_networks_with_buffers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = (lambda config, shape: nn.BatchNorm1d(3), lambda config, shape: nn.Linear(3, 1))
+    monkeypatch.setitem(ARCHITECTURES, "mlp", pair)
+    with pytest.raises(InputError, match=r"model\.architecture=mlp has buffers \(running_mean, .*GroupNorm"):
+        build_pair(ModelConfig(), (1, 28, 28), 0)
 
 
 # --- what is not finite

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from gan_dist.config import ModelConfig
+from gan_dist.config import InputError, ModelConfig
 from gan_dist.models import conv, mlp
 from gan_dist.seeding import seed_for
 
@@ -32,6 +32,9 @@ def build_pair(config: ModelConfig, image_shape: ImageShape, seed: int) -> tuple
     """Generator and discriminator with the first weights of a run: a function of (config, seed), made on the CPU.
 
     torch's layers draw their first weights from the global generator; it is borrowed here and given back as it was.
+
+    Raises:
+        InputError: images that the architecture is not made for, or networks with buffers.
     """
     make_generator, make_discriminator = ARCHITECTURES[config.architecture]
     with torch.random.fork_rng(devices=[]):
@@ -40,6 +43,12 @@ def build_pair(config: ModelConfig, image_shape: ImageShape, seed: int) -> tuple
         if config.initialization == "he":
             for network in pair:
                 _keep_signals_alive(network)
+    for network in pair:
+        if buffers := [name for name, _ in network.named_buffers()]:
+            raise InputError(
+                f"model.architecture={config.architecture} has buffers ({', '.join(buffers)}), which would differ "
+                "from process to process; use GroupNorm or LayerNorm in place of BatchNorm, and constants in forward"
+            )
     return pair
 
 

@@ -23,7 +23,6 @@ from gan_dist.config import (
     TrainingFailed,
     check_processes,
     doubts,
-    one_thread,
     validate,
 )
 from gan_dist.data.dataset import GlobalBatches, ResidentImages, make_loader
@@ -57,6 +56,7 @@ from gan_dist.training.schedule import Schedule
 from gan_dist.training.start import find_start
 from gan_dist.training.state import Run
 from gan_dist.training.steps import Gan, discriminator_step, generator_step
+from gan_dist.training.threads import settle_threads
 from gan_dist.training.update import Update, flatten
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -129,8 +129,7 @@ def start_processes(config: Config) -> Accelerator:
     """
     if config.train.exact_shards is not None:
         fix_kernels()
-    threads = 1 if one_thread(config) else config.train.threads
-    return start_accelerator(config.train.mixed_precision, threads, _patience(config))
+    return start_accelerator(config.train.mixed_precision, config.train.threads, _patience(config))
 
 
 def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: Accelerator) -> Run:
@@ -197,18 +196,22 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
     factor = torch.ones((), device=device)
     places = Places(seed, (batch_size,), rank, ranks, device)
     judge = make_judge(config.penalty, discriminator_update, factor, places)
+    gan = Gan(
+        generator=generator_update.working,
+        discriminator=discriminator_update.working,
+        generator_update=generator_update,
+        discriminator_update=discriminator_update,
+        loss=LOSSES[config.train.loss],
+        judge=judge,
+        latents=Latents(seed, latent_dim, batch_size, rank, ranks, device, dtype),
+    )
+    if device.type == "cpu":
+        free, exact = config.train.threads is None, reduction.exact
+        settle_threads(gan, start.images.shape, share // reduction.parts, exact, free, console.announce)
     run = Run(
         config=config,
         accelerator=accelerator,
-        gan=Gan(
-            generator=generator_update.working,
-            discriminator=discriminator_update.working,
-            generator_update=generator_update,
-            discriminator_update=discriminator_update,
-            loss=LOSSES[config.train.loss],
-            judge=judge,
-            latents=Latents(seed, latent_dim, batch_size, rank, ranks, device, dtype),
-        ),
+        gan=gan,
         ema=generator_to_use(config.ema, generator, batch_size),
         batches=batches,
         loader=loader,
@@ -305,7 +308,7 @@ def _adam(network: nn.Module, config: OptimizerConfig, factor: float, captured: 
     weights = flatten(network)
     rate: float | Tensor = config.learning_rate * factor
     if captured and config.final_learning_rate is not None:
-        rate = torch.tensor(rate, device=weights.device)
+        rate = torch.tensor(rate, device=weights.device)  # a graph reads what the schedule writes into it
     return torch.optim.Adam([weights], lr=rate, betas=betas, fused=True, capturable=captured)
 
 

@@ -23,6 +23,7 @@ from gan_dist.run.samples import COUNT, draw_panel, save_grid, save_samples
 from gan_dist.training.checkup import consult
 from gan_dist.training.saving import checkpoint_bytes, tensors_of
 from gan_dist.training.state import Run
+from gan_dist.training.update import Update
 
 
 def begin(run: Run, wandb_id: str | None) -> None:
@@ -118,7 +119,8 @@ def log(run: Run) -> None:
         "images_seen": run.schedule.images_seen(step),
         "images_per_second": images / (now - run.logged[1]),
         **means,
-        **gradient_norms(run),
+        "gradient/discriminator": gradient_norm(run.gan.discriminator_update),
+        "gradient/generator": gradient_norm(run.gan.generator_update),
     }
     if run.config.train.on_nonfinite == "skip":
         row["updates_skipped"] = run.updates_skipped
@@ -129,17 +131,14 @@ def log(run: Run) -> None:
     run.console.progress(row, run.schedule.total_steps, run.schedule.epoch(run.schedule.total_steps))
 
 
-def gradient_norms(run: Run) -> dict[str, float | None]:
-    """The norm of each network's last gradient, of the global batch: the same on every rank. None if not finite."""
-    scaler = run.accelerator.scaler
-    scale = scaler.get_scale() if scaler is not None else 1.0
-    updates = {"discriminator": run.gan.discriminator_update, "generator": run.gan.generator_update}
-    norms: dict[str, float | None] = {}
-    for name, update in updates.items():
-        # numpy's sum: the same bits with any number of threads
-        square = np.square(update.gradients[0].cpu().numpy(), dtype=np.float64).sum()
-        norms[f"gradient/{name}"] = float(np.sqrt(square)) / scale if np.isfinite(square) else None
-    return norms
+def gradient_norm(update: Update) -> float | None:
+    """The norm of a network's last gradient, of the global batch: the same on every rank. None if it is not finite.
+
+    With a GradScaler too: the step of a fused optimizer has divided the gradient by the scale.
+    """
+    # numpy's sum: the same bits with any number of threads
+    square = np.square(update.gradients[0].cpu().numpy(), dtype=np.float64).sum()
+    return float(np.sqrt(square)) if np.isfinite(square) else None
 
 
 def log_hashes(run: Run) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
 
 from gan_dist.training.schedule import Schedule
+
+
+def round_to_float32(number: float) -> float:
+    """As a float32 tensor holds it: the fused optimizers compute with a learning rate in double precision."""
+    return float(torch.tensor(number, dtype=torch.float32))
 
 
 class Pace:
@@ -37,5 +43,5 @@ class Pace:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate * multiple)
             else:
-                group["lr"] = rate * multiple
+                group["lr"] = round_to_float32(rate * multiple)
         self.factor.fill_(self.schedule.penalty_factor(step))

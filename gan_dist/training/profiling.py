@@ -159,5 +159,9 @@ class _Watched:
     def weight(self) -> float:
         return self.reduction.weight
 
+    @property
+    def exact(self) -> bool:
+        return self.reduction.exact
+
     def __call__(self, gradients: Float[Tensor, "rows weights"]) -> None:
         self.profile.communicate(lambda: self.reduction(gradients))

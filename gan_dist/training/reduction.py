@@ -31,6 +31,10 @@ class Reduction(Protocol):
     def weight(self) -> float:
         """What a part's mean loss is multiplied with before it goes backward."""
 
+    @property
+    def exact(self) -> bool:
+        """Whether a part has to give the same bits on any number of processes."""
+
     def __call__(self, gradients: Float[Tensor, "rows weights"]) -> None:
         """Put the sum or mean over the global batch into the first row, on every rank. One collective."""
 
@@ -49,6 +53,7 @@ class FastReduction:
     parts: int = 1
     rows: int = 1
     gather: Gather | None = None
+    exact: bool = False
 
     @property
     def weight(self) -> float:
@@ -79,6 +84,7 @@ class ExactReduction:
     shards: int
     gather: Gather | None = None
     weight: float = 1.0
+    exact: bool = True
 
     @property
     def parts(self) -> int:

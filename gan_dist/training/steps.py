@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -45,21 +46,8 @@ def discriminator_step(gan: Gan, real: Float[Tensor, "n c h w"], step: int) -> S
         loss/discriminator, without the penalties; score/real and score/fake (`Loss.scores`); each penalty without its
         weight. Of each part of this rank's share, before the update.
     """
-
-    def loss_of(real: Tensor, latents: Tensor, *drawn: Tensor) -> tuple[Tensor, PartStats]:
-        with torch.no_grad():  # nothing flows back into the generator
-            fake = gan.generator(latents)
-        judged = gan.judge(real, fake, *drawn)
-        loss = gan.loss.discriminator(judged.real_logits, judged.fake_logits)
-        real_score, fake_score = gan.loss.scores(judged.real_logits.detach(), judged.fake_logits.detach())
-        return loss + judged.penalty, {
-            "loss/discriminator": loss.detach(),
-            "score/real": real_score,
-            "score/fake": fake_score,
-            **judged.figures,
-        }
-
-    return gan.discriminator_update(loss_of, real, gan.latents(step, "discriminator"), *gan.judge.draw(step))
+    inputs = real, gan.latents(step, "discriminator"), *gan.judge.draw(step)
+    return gan.discriminator_update(partial(discriminator_loss, gan), *inputs)
 
 
 def generator_step(gan: Gan, real: Float[Tensor, "n c h w"], step: int) -> Stats:
@@ -73,11 +61,44 @@ def generator_step(gan: Gan, real: Float[Tensor, "n c h w"], step: int) -> Stats
     Returns:
         loss/generator of each part of this rank's share, before the update.
     """
+    return gan.generator_update(partial(generator_loss, gan), real, gan.latents(step, "generator"))
 
-    def loss_of(real: Tensor, latents: Tensor) -> tuple[Tensor, PartStats]:
+
+def discriminator_loss(
+    gan: Gan, real: Float[Tensor, "n c h w"], latents: Float[Tensor, "n latent"], *drawn: Tensor
+) -> tuple[Float[Tensor, ""], PartStats]:
+    """What the discriminator minimizes, with its graph, and its figures.
+
+    Args:
+        gan: the networks.
+        real: real images in [-1, 1].
+        latents: of the fake images.
+        drawn: what the penalty needs besides, of `Judge.draw`.
+    """
+    with torch.no_grad():  # nothing flows back into the generator
         fake = gan.generator(latents)
-        real_logits = gan.loss.look_at(real, lambda images: gan.discriminator(images.to(fake.dtype)))
-        loss = gan.loss.generator(gan.discriminator(fake).float(), real_logits)
-        return loss, {"loss/generator": loss.detach()}
+    judged = gan.judge(real, fake, *drawn)
+    loss = gan.loss.discriminator(judged.real_logits, judged.fake_logits)
+    real_score, fake_score = gan.loss.scores(judged.real_logits.detach(), judged.fake_logits.detach())
+    return loss + judged.penalty, {
+        "loss/discriminator": loss.detach(),
+        "score/real": real_score,
+        "score/fake": fake_score,
+        **judged.figures,
+    }
 
-    return gan.generator_update(loss_of, real, gan.latents(step, "generator"))
+
+def generator_loss(
+    gan: Gan, real: Float[Tensor, "n c h w"], latents: Float[Tensor, "n latent"]
+) -> tuple[Float[Tensor, ""], PartStats]:
+    """What the generator minimizes, with its graph, and its figure.
+
+    Args:
+        gan: the networks.
+        real: real images in [-1, 1], for losses that pair them with the fake ones.
+        latents: of the fake images.
+    """
+    fake = gan.generator(latents)
+    real_logits = gan.loss.look_at(real, lambda images: gan.discriminator(images.to(fake.dtype)))
+    loss = gan.loss.generator(gan.discriminator(fake).float(), real_logits)
+    return loss, {"loss/generator": loss.detach()}

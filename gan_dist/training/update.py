@@ -135,7 +135,12 @@ class Update:
         apart = self.reduction.rows > 1
         figures, losses = [], []
         for i, part in enumerate(self.parts):
-            loss, stats = loss_of(*(tensor[part] for tensor in inputs))
+            own = [tensor[part] for tensor in inputs]
+            if self.reduction.exact:
+                # Kernels may round otherwise where memory is aligned otherwise, as it is for the same part on another
+                # number of processes.
+                own = [tensor.clone() for tensor in own]
+            loss, stats = loss_of(*own)
             weighted = loss if self.reduction.weight == 1 else loss * self.reduction.weight
             self.backward(weighted, inputs=self._parameters)  # the other network's gradients are not even computed
             self._collect_in(i if apart else 0, beside=i > 0 and not apart)
