@@ -302,7 +302,10 @@ def test_a_gradients_norm_is_that_of_the_unscaled_gradient() -> None:
         update = Update(network, optimizer, FastReduction(ranks=1), BATCH, backward, guard)
         if scaled:
             update._step = lambda optimizer=optimizer: (scaler.step(optimizer), scaler.update())
-        update(lambda latents: (network(latents).square().mean(), {"x": torch.zeros(())}), torch.ones(BATCH, 64))
+        update(
+            lambda latents, network=network: (network(latents).square().mean(), {"x": torch.zeros(())}),
+            torch.ones(BATCH, 64),
+        )
         norms.append(gradient_norm(update))
     assert norms[1] == pytest.approx(norms[0], rel=1e-5)
 
