@@ -16,6 +16,7 @@ from typing import Any
 import jaxtyping
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 # Before the first matrix product: runs in this process and runs in others must not differ by their kernels.
@@ -30,6 +31,12 @@ from accelerate.state import AcceleratorState, GradientState, PartialState  # no
 from safetensors.torch import load_file  # noqa: E402
 
 from gan_dist.run.folder import RunFolder, read_json_lines  # noqa: E402
+
+# python -m pytest -m fuzz --hypothesis-profile thorough tries what a commit's tests have no time for.
+FUZZ: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
+settings.register_profile("quick", max_examples=100, **FUZZ)
+settings.register_profile("thorough", max_examples=10_000, **FUZZ)
+settings.load_profile("quick")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 INJECT = REPOSITORY / "benchmarks" / "inject.py"

@@ -16,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import assert_same_end, train_here
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gan_dist.config import InputError, from_dict
@@ -250,7 +250,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.fuzz
 @given(data=st.data())
 def test_whatever_a_checkpoint_holds_it_is_whole_or_passed_over(
     data: st.DataObject, trained: RunFolder, tmp_path: Path

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, TRAIN, Ended, assert_same_end, environment, figures, run_command, train_here
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gan_dist.config import InputError
@@ -223,7 +223,6 @@ def test_a_fifo_in_a_files_place_is_refused(
     assert {file.name: file.read_bytes() for file in folder.path.iterdir() if file.is_file()} == before
 
 
-MANY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -235,7 +234,7 @@ ROWS = st.fixed_dictionaries(
 LINES = st.lists(st.binary(max_size=60) | (JSON | ROWS).map(lambda value: json.dumps(value).encode()), max_size=8)
 
 
-@MANY
+@pytest.mark.fuzz
 @given(lines=LINES, name=st.sampled_from(["metrics.jsonl", "evaluations.jsonl", "hashes.jsonl"]))
 def test_whatever_a_file_of_lines_holds_its_good_lines_are_read(tmp_path: Path, lines: list[bytes], name: str) -> None:
     file = tmp_path / name
@@ -250,7 +249,7 @@ def test_whatever_a_file_of_lines_holds_its_good_lines_are_read(tmp_path: Path, 
     assert again.damaged == []
 
 
-@MANY
+@pytest.mark.fuzz
 @given(content=st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_whatever_a_json_file_holds_is_an_object_or_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "config.json"
