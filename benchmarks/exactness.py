@@ -1,0 +1,248 @@
+"""Looks for a run of the exact mode that depends on its processes, threads or stops.
+
+    python benchmarks/exactness.py [--configurations 200] [--seed 0] [--folder DIR] [--processes 2 3 4]
+
+Draws configurations at random: architecture, widths, batch, shards, loss, penalties, average, learning rate, precision,
+stacked images. Each is trained straight on one process with one thread, and then: on one process with two threads,
+stopped at random steps; on each other number of processes that divides its shards, stopped likewise; and moved from one
+number of processes to another at each stop. After every step all weights and all numbers of the optimizers are hashed.
+Prints a table: way, configurations, those with a difference (which are named, with the seed that draws them again).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from launching import environment, launcher
+from rich.console import Console
+from rich.table import Table
+
+from gan_dist.config import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    EmaConfig,
+    EvaluateConfig,
+    LogConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PenaltyConfig,
+    RunConfig,
+    SamplesConfig,
+    TrainConfig,
+    WandbConfig,
+    from_dict,
+    to_dict,
+    validate,
+)
+from gan_dist.data.sources import write_idx_images
+from gan_dist.openmp import limit_spinning
+from gan_dist.results.diff import compare_hashes
+from gan_dist.run.folder import RunFolder
+from gan_dist.run.launcher import on_main
+from gan_dist.run.preemption import StopRequest
+from gan_dist.run.records import read_json_lines
+from gan_dist.training.engine import build, start_processes, train_through
+from gan_dist.training.outputs import conclude
+
+IMAGES = 200
+STRAIGHT = "1 process, 1 thread, straight"
+MOVED = "moved between numbers of processes"
+PRECISIONS = ("no", "bf16")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A configuration, and the steps after which its runs are stopped."""
+
+    config: Config
+    stops: tuple[int, ...]
+
+    @property
+    def steps(self) -> int:
+        assert self.config.train.steps is not None
+        return self.config.train.steps
+
+
+@dataclass(frozen=True)
+class Job:
+    """A piece of a run: train in a folder until a step."""
+
+    config: dict[str, Any]
+    until: int
+    threads: int
+
+
+def draw(rng: random.Random, data: Path) -> Case:
+    """A random configuration of the exact mode."""
+    shards, size = rng.choice([2, 3, 4, 6, 8, 12]), rng.choice([1, 2, 3, 5, 8, 13])
+    loss = rng.choice(["bce", "relativistic", "hinge", "least-squares", "wasserstein"])
+    penalty = rng.choice(
+        [{}, {}, {"r1": 1.0}, {"r2": 0.3}, {"r1": 3.0, "r2": 3.0, "final_factor": 0.5}, {"gradient": 10.0}]
+    )
+    conv = rng.random() < 0.3
+    steps = rng.randint(4, 9)
+    config = Config(
+        data=DataConfig(root=data, source="local", stack=rng.choice([1, 1, 1, 3])),
+        model=ModelConfig(
+            architecture="conv" if conv else "mlp",
+            latent_dim=rng.randint(1, 80),
+            hidden_dim=rng.choice([rng.randint(1, 40), rng.randint(40, 300)]),
+            channels=rng.randint(1, 24),
+            initialization=rng.choice(["torch", "he"]),
+        ),
+        optimizer=OptimizerConfig(
+            learning_rate=10 ** rng.uniform(-4, -2),
+            generator_factor=rng.choice([1.0, 1.5]),
+            final_learning_rate=rng.choice([None, 1e-5]),
+            decay_images=rng.randint(1, 500),
+            beta1=rng.choice([0.0, 0.5, 0.9]),
+        ),
+        train=TrainConfig(
+            steps=steps,
+            batch_size=min(shards * size, IMAGES // shards * shards),
+            seed=rng.randint(0, 10**6),
+            loss=loss,  # type: ignore[arg-type]
+            exact_shards=shards,
+            mixed_precision=rng.choice(PRECISIONS),  # type: ignore[arg-type]
+            log_hashes=1,
+        ),
+        penalty=PenaltyConfig(**penalty, decay_images=rng.randint(1, 300)),
+        ema=EmaConfig(half_life=rng.choice([None, 200.0])),
+        log=LogConfig(every_steps=rng.randint(1, 4)),
+        samples=SamplesConfig(every_epochs=1000),
+        evaluate=EvaluateConfig(every_epochs=None),
+        checkpoint=CheckpointConfig(every_steps=1000, keep=1),
+        wandb=WandbConfig(mode="disabled"),
+    )
+    validate(config)
+    return Case(config, tuple(sorted(rng.sample(range(1, steps), rng.randint(1, min(3, steps - 1))))))
+
+
+def pieces(case: Case, folder: Path, threads: int) -> Iterator[Job]:
+    """The whole run in one folder, a job for each session."""
+    for until in (*case.stops, case.steps):
+        yield job(case, folder, until, threads)
+
+
+def job(case: Case, folder: Path, until: int, threads: int) -> Job:
+    return Job(to_dict(dataclasses.replace(case.config, run=RunConfig(dir=folder))), until, threads)
+
+
+def work(jobs: list[Job]) -> None:
+    """Do jobs, on every rank of this process group; all have one precision."""
+    accelerator = start_processes(from_dict(jobs[0].config))
+    for piece in jobs:
+        config = from_dict(piece.config)
+        config = dataclasses.replace(
+            config, train=dataclasses.replace(config.train, steps=piece.until, threads=piece.threads)
+        )
+        torch.set_num_threads(piece.threads)
+        request, folder = StopRequest(), RunFolder(config.run.dir)
+        with contextlib.closing(folder), contextlib.redirect_stdout(io.StringIO()):
+            run = build(config, folder, request, accelerator)
+            state = train_through(run)
+            on_main(accelerator, lambda: conclude(run, state, "the next session"))  # noqa: B023
+    accelerator.end_training()
+
+
+def run_jobs(jobs: list[Job], processes: int, scratch: Path) -> None:
+    """Have a group of processes do jobs, one after the other; one group for each precision."""
+    for precision in PRECISIONS:
+        some = [dataclasses.asdict(j) for j in jobs if j.config["train"]["mixed_precision"] == precision]
+        if not some:
+            continue
+        file = scratch / "jobs.json"
+        file.write_text(json.dumps(some))
+        words = [*launcher(processes), __file__, "--jobs", str(file)]
+        done = subprocess.run(words, capture_output=True, text=True, env=environment())
+        if done.returncode:
+            sys.exit(f"{processes} process(es) failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+
+
+def difference(straight: Path, other: Path, steps: int) -> str:
+    """How a run differs from the straight one; empty if it does not."""
+    comparison = compare_hashes(straight, other)
+    if comparison.parted_at is not None:
+        return f"step {comparison.parted_at}: {', '.join(comparison.tensors[:3])}"
+    if comparison.steps != list(range(1, steps + 1)):
+        return "steps are missing"
+    rows = [read_json_lines(RunFolder(path).metrics) for path in (straight, other)]
+    figures = [[{k: v for k, v in row.items() if k != "images_per_second"} for row in some] for some in rows]
+    return "" if figures[0] == figures[1] else "metrics.jsonl"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--configurations", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, nargs="+", default=[2, 3, 4])
+    parser.add_argument("--folder", type=Path, default=None)
+    parser.add_argument("--jobs", type=Path, default=None, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.jobs is not None:
+        limit_spinning()
+        os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+        work([Job(**entry) for entry in json.loads(asked.jobs.read_text())])
+        return 0
+
+    with tempfile.TemporaryDirectory(dir=asked.folder) as name:
+        scratch = Path(name)
+        images = np.random.default_rng(0).integers(0, 256, (IMAGES, 28, 28), dtype=np.uint8)
+        write_idx_images(scratch / "data", "mnist", images)
+        cases = [draw(random.Random(f"{asked.seed}/{i}"), scratch / "data") for i in range(asked.configurations)]
+        ways: dict[str, dict[int, Path]] = {}
+
+        def place(way: str, number: int) -> Path:
+            return ways.setdefault(way, {}).setdefault(number, scratch / str(number) / str(len(ways) - 1))
+
+        alone: list[Job] = []
+        for i, case in enumerate(cases):
+            alone.append(job(case, place(STRAIGHT, i), case.steps, 1))
+            alone += pieces(case, place("1 process, 2 threads, stopped", i), 2)
+        run_jobs(alone, 1, scratch)
+        for processes in asked.processes:
+            way = f"{processes} processes, 1 thread each, stopped"
+            fitting = [i for i, case in enumerate(cases) if case.config.train.exact_shards % processes == 0]  # type: ignore[operator]
+            run_jobs([j for i in fitting for j in pieces(cases[i], place(way, i), 1)], processes, scratch)
+        # From one process to several and back, at each of its stops.
+        for session in range(4):
+            for processes in (1, *asked.processes):
+                jobs = []
+                for i, case in enumerate(cases):
+                    numbers = [n for n in (1, *asked.processes) if case.config.train.exact_shards % n == 0]  # type: ignore[operator]
+                    until = (*case.stops, case.steps)
+                    if session < len(until) and numbers[(session + i) % len(numbers)] == processes:
+                        jobs.append(job(case, place(MOVED, i), until[session], 1 + processes % 2))
+                run_jobs(jobs, processes, scratch)
+
+        table, failed = Table("way", "configurations", "different"), []
+        for way, folders in ways.items():
+            found = {i: difference(ways[STRAIGHT][i], folder, cases[i].steps) for i, folder in folders.items()}
+            failed += [f"{way}: configuration {i} of seed {asked.seed}: {what}" for i, what in found.items() if what]
+            table.add_row(way, str(len(folders)), str(sum(map(bool, found.values()))))
+    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores")
+    print(Counter(case.config.model.architecture for case in cases))
+    Console().print(table)
+    print("\n".join(failed))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
