@@ -79,24 +79,28 @@ def _group_lives(group: int) -> bool:
     return False
 
 
+# How to launch, the exit codes that SIGTERM to the launcher may lead to, and what status.json says then: by itself a
+# launcher of one process ends at once, and one of several passes the signal on.
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
 LAUNCHES = {
-    "python": ([sys.executable], {75}),
-    "accelerate": ([sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"], {143, -signal.SIGTERM}),
-    "two processes": (launcher(2), {1}),
+    "python": ([sys.executable], {75}, "SIGTERM"),
+    "accelerate": (ACCELERATE, {143, -signal.SIGTERM}, "the launcher ended"),
+    "two processes": (launcher(2), {1}, "SIGTERM"),
 }
 
 
 @pytest.mark.processes(2)
 @pytest.mark.parametrize("launch", LAUNCHES)
 def test_sigterm_saves_and_the_same_command_goes_on(launch: str, flags: Flags, tmp_path: Path) -> None:
-    words, codes = LAUNCHES[launch]
+    words, codes, reason = LAUNCHES[launch]
     stopped, straight = RunFolder(tmp_path / "stopped"), RunFolder(tmp_path / "straight")
     command = [*words, str(TRAIN), *flags(stopped.path, "--train.epochs", "10000")]
     code, log = stop_mid_run(command, stopped, 20, signal.SIGTERM)
     assert code in codes, log
     status = json.loads(stopped.status.read_text())
     assert status["state"] == "stopped", log
-    assert status["reason"] == "SIGTERM"
+    assert status["reason"] == reason
+    assert log.count("loading PyTorch") == 1
     step = status["step"]
     assert (stopped.checkpoints / f"step-{step:08d}").is_dir()
     assert stopped.curves.exists()
@@ -151,17 +155,26 @@ def test_sigint_exits_with_75(flags: Flags, tmp_path: Path) -> None:
 
 
 @pytest.mark.processes(1)
-def test_who_is_stopped_before_the_run_begins_has_lost_nothing(flags: Flags, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR2])
+def test_who_is_stopped_before_the_run_begins_has_lost_nothing(
+    number: signal.Signals, flags: Flags, tmp_path: Path
+) -> None:
     """A job can be preempted while torch is imported; a cluster then looks at the exit code."""
     command = [sys.executable, str(TRAIN), *flags(tmp_path / "run", "--train.epochs", "10000")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment(), cwd=REPOSITORY) as process:
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        cwd=REPOSITORY,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         status = Path(f"/proc/{process.pid}/status")
         give_up = time.monotonic() + 30
         while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) >> (signal.SIGUSR2 - 1) & 1:
             assert process.poll() is None
             assert time.monotonic() < give_up
             time.sleep(0.01)
-        process.send_signal(signal.SIGUSR2)
+        process.send_signal(number)
         assert process.wait(10) == 75
         assert process.stderr is not None
         assert process.stderr.read() == b""

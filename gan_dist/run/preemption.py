@@ -1,34 +1,34 @@
-"""Being asked to stop: signals, the launcher's death, and all ranks deciding it at the same step."""
+"""Being asked to stop: signals, the launcher's end, and all ranks deciding it at the same step."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import datetime
 import os
 import signal
-import sys
-import threading
 import time
 from collections.abc import Iterator
-from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
 
-from gan_dist.signals import END_OF_JOB, heard_by
+from gan_dist.signals import END_OF_JOB, heard_by, launcher_ended, signaled_when_launcher_ends
 
 _SAME_WISH = 2.0  # seconds: a terminal and a launcher that both pass on one Ctrl-C are one wish
-_PR_SET_PDEATHSIG = 1
 
 
 class StopRequest:
-    """Whether somebody asked this process to stop. The second time it is asked, it ends at once."""
+    """Whether this process was asked to stop. Asked a second time by a signal, it ends at once.
+
+    The end of the launcher and SIGHUP ask too, but never count as the first or the second time: after a Ctrl-C the
+    launcher ends before its worker has saved, and a terminal may be closed meanwhile.
+    """
 
     def __init__(self) -> None:
         self.reason = ""
-        self._asked_at = 0.0
+        self._asked_at: float | None = None
+        self._launcher_ended_at: float | None = None
 
     @property
     def pending(self) -> bool:
@@ -37,22 +37,32 @@ class StopRequest:
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Take the signals over for the time of the block. Only a main thread can; elsewhere this does nothing."""
-        with heard_by(self._on_signal, signal.SIGINT, *END_OF_JOB):
-            if threading.current_thread() is threading.main_thread():
-                _die_with_the_launcher()
+        with heard_by(self._on_signal, signal.SIGINT, *END_OF_JOB), signaled_when_launcher_ends(signal.SIGTERM):
             yield
 
     def ask(self, reason: str) -> None:
         """Ask the run to stop, as a signal does; the first reason counts."""
         self.reason = self.reason or reason
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if not self._asked_at:
-            self.ask(signal.Signals(number).name)
+    def _on_signal(self, number: int) -> None:
+        now, first = time.monotonic(), not self.pending
+        self.ask(signal.Signals(number).name)
+        if number == signal.SIGTERM and self._tells_of_launcher(now):
+            if first:
+                self.reason = "the launcher ended"
+            return
+        if number == signal.SIGHUP:
+            return
+        if self._asked_at is None:
             self._asked_at = now
         elif now - self._asked_at > _SAME_WISH:
             os._exit(128 + number)  # the last whole checkpoint stays
+
+    def _tells_of_launcher(self, now: float) -> bool:
+        """Whether a SIGTERM is the kernel's, for the end of the launcher. It may send one for each of its threads."""
+        if self._launcher_ended_at is None and launcher_ended(patience=1.0):
+            self._launcher_ended_at = now
+        return self._launcher_ended_at is not None and now - self._launcher_ended_at < _SAME_WISH
 
 
 @runtime_checkable
@@ -106,15 +116,3 @@ class StopAgreement:
         """End the exchange under way. Every rank must reach this after the same number of steps."""
         if self._exchange is not None:
             self._exchange.wait()
-
-
-def _die_with_the_launcher() -> None:
-    """Have the kernel send SIGTERM when the launcher dies, which otherwise would leave this process behind.
-
-    Only under a launcher: a process started from a shell must outlive it (nohup). Linux only.
-    """
-    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
-    if launched and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() == 1:  # it died before we asked
-            os.kill(os.getpid(), signal.SIGTERM)

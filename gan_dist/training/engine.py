@@ -254,8 +254,8 @@ def run_to_end(config: Config) -> int:
         TrainingFailed: the run can't go on, for the reason that it says.
     """
     request, folder, run = StopRequest(), RunFolder(config.run.dir), None
+    accelerator = start_processes(config)  # until here `train.main` handles signals: there is nothing to save
     with request.listening(), contextlib.closing(folder):
-        accelerator = start_processes(config)
         with contextlib.closing(Peers(accelerator.process_index, accelerator.num_processes)) as peers:
             try:
                 run = build(config, folder, request, accelerator)

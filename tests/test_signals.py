@@ -1,0 +1,359 @@
+"""Signals while nothing can be saved yet, Ctrl-C and hang-up in a terminal, launchers that end or are process 1."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, TRAIN, environment, free_port, launcher, run_command, train_here, wait_for_step
+
+from gan_dist.run.folder import RunFolder
+from gan_dist.signals import heard_by
+
+Flags = Callable[..., list[str]]
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up, "it does not come about"
+        time.sleep(0.02)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def processes_of(folder: Path) -> list[int]:
+    """The living processes that have a run's folder on their command line: its launcher and its workers."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")  # empty of a process that has ended
+            if str(folder).encode() in words:
+                found.append(int(entry.name))
+    return found
+
+
+def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    with open(log, "w") as output:
+        return subprocess.Popen(command, stdout=output, stderr=output, env=environment(), cwd=REPOSITORY)
+
+
+# --- who hears a signal
+
+
+def test_the_innermost_block_that_names_a_signal_hears_it() -> None:
+    heard: list[tuple[str, int]] = []
+    before = signal.getsignal(signal.SIGUSR1), signal.getsignal(signal.SIGUSR2), threading.active_count()
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with heard_by(lambda number: heard.append(("outer", number)), signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+        with heard_by(lambda number: heard.append(("inner", number)), signal.SIGUSR1):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), signal.SIGUSR2)
+            os.kill(os.getpid(), signal.SIGHUP)
+            wait_until(lambda: len(heard) == 2)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        wait_until(lambda: len(heard) == 3)
+    signal.signal(signal.SIGHUP, ignored)
+    assert sorted(heard[:2]) == [("inner", signal.SIGUSR1), ("outer", signal.SIGUSR2)]
+    assert heard[2] == ("outer", signal.SIGUSR1)
+    assert (signal.getsignal(signal.SIGUSR1), signal.getsignal(signal.SIGUSR2), threading.active_count()) == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_a_forked_process_hears_its_own_signals() -> None:
+    program = """
+import os, signal, time
+from gan_dist.signals import heard_by
+heard = []
+with heard_by(heard.append, signal.SIGTERM):
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writing, b"ready")
+        time.sleep(60)
+        os._exit(0)
+    os.read(reading, 5)
+    os.kill(child, signal.SIGTERM)
+    print(os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM)
+print(heard)
+"""
+    assert run_command(sys.executable, "-c", program).out == "True\n[]\n"
+
+
+@pytest.mark.processes(1)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_waits_for_the_other_processes_ends_at_once(number: signal.Signals, flags: Flags, tmp_path: Path) -> None:
+    """The rendezvous is in C++, where Python's own handlers wait for its end."""
+    port = free_port()
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    alone |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with subprocess.Popen(
+        [sys.executable, str(TRAIN), *flags(tmp_path / "run")],
+        stderr=subprocess.PIPE,
+        env=environment() | alone,
+        cwd=REPOSITORY,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+
+        def is_waiting() -> bool:
+            assert process.poll() is None
+            with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+                return True
+            return False
+
+        wait_until(is_waiting)
+        time.sleep(0.5)
+        process.send_signal(number)
+        assert process.wait(10) == 75
+        assert process.stderr is not None
+        assert b"Traceback" not in process.stderr.read()
+
+
+@pytest.mark.processes(1)
+def test_loading_is_announced_only_where_it_takes_time(
+    flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_here(flags(tmp_path / "run", "--train.steps", "1", "--wandb.mode", "disabled")) == 0
+    assert "loading PyTorch" not in capsys.readouterr().out
+
+
+# --- the launcher ends
+
+
+@pytest.mark.processes(2)
+@pytest.mark.parametrize("after", [None, 5])
+def test_a_launcher_that_is_killed_leaves_nobody_behind(after: int | None, flags: Flags, tmp_path: Path) -> None:
+    """Killed while its workers import torch they end at once; in mid-run they save first."""
+    folder = RunFolder(tmp_path / "run")
+    words = flags(folder.path, "--train.epochs", "10000", "--wandb.mode", "disabled")
+    process = start([*launcher(2), str(TRAIN), *words], tmp_path / "log")
+    if after is None:
+        wait_until(lambda: len(children(process.pid)) == 2)
+    else:
+        wait_for_step(folder, after, process)
+    process.kill()
+    process.wait()
+    wait_until(lambda: not processes_of(folder.path), 10 if after is None else 60)
+    if after is None:
+        assert not folder.path.exists()
+    else:
+        status = json.loads(folder.status.read_text())
+        assert (status["state"], status["reason"]) == ("stopped", "the launcher ended"), (tmp_path / "log").read_text()
+
+
+PATIENT = """
+import os, signal, time
+from gan_dist.run.preemption import StopRequest
+request = StopRequest()
+with request.listening():
+    print(os.getpid(), flush=True)
+    while True:
+        time.sleep(0.05)
+        print(request.reason, flush=True)
+"""
+
+
+@pytest.mark.parametrize("first", [None, signal.SIGINT])
+def test_the_end_of_the_launcher_is_no_second_request(first: signal.Signals | None) -> None:
+    """After a Ctrl-C in a terminal a launcher ends seconds later, while its worker saves."""
+    launch = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    with subprocess.Popen(
+        [sys.executable, "-c", launch, PATIENT],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment() | {"TORCHELASTIC_RUN_ID": "none"},
+        cwd=REPOSITORY,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        assert process.stdout is not None
+        said = iter(process.stdout.readline, "")
+        worker = int(next(said))
+        if first is not None:
+            os.kill(worker, first)
+            time.sleep(2.5)
+        process.kill()
+        reason = next(line for line in said if line not in ("\n", "SIGTERM\n"))
+        assert reason == ("the launcher ended\n" if first is None else "SIGINT\n")
+        give_up = time.monotonic() + 3
+        while time.monotonic() < give_up:
+            assert next(said), "it ended"
+        os.kill(worker, signal.SIGTERM)
+        if first is None:  # the first request of a person
+            time.sleep(2.5)
+            os.kill(worker, signal.SIGTERM)
+        wait_until(lambda: not next(said, ""), 20)
+
+
+# --- a launcher that is process 1, as in a container
+
+
+@pytest.fixture
+def in_namespace() -> Callable[..., list[str]]:
+    """Makes a command process 1 of process numbers of its own."""
+    words = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    try:
+        refused = subprocess.run([*words, "true"], check=False, capture_output=True).returncode
+    except OSError:
+        refused = 1
+    if refused:
+        pytest.skip("a namespace of process numbers needs root")
+    return lambda *command: [*words, *command]
+
+
+@pytest.mark.processes(1)
+def test_a_launcher_that_is_process_1_trains_to_the_end(
+    in_namespace: Callable[..., list[str]], flags: Flags, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    words = flags(folder.path, "--train.steps", "12", "--wandb.mode", "disabled")
+    ended = run_command(*in_namespace(*ACCELERATE, str(TRAIN), *words))
+    assert ended.code == 0, ended.out + ended.err
+    status = json.loads(folder.status.read_text())
+    assert (status["state"], status["step"]) == ("finished", 12)
+
+
+@pytest.mark.processes(1)
+def test_a_launcher_that_is_process_1_can_be_killed(
+    in_namespace: Callable[..., list[str]], flags: Flags, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    words = flags(folder.path, "--train.epochs", "10000", "--wandb.mode", "disabled")
+    process = start(in_namespace(*ACCELERATE, str(TRAIN), *words), tmp_path / "log")
+    wait_for_step(folder, 5, process)
+    (first,) = children(process.pid)
+    os.kill(first, signal.SIGKILL)
+    process.wait(20)
+    wait_until(lambda: not processes_of(folder.path), 20)
+
+
+# A worker whose launcher, a shell, ends before it begins; then its parent is process 1. Ends when the worker ended.
+ORPHAN = """
+sh -c 'sh -c "sleep 0.5; echo \\$\\$ >pid; exec $PYTHON -c \\"$WORKER\\"" &'
+until [ -s pid ]; do sleep 0.05; done
+while [ -e /proc/$(cat pid)/exe ]; do sleep 0.05; done
+"""
+WORKER = """
+from gan_dist.signals import starting
+print('parent', __import__('os').getppid(), flush=True)
+with starting():
+    print('alive', flush=True)
+"""
+
+
+@pytest.mark.parametrize("process_1", ["sh", "python"])
+@pytest.mark.parametrize("launched", [True, False])
+def test_a_process_1_that_is_no_python_is_no_launcher(
+    process_1: str, launched: bool, in_namespace: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    command = ["sh", "-c", ORPHAN + ":"]
+    if process_1 == "python":
+        command = [sys.executable, "-c", f"import subprocess; subprocess.run({command!r})"]
+    done = subprocess.run(
+        in_namespace(*command),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        env=environment()
+        | {"PYTHON": sys.executable, "WORKER": WORKER, "PYTHONPATH": str(REPOSITORY)}
+        | ({"TORCHELASTIC_RUN_ID": "none"} if launched else {}),
+    )
+    said = done.stdout.splitlines()
+    assert said[:1] == ["parent 1"], done.stderr
+    assert said[1:] == ([] if launched and process_1 == "sh" else ["alive"])
+
+
+# --- a terminal
+
+
+@contextlib.contextmanager
+def in_terminal(command: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """A shell with a terminal of its own runs a command in the foreground, and lives on after a Ctrl-C.
+
+    Yields:
+        The end of the terminal where a person sits, and the shell.
+    """
+    person, terminal = pty.openpty()
+
+    def take_terminal() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    with subprocess.Popen(
+        ["bash", "-c", f"trap : INT; {command}; sleep 600"],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=environment() | {"TERM": "xterm"},
+        cwd=REPOSITORY,
+        start_new_session=True,
+        preexec_fn=take_terminal,
+    ) as shell:
+        os.close(terminal)
+        try:
+            yield person, shell
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGKILL)
+            with contextlib.suppress(OSError):  # closed already
+                os.close(person)
+
+
+@pytest.mark.processes(1)
+def test_ctrl_c_in_a_terminal_shows_how_the_run_ended(flags: Flags, tmp_path: Path) -> None:
+    folder, screen = RunFolder(tmp_path / "run"), bytearray()
+
+    def read(person: int) -> None:
+        with contextlib.suppress(OSError):  # the shell has ended
+            while seen := os.read(person, 4096):
+                screen.extend(seen)
+
+    words = flags(folder.path, "--train.epochs", "10000", "--wandb.mode", "disabled")
+    with in_terminal(shlex.join([*ACCELERATE, str(TRAIN), *words])) as (person, shell):
+        reader = threading.Thread(target=read, args=(person,))
+        reader.start()
+        wait_for_step(folder, 20, shell)
+        os.write(person, b"\x03")
+        wait_until(lambda: not processes_of(folder.path))
+        os.killpg(shell.pid, signal.SIGKILL)
+        reader.join(20)
+    said = screen.decode()
+    status = json.loads(folder.status.read_text())
+    assert (status["state"], status["reason"]) == ("stopped", "SIGINT"), said
+    assert "stopped: SIGINT; the same command goes on" in said
+    assert "panel, curves" in said
+    assert folder.curves.exists()
+    assert folder.panel.exists()
+
+
+@pytest.mark.processes(1)
+def test_a_terminal_that_is_closed_stops_a_run_with_a_checkpoint(flags: Flags, tmp_path: Path) -> None:
+    folder, log = RunFolder(tmp_path / "run"), tmp_path / "log"
+    words = flags(folder.path, "--train.epochs", "10000", "--wandb.mode", "disabled")
+    command = f"{shlex.join([*ACCELERATE, str(TRAIN), *words])} >{shlex.quote(str(log))} 2>&1"
+    with in_terminal(command) as (person, shell):
+        wait_for_step(folder, 20, shell)
+        os.close(person)
+        wait_until(lambda: not processes_of(folder.path))
+    status = json.loads(folder.status.read_text())
+    assert status["state"] == "stopped", log.read_text()
+    assert status["reason"] in ("SIGHUP", "the launcher ended")
+    assert (folder.checkpoints / f"step-{status['step']:08d}").is_dir()
+    assert folder.panel.exists()
