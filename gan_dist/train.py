@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from gan_dist.arguments import exit_code, flag, read_arguments
 from gan_dist.config import PRESETS, STOPPED_EXIT_CODE, Config, InputError, to_flat, validate
+from gan_dist.output_streams import nonblocking_output
 from gan_dist.signals import END_OF_JOB, heard_by
 
 
@@ -45,6 +46,7 @@ def parse(arguments: Sequence[str], prog: str = "gan_dist/train.py") -> Config:
     return config
 
 
+@nonblocking_output()
 def main(arguments: Sequence[str] | None = None, prog: str = "gan_dist/train.py") -> int:
     """Train as the command line says.
 
