@@ -101,7 +101,7 @@ def nonblocking_output() -> Iterator[None]:
     if any(isinstance(stream, OutputStream) for stream in before):
         yield
         return
-    _occupy_closed_descriptors()
+    occupy_closed_descriptors()
     targets = [_Target(stream or open(os.devnull, "w")) for stream in before]  # noqa: SIM115
     channels = [_Channel(targets)] if targets[0].same_file(targets[1]) else [_Channel([target]) for target in targets]
     streams = [OutputStream(target, channel) for target, channel in zip(targets, (channels * 2)[:2], strict=True)]
@@ -114,8 +114,8 @@ def nonblocking_output() -> Iterator[None]:
             stream.close_queue()
         for channel in channels:
             channel.close()
-        for target, stream in zip(targets, before, strict=True):
-            if stream is None:
+        for target, earlier in zip(targets, before, strict=True):
+            if earlier is None:
                 target.stream.close()
 
 
@@ -250,7 +250,7 @@ def _lines(text: str) -> int:
     return text.count("\n") + (text[-1:] not in ("", "\n"))
 
 
-def _occupy_closed_descriptors() -> None:
+def occupy_closed_descriptors() -> None:
     """Open /dev/null in place of a standard stream that this process was started without (`>&-`).
 
     Otherwise the next file that is opened, a checkpoint say, gets its number, and what libraries print goes into it.

@@ -31,7 +31,7 @@ ORDER = [
         "training.update",
         "training.meter",
     ),
-    *("training.schedule", "training.pace", "training.steps", "training.quality"),
+    *("training.schedule", "training.timing", "training.pace", "training.steps", "training.quality"),
     *("training.state", "training.saving", "training.checkup", "training.outputs"),
     *("training.agreement", "training.start", "training.recovery", "training.engine", "training.preflight", "training"),
     *("results.generate", "results.evaluate", "results.examine", "results.diff", "results"),
