@@ -16,13 +16,24 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from queue import SimpleQueue
-from typing import Any, TextIO, cast
+from typing import Any, Protocol, TextIO, cast, runtime_checkable
 
 QUEUED = 10_000  # texts, mostly lines, that wait for a slow reader; further ones are left out
 PATIENCE = 5.0  # seconds without progress after which the end of a command waits for a reader no longer
 RETRY = 10.0  # seconds until a full disk is tried again
 _CHUNK = 4096  # bytes written at once (PIPE_BUF of Linux): progress shows, and lines of several processes stay whole
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+@runtime_checkable
+class TextStream(Protocol):
+    """What sys.stdout can be: a file, or what a test or a notebook puts in its place."""
+
+    def write(self, text: str, /) -> int: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class OutputStream:
@@ -122,7 +133,7 @@ def nonblocking_output() -> Iterator[None]:
 class _Target:
     """A stream below, until it fails for good. After the constructor one thread alone uses it."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextStream) -> None:
         self.stream = stream
         self.chunks = 0  # written so far
         self._descriptor = _descriptor_of(stream)
@@ -189,7 +200,7 @@ class _Target:
             self.chunks += 1
             return
         # Not through the stream: its lock, held while a reader does not read, would abort Python's exit.
-        if self.stream.closed:
+        if getattr(self.stream, "closed", False):
             raise ValueError("the stream is closed")
         for start in range(0, len(data), _CHUNK):
             self._write_all(memoryview(data)[start : start + _CHUNK])
@@ -237,7 +248,7 @@ class _Channel:
             target.finish()
 
 
-def _descriptor_of(stream: TextIO) -> int | None:
+def _descriptor_of(stream: TextStream) -> int | None:
     """The file descriptor of a plain stream; None for one that does something else with its text, in a notebook say."""
     if not isinstance(stream, io.TextIOWrapper) or stream.closed:
         return None
