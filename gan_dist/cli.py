@@ -15,6 +15,7 @@ from gan_dist import train
 from gan_dist.arguments import exit_code, read_arguments
 from gan_dist.config import DataConfig, DataName, DataSource, InputError
 from gan_dist.openmp import limit_spinning
+from gan_dist.output_streams import nonblocking_output
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,7 @@ def check(arguments: Sequence[str]) -> int:
     return launch_here(_preflight, asked.folder, asked.processes)
 
 
+@nonblocking_output()  # here too: check starts processes for it
 def _preflight(folder: Path) -> int:
     from gan_dist.training.preflight import preflight
 
@@ -190,6 +192,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
 }
 
 
+@nonblocking_output()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of COMMANDS.
 

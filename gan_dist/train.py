@@ -22,6 +22,7 @@ if __name__ == "__main__":
 from gan_dist.arguments import exit_code, flag, read_arguments  # noqa: E402
 from gan_dist.config import PRESETS, Config, InputError, to_flat, validate  # noqa: E402
 from gan_dist.openmp import limit_spinning  # noqa: E402
+from gan_dist.output_streams import nonblocking_output  # noqa: E402
 
 
 def parse(arguments: Sequence[str], prog: str = "gan_dist/train.py") -> Config:
@@ -51,6 +52,7 @@ def parse(arguments: Sequence[str], prog: str = "gan_dist/train.py") -> Config:
     return config
 
 
+@nonblocking_output()
 def main(arguments: Sequence[str] | None = None, prog: str = "gan_dist/train.py") -> int:
     """Train as the command line says.
 

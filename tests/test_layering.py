@@ -13,7 +13,7 @@ PACKAGE = REPOSITORY / "gan_dist"
 
 # From top to bottom, in the order in which a batch meets them.
 ORDER = [
-    *("config", "files", "openmp", "seeding", "tensors", "signals", "arguments"),
+    *("config", "files", "openmp", "seeding", "tensors", "signals", "output_streams", "arguments"),
     *("data.sources", "data.dataset", "data"),
     *("models.mlp", "models.conv", "models.ema", "models"),
     *("evaluation.cache", "evaluation.classifier", "evaluation.observed", "evaluation.metrics", "evaluation.reference"),
@@ -40,7 +40,14 @@ ORDER = [
         "training.update",
         "training.meter",
     ),
-    *("training.schedule", "training.pace", "training.steps", "training.threads", "training.quality"),
+    *(
+        "training.schedule",
+        "training.timing",
+        "training.pace",
+        "training.steps",
+        "training.threads",
+        "training.quality",
+    ),
     *("training.state", "training.saving", "training.checkup", "training.outputs"),
     *("training.agreement", "training.start", "training.recovery", "training.engine", "training.preflight", "training"),
     *("results.generate", "results.evaluate", "results.examine", "results.diff", "results"),
@@ -91,7 +98,7 @@ def test_nothing_in_the_package_hides_another_module() -> None:
 
 
 def test_the_configuration_is_read_without_torch() -> None:
-    for name in ("config", "files", "signals", "arguments", "run.folder", "train"):
+    for name in ("config", "files", "signals", "output_streams", "arguments", "run.folder", "train"):
         for node in modules()[name].body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 assert "torch" not in ast.dump(node)

@@ -26,7 +26,6 @@ from torch import nn
 from gan_dist.config import InputError, TrainingFailed, WandbConfig
 from gan_dist.run import launcher
 from gan_dist.run.checkpoint import Checkpoints, Damaged, load_optimizer_tensors, optimizer_tensors, read_checkpoint
-from gan_dist.run.console import Console
 from gan_dist.run.curves import draw_curves
 from gan_dist.run.disk import Disk
 from gan_dist.run.folder import RunFolder, read_json, read_json_lines, replacing, write_json
@@ -391,27 +390,6 @@ def test_wandb_that_fails_in_the_middle_is_announced_once_and_left(
     while not wandb_file.history(file) and time.monotonic() < give_up:
         time.sleep(0.1)
     assert [row["train/step"] for row in wandb_file.history(file)] == [1]
-
-
-# --- console
-
-
-def test_a_silent_console_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    console = Console(speaks=False)
-    console.announce("x")
-    console.table("x", {"a": 1})
-    console.begin(0, 10)
-    console.progress({}, 10, 1.0)
-    console.end()
-    assert capsys.readouterr().out == ""
-
-
-def test_what_an_error_says_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    console = Console(speaks=True)
-    console.table("failed: [/pair.cc:545] read error", {"x": "[/b]"})
-    console.announce("[/i] and so on")
-    said = capsys.readouterr().out
-    assert all(text in said for text in ("[/pair.cc:545]", "[/b]", "[/i] and so on"))
 
 
 # --- launcher

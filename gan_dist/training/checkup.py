@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from gan_dist.evaluation.doctor import examine
 from gan_dist.run.folder import write_json
 from gan_dist.run.records import StepLines
@@ -12,10 +10,8 @@ from gan_dist.training.state import Best, Run
 
 def evaluate(run: Run) -> None:
     """Measure how good the generator is, and note if it is better than ever. A collective: all ranks work on it."""
-    began = time.perf_counter()
-    measured = run.quality.measure(run.ema.network, run.gan.discriminator_update.in_full)
-    step, logged = run.logged
-    run.logged = (step, logged + time.perf_counter() - began)  # it is no part of the training's speed
+    with run.timing.evaluation():
+        measured = run.quality.measure(run.ema.network, run.gan.discriminator_update.in_full)
     if measured is None:
         return
     distance = measured["distance/frechet"]
@@ -27,7 +23,7 @@ def evaluate(run: Run) -> None:
         "step": run.step,
         "epoch": run.schedule.epoch(run.step),
         "images_seen": run.schedule.images_seen(run.step),
-        "seconds": run.seconds_trained(),
+        "seconds": run.timing.seconds(),
         **measured,
     }
     run.evaluations.append(row)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -57,6 +57,7 @@ from gan_dist.training.start import find_start
 from gan_dist.training.state import Run
 from gan_dist.training.steps import Gan, discriminator_step, generator_step
 from gan_dist.training.threads import settle_threads
+from gan_dist.training.timing import Timing
 from gan_dist.training.update import Update, flatten
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -68,8 +69,9 @@ def train(run: Run) -> None:
     Raises:
         BadStep: a loss or a gradient was not finite.
     """
-    run.logged = (run.step, time.perf_counter())
-    run.console.begin(run.step, run.schedule.total_steps)
+    run.timing.begin(run.step)
+    total = run.schedule.total_steps
+    run.console.begin(total, run.schedule.epoch(total), partial(outputs.progress, run))
     run.profile.begin()
     for step, real in enumerate(run.loader, run.step + 1):  # real: (n, C, H, W) in [-1, 1], this rank's share
         run.profile.over("data")
@@ -105,7 +107,6 @@ def train_through(run: Run) -> str:
     Returns:
         "finished", "stopped", or "failed": then `run.failure` says why.
     """
-    run.started = time.perf_counter()
     while run.last_step is None or run.step < run.last_step:
         try:
             train(run)
@@ -231,7 +232,7 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
         images=start.images,
         run_id=start.run_id,
         fixed_latents=fixed_latents(seed, COUNT, latent_dim).to(device),
-        seconds=found.state["seconds"] if found else 0.0,
+        timing=Timing(found.state["seconds"], found.state["evaluating_seconds"]) if found else Timing(),
     )
     if found:
         restore(run, found)

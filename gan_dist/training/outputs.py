@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from gan_dist.config import TrainingFailed, to_dict
 from gan_dist.data.dataset import ResidentImages, epoch_order
 from gan_dist.files import write_json
+from gan_dist.run.console import Progress
 from gan_dist.run.curves import draw_curves
 from gan_dist.run.folder import timestamp
 from gan_dist.run.launcher import describe_machine
@@ -107,28 +107,36 @@ def go_back_to(run: Run, step: int) -> None:
 def log(run: Run) -> None:
     """Write a log point everywhere. A collective: the means are over all ranks."""
     means = run.meter.means()
-    step, now = run.step, time.perf_counter()
+    step = run.step
     if run.schedule.ends_window(step):
         run.meter.close_window()
     if not run.writes:
         return
-    images = run.schedule.images_seen(step - run.logged[0])
     row = {
         "step": step,
         "epoch": run.schedule.epoch(step),
         "images_seen": run.schedule.images_seen(step),
-        "images_per_second": images / (now - run.logged[1]),
+        "images_per_second": run.timing.log(step) * run.config.train.batch_size,
         **means,
         "gradient/discriminator": gradient_norm(run.gan.discriminator_update),
         "gradient/generator": gradient_norm(run.gan.generator_update),
     }
     if run.config.train.on_nonfinite == "skip":
         row["updates_skipped"] = run.updates_skipped
-    run.logged = (step, now)
     run.rows.append(row)
     run.disk.now(lambda: StepLines(run.folder.metrics).append(row))
     run.wandb.log(step, row | {"doctor/findings": consult(run)})
-    run.console.progress(row, run.schedule.total_steps, run.schedule.epoch(run.schedule.total_steps))
+    run.console.progress(row)
+
+
+def progress(run: Run) -> Progress:
+    """Where a run stands. Cheap, and for any thread: the console asks while the training goes on."""
+    step, schedule, pace = run.step, run.schedule, run.timing.pace(run.step)
+    if pace is None:
+        return Progress(step, schedule.epoch(step))
+    evaluations = schedule.evaluations_after(step) * run.timing.last_evaluation
+    seconds_left = (schedule.total_steps - step) / pace + evaluations
+    return Progress(step, schedule.epoch(step), pace * run.config.train.batch_size, seconds_left)
 
 
 def gradient_norm(update: Update) -> float | None:
@@ -210,7 +218,7 @@ def end(run: Run, state: str, reason: str) -> None:
     folder, console = run.folder, run.console
     console.end()
     run.disk.wait()
-    seconds = run.seconds_trained()
+    seconds, evaluating = run.timing.seconds(), run.timing.evaluating
     folder.write_status(state, run.step, reason)
     run.wandb.finish(exit_code=1 if state == "failed" else 0)
     rows = read_json_lines(folder.metrics)
@@ -221,7 +229,8 @@ def end(run: Run, state: str, reason: str) -> None:
         "epoch": run.schedule.epoch(run.step),
         "images_seen": run.schedule.images_seen(run.step),
         "seconds": seconds,
-        "images_per_second": run.schedule.images_seen(run.step) / seconds,
+        "evaluating_seconds": evaluating,
+        "images_per_second": run.schedule.images_seen(run.step) / (seconds - evaluating),
         **{name: value for name, value in (rows[-1] if rows else {}).items() if name in run.meter.names},
     }
     write_json(folder.summary, summary)
@@ -235,10 +244,12 @@ def end(run: Run, state: str, reason: str) -> None:
         f"{state}: {reason}{how_to_go_on}",
         {
             "steps": f"{run.step:,} of {run.schedule.total_steps:,}, {summary['epoch']:.2f} epochs",
-            "time": f"{seconds:,.0f} s, {summary['images_per_second']:,.0f} images/s",
+            "time": f"{seconds:,.0f} s" + (f" (evaluations: {evaluating:,.0f} s)" if evaluating else ""),
+            "speed": f"{summary['images_per_second']:,.0f} images/s",
             **{name: f"{summary[name]:.3f}" for name in run.meter.names if summary.get(name) is not None},
             "samples": folder.samples,
-            "panel, curves": f"{folder.panel}, {folder.curves}",
+            "panel": folder.panel,
+            "curves": folder.curves,
             "generator": folder.generator,
             "checkpoints": folder.checkpoints,
         },

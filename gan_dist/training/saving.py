@@ -32,7 +32,8 @@ def checkpoint(run: Run) -> None:
     state = {
         "config": to_dict(run.config),
         "data_sha256": run.images.provenance.sha256,
-        "seconds": run.seconds_trained(),
+        "seconds": run.timing.seconds(),
+        "evaluating_seconds": run.timing.evaluating,
         "best": run.best,
         "scaler": scaler.state_dict() if scaler is not None else {},
         "wandb_id": run.wandb.id,

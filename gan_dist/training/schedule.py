@@ -87,6 +87,13 @@ class Schedule:
         """Whether a step is the last one of a log window. The line of a run's last step may lie inside one."""
         return step % self.config.log.every_steps == 0
 
+    def evaluations_after(self, step: int) -> int:
+        """How many evaluations are due after step `step`."""
+        every = self.config.evaluate.every_epochs
+        if every is None:
+            return 0
+        return self.epochs_completed(self.total_steps) // every - self.epochs_completed(step) // every
+
     def stays(self, step: int) -> bool:
         """Whether the checkpoint of a step is kept for good: every so manieth of those that are due by plan."""
         every, due = self.config.checkpoint.keep_every, self._checkpoints_due(step)

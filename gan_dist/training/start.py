@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -144,7 +145,8 @@ def check_state(state: dict[str, Any], config: Config) -> None:
     for name, ok in {
         "config": isinstance(state.get("config"), dict),
         "data_sha256": isinstance(state.get("data_sha256"), str),
-        "seconds": is_number(state.get("seconds")) and 0 <= state["seconds"] < float("inf"),
+        "seconds": _is_duration(state.get("seconds")),
+        "evaluating_seconds": _is_duration(state.get("evaluating_seconds")),
         "best": best is None or (_is_list(best, 2) and all(map(is_number, best)) and isinstance(best[0], int)),
         "scaler": isinstance(state.get("scaler"), dict) and all(map(is_number, state["scaler"].values())),
         "wandb_id": isinstance(state.get("wandb_id"), str | None),
@@ -160,6 +162,10 @@ def check_state(state: dict[str, Any], config: Config) -> None:
         raise Foreign(str(error)) from error
     if fields:
         raise Foreign(f"it was written with another configuration ({'; '.join(fields)})")
+
+
+def _is_duration(value: Any) -> bool:
+    return is_number(value) and 0 <= value < math.inf
 
 
 def _is_list(value: Any, length: int) -> bool:

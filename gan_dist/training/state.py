@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ from gan_dist.training.profiling import Profile
 from gan_dist.training.quality import Quality
 from gan_dist.training.schedule import Schedule
 from gan_dist.training.steps import Gan
+from gan_dist.training.timing import Timing
 
 
 class Best(NamedTuple):
@@ -64,6 +64,7 @@ class Run:
     """(64, latent_dim), those of the sample grids."""
     run_id: str
     """What the run's checkpoints are known by."""
+    timing: Timing
     step: int = 0
     """Completed steps."""
     best: Best | None = None
@@ -78,12 +79,6 @@ class Run:
     """What the doctor found wrong when it was asked last."""
     updates_skipped: int = 0
     """Updates that were left out for NaN or infinity, in the whole run."""
-    seconds: float = 0.0
-    """Time that the training took before this session."""
-    started: float = 0.0
-    """This session's start, on time.perf_counter."""
-    logged: tuple[int, float] = (0, 0.0)
-    """Step and time of the last log point of this session."""
     failure: NotFinite | None = None
     """Why the run ends, as soon as the state before it is saved."""
     last_step: int | None = None
@@ -99,7 +94,3 @@ class Run:
     def at_its_best(self) -> bool:
         """The newest evaluation, of this step, is the best one."""
         return self.best is not None and self.best.step == self.step
-
-    def seconds_trained(self) -> float:
-        """Time that the training took until now, in all sessions."""
-        return self.seconds + time.perf_counter() - self.started

@@ -1,0 +1,390 @@
+"""What a command prints, and that printing never matters to it: closed, full and unread terminals, pipes and files."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import shlex
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, TRAIN, Ended, environment, launcher, run_command, wait_for_step
+from rich.console import Console as RichConsole
+
+from gan_dist import output_streams
+from gan_dist.config import Config, EvaluateConfig, TrainConfig
+from gan_dist.output_streams import OutputStream, nonblocking_output
+from gan_dist.run.console import Console, Progress
+from gan_dist.run.folder import RunFolder, read_json, read_json_lines
+from gan_dist.training.schedule import Schedule
+from gan_dist.training.timing import Timing
+
+# --- output streams
+
+
+def in_shell(redirection: str, *words: str | Path) -> Ended:
+    """Run a command with its standard streams as bash redirects them; the exit code is the command's own."""
+    command = shlex.join(str(word) for word in words)
+    return run_command("bash", "-c", f"{command} {redirection}; exit ${{PIPESTATUS[0]}}", PYTHONPATH=str(REPOSITORY))
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def output_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "console-output"]
+
+
+def test_all_text_is_there_and_everything_is_put_back(capsys: pytest.CaptureFixture[str]) -> None:
+    before = sys.stdout, sys.stderr
+    with nonblocking_output():
+        outer = sys.stdout
+        with nonblocking_output():  # gan-dist train calls train.py's main
+            assert sys.stdout is outer
+            print("one")
+            print("two", file=sys.stderr)
+        print("three", end="")
+        assert sys.stdout.isatty() == before[0].isatty()
+        assert sys.stdout.encoding == before[0].encoding
+    assert (sys.stdout, sys.stderr) == before
+    assert not output_threads()
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("one\nthree", "two\n")
+
+
+TALKER = """
+import os, sys
+from gan_dist.output_streams import nonblocking_output
+
+def talk():
+    if len(sys.argv) == 1:
+        print("outside before")
+    with nonblocking_output():
+        for line in range(5000):
+            print("line", line, file=(sys.stdout, sys.stderr)[line % 2])
+        if hasattr(os, "fork") and os.fork() == 0:
+            print("from a fork", flush=True)
+            os._exit(0)
+        os.wait()
+        raise RuntimeError("the end")
+
+try:
+    talk()
+except RuntimeError:
+    if len(sys.argv) > 1:  # what libraries print directly goes nowhere, and not into a file of ours
+        with open(sys.argv[1], "w") as file:
+            file.write("whole")
+            file.flush()
+            for descriptor in (1, 2):
+                os.write(descriptor, b"from C")
+        sys.exit(75)
+    raise
+"""
+
+
+def test_the_order_of_both_streams_is_kept_and_a_traceback_is_seen() -> None:
+    ended = in_shell("2>&1", sys.executable, "-c", TALKER)
+    assert ended.code == 1
+    lines = ended.out.splitlines()
+    lines.remove("from a fork")  # another process
+    assert lines[:5001] == ["outside before", *(f"line {line}" for line in range(5000))]
+    assert lines[5001].startswith("Traceback")
+    assert lines[-1] == "RuntimeError: the end"
+
+
+@pytest.mark.parametrize(
+    "redirection",
+    [
+        *("| head -n 1", "2>&1 | head -n 1", "2>&1 >/dev/null | head -n 1"),
+        *(">/dev/full", "2>/dev/full", ">/dev/full 2>&1", ">&-", "2>&-", "<&- >&- 2>&-"),
+    ],
+)
+def test_a_stream_that_takes_no_text_changes_nothing(tmp_path: Path, redirection: str) -> None:
+    ended = in_shell(redirection, sys.executable, "-c", TALKER, tmp_path / "file")
+    assert ended.code == 75
+    assert (tmp_path / "file").read_text() == "whole"
+    assert "Error" not in ended.err + ended.out
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch):
+    """sys.stdout is a pipe; the end to read from."""
+    reading, writing = os.pipe()
+    with open(writing, "w", encoding="ascii") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        with open(reading) as reader:
+            yield reader
+
+
+def test_a_pipe_that_nobody_reads_holds_nothing_up(pipe: io.TextIOBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_streams, "QUEUED", 10)
+    seen: list[str] = []
+    reader = threading.Thread(target=lambda: seen.extend(pipe))
+    with nonblocking_output():
+        for line in range(1000):
+            print(f"{line:06} {'é' * 1000}")
+        reader.start()
+        wait_until(lambda: len(seen) > 60)
+        print("1000000")
+    sys.stdout.close()
+    reader.join()
+    (notice,) = [line for line in seen if line.startswith("[")]
+    lines = [line for line in seen if line != notice]
+    assert int(notice[1:].split()[0].replace(",", "")) == 1001 - len(lines)
+    assert lines == sorted(lines)
+    assert lines[0] == f"000000 {'?' * 1000}\n"
+
+
+def test_the_end_does_not_wait_for_who_never_reads(pipe: io.TextIOBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_streams, "PATIENCE", 0.1)
+    with nonblocking_output():
+        for _ in range(100):
+            print("x" * 1000)
+    assert os.path.samestat(os.fstat(sys.stdout.fileno()), os.stat(os.devnull))
+    print("x" * 100_000, flush=True)  # nor does anybody else
+    pipe.close()
+    wait_until(lambda: not output_threads())
+
+
+def test_a_log_goes_on_when_the_disk_has_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_streams, "RETRY", 0.0)
+    with open("/dev/full", "w") as full, open(tmp_path / "log", "w") as log:
+        monkeypatch.setattr(sys, "stdout", full)
+        with nonblocking_output():
+            assert isinstance(sys.stdout, OutputStream)
+            print("one\ntwo")
+            wait_until(lambda: sys.stdout._target._missing)  # type: ignore[attr-defined]
+            os.dup2(log.fileno(), full.fileno())
+            print("three")
+    text = (tmp_path / "log").read_text()
+    assert text.strip() == "[2 line(s) of output could not be written here]\nthree"
+
+
+def test_a_stream_that_is_closed_meanwhile_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for closed in ((tmp_path / "log").open("w"), io.StringIO()):
+        monkeypatch.setattr(sys, "stdout", closed)
+        with nonblocking_output():
+            print("one")
+            sys.stdout.close()
+            print("two")
+        print("outside", file=sys.stderr)
+
+
+# --- runs and commands
+
+
+@pytest.fixture
+def words(flags: Callable[..., list[str]], tmp_path: Path) -> list[str | Path]:
+    """A run of 2,000 steps that logs each of them: more than a pipe or a terminal holds."""
+    steps = ["--train.epochs", "200", "--log.every-steps", "1", "--samples.every-epochs", "200"]
+    saved = ["--checkpoint.every-steps", "1000", "--wandb.mode", "disabled"]
+    return [TRAIN, *flags(tmp_path / "run", *steps, *saved)]
+
+
+def assert_finished(folder: RunFolder) -> None:
+    assert read_json(folder.status)["state"] == "finished"
+    assert read_json_lines(folder.metrics)[-1]["step"] == 2000
+    assert folder.summary.exists()
+
+
+@pytest.mark.parametrize(("redirection", "processes"), [("2>&1 | head -n 1", 2), (">/dev/full 2>&-", 1), (">&-", 1)])
+def test_a_run_finishes_whatever_its_output_does(
+    words: list[str | Path], tmp_path: Path, redirection: str, processes: int
+) -> None:
+    start = launcher(processes) if processes > 1 else [sys.executable]
+    assert in_shell(redirection, *start, *words).code == 0
+    assert_finished(RunFolder(tmp_path / "run"))
+
+
+def test_a_run_finishes_though_nobody_reads_its_output(words: list[str | Path], tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment(), cwd=REPOSITORY
+    ) as process:
+        assert process.wait(timeout=120) == 0
+        assert process.stdout is not None
+        assert len(process.stdout.read()) > 50_000
+    assert_finished(RunFolder(tmp_path / "run"))
+
+
+def test_a_run_outlives_a_stopped_terminal_and_is_saved_when_it_is_closed(
+    words: list[str | Path], tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, *words],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment() | {"TERM": "dumb"},
+        cwd=REPOSITORY,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    ) as process:
+        os.close(theirs)
+        wait_for_step(folder, 1000, process)  # nobody has read a line
+        os.close(ours)
+        assert process.wait(timeout=120) == 75
+    status = read_json(folder.status)
+    assert (status["state"], status["reason"]) == ("stopped", "SIGHUP")
+    assert RunFolder(tmp_path / "run").checkpoints.joinpath(f"step-{status['step']:08}").exists()
+
+
+def test_commands_do_not_mind_a_closed_pipe() -> None:
+    commands = [
+        [],
+        ["--help"],
+        ["bogus"],
+        *([name, "--help"] for name in ("train", "sample", "doctor", "diff", "check")),
+    ]
+    for command in commands:
+        ended = in_shell("2>&1 | sleep 0", sys.executable, "-m", "gan_dist.cli", *command)
+        assert (ended.code, ended.out, ended.err) == (2 if command in ([], ["bogus"]) else 0, "", "")
+
+
+# --- console
+
+
+ROW = {
+    "images_per_second": 123_456.7,
+    "loss/discriminator": 0.25,
+    "loss/generator": None,
+    "score/real": 0.5,
+    "score/fake": 0.5,
+}
+
+
+def test_a_silent_console_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(speaks=False)
+    console.announce("x")
+    console.table("x", {"a": 1})
+    console.begin(10, 1.0, lambda: Progress(0, 0.0))
+    console.progress({})
+    console.end()
+    assert capsys.readouterr().out == ""
+
+
+def test_what_an_error_says_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(speaks=True)
+    console.table("failed: [/pair.cc:545] read error", {"x": "[/b]"})
+    console.announce("[/i] and so on")
+    said = capsys.readouterr().out
+    assert all(text in said for text in ("[/pair.cc:545]", "[/b]", "[/i] and so on"))
+
+
+def test_a_log_file_gets_whole_lines_and_whole_paths(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    console = Console(speaks=True)
+    console.begin(2000, 100.0, lambda: Progress(500, 25.0, 1000.0, 3723.4))
+    console.progress(ROW)
+    console.end()
+    path = "/a" * 100
+    console.table("finished", {"generator": path})
+    said = capsys.readouterr().out
+    assert said.splitlines()[0] == (
+        "epoch 25.00/100  step 500/2,000  123,457 images/s  1:02:03 left  loss D 0.250 G -  score real 0.50 fake 0.50"
+    )
+    assert path in said
+
+
+def terminal(console: Console, width: int) -> io.StringIO:
+    """Have a console believe in a terminal; what it writes there."""
+    screen = io.StringIO()
+    console.rich = RichConsole(file=screen, width=width, force_terminal=True, force_interactive=True, color_system=None)
+    return screen
+
+
+def test_the_bar_moves_between_log_points() -> None:
+    console = Console(speaks=True)
+    screen = terminal(console, 80)
+    step = 3
+    console.begin(1000, 10.0, lambda: Progress(step, step / 100, 1000.0, 60.0))
+    try:
+        wait_until(lambda: "step 3/1,000" in screen.getvalue())
+        step = 7
+        wait_until(lambda: "step 7/1,000" in screen.getvalue())
+        assert "1,000 images/s  1:00 left" in screen.getvalue()
+        assert "loss" not in screen.getvalue()  # nothing is known of it yet
+        console.progress(ROW)
+        wait_until(lambda: "123,457 images/s  1:00 left  loss D 0.250 G -" in screen.getvalue())
+    finally:
+        console.end()
+    assert not [thread for thread in threading.enumerate() if "Refresh" in type(thread).__name__]
+
+
+@pytest.mark.parametrize("width", [20, 80, 120])
+def test_no_line_of_the_bar_is_wider_than_the_terminal(width: int) -> None:
+    console = Console(speaks=True)
+    screen = terminal(console, width)
+    console.begin(10_000_000, 12_345.0, lambda: Progress(9_999_999, 12_344.99, 1e6, 1e6))
+    console.progress(ROW)
+    console.announce("a long line " * 20)  # drawn together with the bar
+    console.end()
+    frames = screen.getvalue().replace("a long line " * 20, "")
+    lines = [line for line in frames.replace("\x1b", "\n\x1b").splitlines() if not line.startswith("\x1b")]
+    assert any("step" in line for line in lines) or width == 20
+    assert max(len(line) for line in lines) < min(width, 80)
+
+
+# --- time
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_evaluations_are_no_part_of_the_speed() -> None:
+    clock = Clock()
+    timing = Timing(seconds=1000.0, evaluating=30.0, clock=clock)
+    assert timing.seconds() == 1000.0  # the run has not begun
+    timing.begin(50)
+    assert timing.pace(50) is None
+    clock.now += 10  # slow first steps
+    assert timing.pace(55) == 0.5
+    with timing.evaluation():
+        clock.now += 7
+        assert timing.pace(55) == 0.5
+    assert timing.pace(55) == 0.5
+    assert timing.log(55) == 0.5
+    assert timing.pace(56) == 0.5
+    clock.now += 10
+    with timing.evaluation():
+        clock.now += 40
+    clock.now += 10
+    assert timing.log(95) == 2.0
+    assert timing.pace(95) == 2.0  # the first steps do not count any more
+    clock.now += 10
+    assert timing.log(135) == 4.0
+    assert timing.pace(140) == 80 / 30
+    assert (timing.last_evaluation, timing.evaluating) == (40.0, 77.0)
+    assert timing.seconds() == 1000.0 + 87
+    timing.begin(100)  # back to a checkpoint
+    assert timing.seconds() == 1000.0 + 87
+    clock.now += 1
+    assert timing.pace(110) == 10.0
+
+
+@pytest.mark.parametrize("every", [None, 1, 3])
+def test_evaluations_to_come_are_those_that_will_be_made(every: int | None) -> None:
+    config = Config(train=TrainConfig(epochs=8, batch_size=30), evaluate=EvaluateConfig(every_epochs=every))
+    schedule = Schedule(config, dataset_size=100)
+    due = [step for step in range(1, schedule.total_steps + 1) if schedule.at(step, False).evaluate]
+    assert len(due) == (8 // every if every else 0)
+    for step in range(schedule.total_steps + 1):
+        assert schedule.evaluations_after(step) == len([at for at in due if at > step])
