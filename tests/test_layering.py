@@ -13,7 +13,7 @@ PACKAGE = REPOSITORY / "gan_dist"
 
 # From top to bottom, in the order in which a batch meets them.
 ORDER = [
-    *("config", "files", "seeding", "signals", "arguments"),
+    *("config", "files", "memory", "seeding", "signals", "suggestions", "options", "helptext", "arguments"),
     *("data.sources", "data.dataset", "data"),
     *("models.mlp", "models.conv", "models.ema", "models"),
     *("evaluation.cache", "evaluation.classifier", "evaluation.observed", "evaluation.metrics", "evaluation.reference"),
@@ -82,7 +82,8 @@ def test_nothing_in_the_package_hides_another_module() -> None:
 
 
 def test_the_configuration_is_read_without_torch() -> None:
-    for name in ("config", "files", "signals", "arguments", "run.folder", "train"):
+    names = ("config", "files", "memory", "signals", "suggestions", "options", "helptext", "arguments")
+    for name in (*names, "run.folder", "train"):
         for node in modules()[name].body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 assert "torch" not in ast.dump(node)
