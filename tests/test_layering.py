@@ -15,7 +15,7 @@ PACKAGE = REPOSITORY / "gan_dist"
 ORDER = [
     *("config", "files", "memory", "seeding", "signals", "suggestions", "options", "helptext", "arguments"),
     *("data.sources", "data.dataset", "data"),
-    *("models.mlp", "models.conv", "models.ema", "models"),
+    *("models.mlp", "models.conv", "models.ema", "models", "models.cost"),
     *("evaluation.cache", "evaluation.classifier", "evaluation.observed", "evaluation.metrics", "evaluation.reference"),
     *("evaluation.seen", "evaluation.doctor", "evaluation"),
     *("run.folder", "run.checkpoint", "run.tracking", "run.samples", "run.curves", "run.console"),
