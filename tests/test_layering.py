@@ -14,7 +14,7 @@ PACKAGE = REPOSITORY / "gan_dist"
 # From top to bottom, in the order in which a batch meets them.
 ORDER = [
     *("config", "files", "memory", "seeding", "signals", "suggestions", "options", "helptext", "arguments"),
-    *("data.sources", "data.dataset", "data"),
+    *("data.location", "data.sources", "data.dataset", "data"),
     *("models.mlp", "models.conv", "models.ema", "models", "models.cost"),
     *("evaluation.cache", "evaluation.classifier", "evaluation.observed", "evaluation.metrics", "evaluation.reference"),
     *("evaluation.seen", "evaluation.doctor", "evaluation"),
@@ -82,7 +82,7 @@ def test_nothing_in_the_package_hides_another_module() -> None:
 
 
 def test_the_configuration_is_read_without_torch() -> None:
-    names = ("config", "files", "memory", "signals", "suggestions", "options", "helptext", "arguments")
+    names = ("config", "files", "memory", "signals", "suggestions", "options", "helptext", "arguments", "data.location")
     for name in (*names, "run.folder", "train"):
         for node in modules()[name].body:
             if isinstance(node, ast.Import | ast.ImportFrom):
