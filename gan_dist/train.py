@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from gan_dist.arguments import exit_code, read_arguments
 from gan_dist.config import PRESETS, STOPPED_EXIT_CODE, Config, InputError, shortened, validate
+from gan_dist.run.early import check_early
 from gan_dist.signals import END_OF_JOB, heard_by
 from gan_dist.suggestions import nearest
 
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "gan_dist/train.py"
 
     def work() -> int:
         config = parse(sys.argv[1:] if arguments is None else arguments, prog)
+        check_early(config)
         from gan_dist.training.engine import run_to_end
 
         return run_to_end(config)

@@ -18,7 +18,7 @@ ORDER = [
     *("models.mlp", "models.conv", "models.ema", "models", "models.cost"),
     *("evaluation.cache", "evaluation.classifier", "evaluation.observed", "evaluation.metrics", "evaluation.reference"),
     *("evaluation.seen", "evaluation.doctor", "evaluation"),
-    *("run.folder", "run.checkpoint", "run.tracking", "run.samples", "run.curves", "run.console"),
+    *("run.folder", "run.early", "run.checkpoint", "run.tracking", "run.samples", "run.curves", "run.console"),
     *("run.disk", "run.preemption", "run.peers", "run.sharedmemory", "run.launcher", "run"),
     *(
         "training.latents",
@@ -83,7 +83,7 @@ def test_nothing_in_the_package_hides_another_module() -> None:
 
 def test_the_configuration_is_read_without_torch() -> None:
     names = ("config", "files", "memory", "signals", "suggestions", "options", "helptext", "arguments", "data.location")
-    for name in (*names, "run.folder", "train"):
+    for name in (*names, "run.folder", "run.early", "train"):
         for node in modules()[name].body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 assert "torch" not in ast.dump(node)

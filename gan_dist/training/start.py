@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gan_dist.config import Config, InputError, differences
+from gan_dist.config import Config, InputError
 from gan_dist.data.sources import ImageSet, load_images
 from gan_dist.run.checkpoint import Checkpoint, Checkpoints
-from gan_dist.run.folder import RunFolder, read_json
+from gan_dist.run.early import check_resume
+from gan_dist.run.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -33,18 +34,7 @@ def find_start(config: Config, folder: RunFolder, announce: Callable[[str], None
     if folder.path.exists():
         folder.lock()
     there = folder.holds_a_run()
-    if there and config.run.resume == "never":
-        raise InputError(
-            f"run.dir={folder.path} holds a run already and run.resume=never keeps it from going on; "
-            "choose another --run.dir"
-        )
-    if not there and config.run.resume == "must":
-        raise InputError(f"run.dir={folder.path} holds no run that run.resume=must could go on with")
-    if there and (fields := differences(read_json(folder.config), config)):
-        raise InputError(
-            f"run.dir={folder.path} belongs to another configuration ({'; '.join(fields)}); "
-            "choose another --run.dir, or give the values that it had"
-        )
+    check_resume(config, folder)
     images = load_images(config.data, announce)
     count = len(images.images)
     if config.train.batch_size > count:
