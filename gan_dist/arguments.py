@@ -1,21 +1,29 @@
-"""Command lines: tyro over a dataclass, with every mistake as one line."""
+"""Command lines: the words become a dataclass, and every mistake is one line that names the way out."""
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import io
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import tyro
-
-from gan_dist.config import STOPPED_EXIT_CODE, InputError, Stopped, TrainingFailed
+from gan_dist.config import (
+    STOPPED_EXIT_CODE,
+    InputError,
+    Range,
+    Stopped,
+    TrainingFailed,
+    package_version,
+    shortened,
+)
+from gan_dist.helptext import full_help, short_help, show
+from gan_dist.options import REQUIRED, Option, docstrings, fill, options_of
+from gan_dist.suggestions import did_you_mean
 
 T = TypeVar("T")
 BAD_INPUT_EXIT_CODE = 2  # what argparse and most shell commands use, too
+HELP, HELP_ALL, VERSION = ("-h", "--help"), "--help-all", "--version"
 
 
 def read_arguments(
@@ -23,43 +31,112 @@ def read_arguments(
     arguments: Sequence[str],
     prog: str,
     description: str,
-    flags: Sequence[str],
-    default: Any = tyro.MISSING_NONPROP,
+    default: T | None = None,
+    ranges: Mapping[str, Range] | None = None,
+    presets: Mapping[str, str] | None = None,
+    short: Sequence[str] = (),
 ) -> T:
-    """Fill a dataclass from a command line.
+    """Fill a dataclass from a command line. Where a flag comes twice, the last one counts.
 
     Args:
-        cls: the dataclass; its fields' docstrings are the help.
-        arguments: the words after the command.
+        cls: the dataclass; see `options_of` for the types of its fields. Their docstrings are the help.
+        arguments: the words after the command, and after the preset.
         prog: the command, for the help.
         description: what the command does, for the help.
-        flags: all flags, to suggest the one that was meant.
         default: an instance to start from; without it, the fields' own defaults.
+        ranges: field -> the numbers that it accepts.
+        presets: name -> what it is, of those that may stand before the flags; for the help.
+        short: fields that --help shows; --help-all shows all of them. Without it both do.
 
     Raises:
-        InputError: an unknown flag, or a value that can't be read.
-        SystemExit: --help was asked for and printed.
+        InputError: an unknown flag, or a value that can't be used.
+        SystemExit: --help, --help-all or --version was asked for and printed.
     """
-    complaints = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaints):
-            values, unknown = tyro.cli(
-                cls,
-                prog=prog,
-                description=description,
-                args=arguments,
-                default=default,
-                return_unknown_args=True,
-            )
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise InputError(_one_line(complaints.getvalue())) from None
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], flags, n=1)
-        hint = f"did you mean {near[0]}?" if near else "--help lists all flags"
-        raise InputError(f"there is no flag {unknown[0]}; {hint}")
+    options = options_of(cls, default)
+    words = [option.metavar for option in options if option.metavar is not None]
+    flags = ["[--FLAG VALUE ...]"] if len(words) < len(options) else []
+    usage = " ".join([prog, *(["[PRESET]"] if presets else []), *words, *flags])
+    if asked := next((word for word in arguments if word in (*HELP, HELP_ALL, VERSION)), None):
+        if asked == VERSION:
+            show(f"gan_dist {package_version()}\n")
+        elif asked in HELP and short:
+            shown = [option for option in options if option.name in short]
+            show(short_help(usage, description, presets or {}, shown, docstrings(cls)))
+        else:
+            show(full_help(usage, description, options, docstrings(cls)))
+        raise SystemExit(0)
+    values, loose = _read_flags(arguments, [option for option in options if option.metavar is None])
+    values |= _read_positionals(loose, options, usage, presets or {})
+    for name, accepted in (ranges or {}).items():
+        if values.get(name) is not None:
+            accepted.check(name, values[name])
+    return fill(cls, values, default)
+
+
+def _read_flags(arguments: Sequence[str], options: Sequence[Option]) -> tuple[dict[str, Any], list[str]]:
+    """The values that flags give, by field, and the words that belong to no flag."""
+    by_flag = {option.flag: option for option in options}
+    switched_off = {option.off_flag: option for option in options if option.kind is bool}
+    values: dict[str, Any] = {}
+    words, loose = list(arguments), []
+    while words:
+        word = words.pop(0)
+        if not _is_flag(word):
+            loose.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        name = name.replace("_", "-")
+        option = by_flag.get(name) or switched_off.get(name)
+        if option is None:
+            way_out = did_you_mean(name, [*by_flag, *switched_off]) or f"{HELP_ALL} lists all flags"
+            raise InputError(f"there is no flag {_printable(word.partition('=')[0])}; {way_out}")
+        if option.kind is bool:
+            if equals or (words and words[0].lower() in ("true", "false")):
+                raise InputError(f"{name} takes no value; write {option.flag} or {option.off_flag}")
+            values[option.name] = name in by_flag
+            continue
+        if not equals:
+            if not words or _is_flag(words[0]):
+                example = "" if option.example is None else f", as in {option.flag} {option.example}"
+                raise InputError(f"{name} needs a value: {option.wanted}{example}")
+            value = words.pop(0)
+        values[option.name] = option.value_of(value)
+    return values, loose
+
+
+def _read_positionals(
+    words: Sequence[str], options: Sequence[Option], usage: str, presets: Mapping[str, str]
+) -> dict[str, Any]:
+    """The values of the words that belong to no flag, by field."""
+    values: dict[str, Any] = {}
+    rest = list(words)
+    for option in options:
+        if option.metavar is None or (not rest and option.default is not REQUIRED):
+            continue
+        taken, rest = rest[: option.words], rest[option.words :]
+        if len(taken) < option.words:
+            given = f", and only {len(taken)} is given" if taken else ""
+            raise InputError(f"{option.metavar} is missing{given}; the command is: {usage}")
+        read = tuple(option.value_of(word) for word in taken)
+        values[option.name] = read if option.words > 1 else read[0]
+    if rest:
+        word = rest[0]
+        if word in presets:
+            raise InputError(f"the preset {word} has to be the first word, and the only one: {usage}")
+        flags = [option.flag for option in options if option.metavar is None]
+        way_out = did_you_mean(word, flags) or f"the command is: {usage}; {HELP[1]} says more"
+        raise InputError(f"{shortened(word)} belongs to no flag; {way_out}")
     return values
+
+
+def _is_flag(word: str) -> bool:
+    """Whether a word is a flag, and not a value such as -1, -.5 or -inf."""
+    return word.startswith("-") and not re.match(r"-(\.?\d|inf|nan)", word, re.IGNORECASE) and word != "-"
+
+
+def _printable(word: str) -> str:
+    """A word as it was written, where it can be shown in a line."""
+    return word if word.isprintable() and len(word) <= 60 else shortened(word)
 
 
 def exit_code(prog: str, work: Callable[[], int]) -> int:
@@ -86,24 +163,3 @@ def exit_code(prog: str, work: Callable[[], int]) -> int:
         if rank == failure.spoken_by:
             print(f"{prog}: {failure}", file=sys.stderr, flush=True)
         return 1
-
-
-def flag(name: str) -> str:
-    """The flag of a field: "train.batch_size" -> "--train.batch-size"."""
-    return "--" + name.replace("_", "-")
-
-
-def _one_line(box: str) -> str:
-    """What tyro says below the title of its box, up to the first rule, as one line.
-
-    The box has other corners, or none, where the terminal's encoding lacks them.
-    """
-    said: list[str] = []
-    for line in box.splitlines()[1:]:
-        text = line.strip("│| ")
-        if set(text) <= set("─-╰╯+"):  # a rule
-            if said:
-                break
-        else:
-            said.append(text)
-    return " ".join(said)

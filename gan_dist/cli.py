@@ -9,25 +9,42 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
-
 from gan_dist import train
-from gan_dist.arguments import exit_code, read_arguments
-from gan_dist.config import DataConfig, DataName, DataSource, InputError
+from gan_dist.arguments import HELP, HELP_ALL, VERSION, exit_code, read_arguments
+from gan_dist.config import (
+    RANGES,
+    SEEDS,
+    DataConfig,
+    DataName,
+    DataSource,
+    InputError,
+    Range,
+    package_version,
+    shortened,
+)
+from gan_dist.helptext import show
+from gan_dist.memory import available_memory
 from gan_dist.openmp import limit_spinning
+from gan_dist.options import Positional
 from gan_dist.output_streams import nonblocking_output
+from gan_dist.suggestions import nearest
+
+SAMPLES = Range(1, 1_000_000, "all are kept in memory")
+IN_A_PICTURE = Range(1, 10_000, "a picture of more can't be looked at; use .npz")
+PROCESSES = Range(1, 1_024, "no machine has more cores or GPUs")
+PROCESS_BYTES = 300_000_000  # of one that has imported torch, without what it shares with the others
 
 
 @dataclass(frozen=True)
 class SampleArguments:
-    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    run: Annotated[Path, Positional("RUN")]
     """The run's folder."""
     count: int = 64
-    """Images to generate (>= 1)."""
+    """Images to generate (1 to 1,000,000; in a .png 1 to 10,000)."""
     output: Path = Path("samples.png")
     """A grid (.png), or an array "images" of uint8 (n, C, H, W) (.npz)."""
     seed: int = 0
-    """Other images for another seed (>= 0)."""
+    """Other images for another seed (0 to 9,223,372,036,854,775,807)."""
 
 
 def sample(arguments: Sequence[str]) -> int:
@@ -37,14 +54,15 @@ def sample(arguments: Sequence[str]) -> int:
         arguments,
         prog="gan-dist sample",
         description="Generate images from a run's generator.",
-        flags=["--count", "--output", "--seed"],
+        ranges={"count": SAMPLES, "seed": SEEDS},
     )
-    for name in ("count", "seed"):
-        if getattr(asked, name) < (name == "count"):
-            raise InputError(f"{name}={getattr(asked, name)} can't be used: it is too small")
-    from gan_dist.results.generate import generate, load_generator, save_images
+    if asked.output.suffix not in (".png", ".npz"):
+        raise InputError(f"output={asked.output} must end in .png (a grid) or .npz (an array)")
+    if asked.output.suffix == ".png":
+        IN_A_PICTURE.check("count", asked.count)
+    from gan_dist.results.generate import generate_pixels, load_generator, save_pixels
 
-    save_images(generate(load_generator(asked.run), asked.count, asked.seed), asked.output)
+    save_pixels(generate_pixels(load_generator(asked.run), asked.count, asked.seed), asked.output)
     print(f"{asked.count} images in {asked.output}")
     return 0
 
@@ -61,12 +79,12 @@ class EvaluateData:
 
 @dataclass(frozen=True)
 class EvaluateArguments:
-    run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None
+    run: Annotated[Path | None, Positional("[RUN]")] = None
     """The run's folder."""
     count: int = 10_000
-    """Images to generate (>= 100)."""
+    """Images to generate (100 to 100,000)."""
     seed: int = 0
-    """Other images for another seed (>= 0)."""
+    """Other images for another seed (0 to 9,223,372,036,854,775,807)."""
     data: EvaluateData = field(default_factory=EvaluateData)
     """The real images."""
     train_classifier: Path | None = None
@@ -80,12 +98,10 @@ def evaluate(arguments: Sequence[str]) -> int:
         arguments,
         prog="gan-dist evaluate",
         description="Compare what a run's generator makes with real images, here and in RUN/evaluation.json.",
-        flags=["--count", "--seed", "--data.name", "--data.root", "--data.source", "--train-classifier"],
+        ranges={"count": RANGES["evaluate.count"], "seed": SEEDS},
     )
     if (asked.run is None) == (asked.train_classifier is None):
         raise InputError("give either a RUN to evaluate, or --train-classifier FILE")
-    if asked.seed < 0:
-        raise InputError(f"seed={asked.seed} can't be used: it is too small")
     from gan_dist.results.evaluate import evaluate_run, make_shipped_classifier
 
     if asked.run is not None:
@@ -102,7 +118,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class DoctorArguments:
-    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    run: Annotated[Path, Positional("RUN")]
     """The run's folder; it may still be training."""
 
 
@@ -113,7 +129,6 @@ def doctor(arguments: Sequence[str]) -> int:
         arguments,
         prog="gan-dist doctor",
         description="Say what the figures of a run show to be wrong with it, and what to try; 1 if something is.",
-        flags=[],
     )
     from gan_dist.results.examine import examine_run, report
 
@@ -124,7 +139,7 @@ def doctor(arguments: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class DiffArguments:
-    runs: Annotated[Positional[tuple[Path, Path]], arg(metavar="RUN RUN")]
+    runs: Annotated[tuple[Path, Path], Positional("RUN RUN")]
     """Folders of two runs that were trained with --train.log-hashes."""
 
 
@@ -135,7 +150,6 @@ def diff(arguments: Sequence[str]) -> int:
         arguments,
         prog="gan-dist diff",
         description="Find the first step, and the tensors, where two runs part.",
-        flags=[],
     )
     from gan_dist.results.diff import compare_hashes
 
@@ -147,7 +161,8 @@ def diff(arguments: Sequence[str]) -> int:
 @dataclass(frozen=True)
 class CheckArguments:
     processes: int | None = None
-    """Processes to start on this machine (>= 1); not under a launcher. None: one for each GPU, without a GPU two."""
+    """Processes to start on this machine (1 to 1,024); not under a launcher. None: one for each GPU, without a GPU
+    two."""
     folder: Path = Path("runs")
     """Where the runs are going to be kept; whether its disk is fit for it is checked too."""
 
@@ -159,10 +174,14 @@ def check(arguments: Sequence[str]) -> int:
         arguments,
         prog="gan-dist check",
         description="Check in under a minute that processes, network and disk can carry a run that stops and goes on.",
-        flags=["--processes", "--folder"],
+        ranges={"processes": PROCESSES},
     )
-    if asked.processes is not None and asked.processes < 1:
-        raise InputError(f"processes={asked.processes} can't be used: it is too small")
+    available = available_memory()
+    if asked.processes is not None and available is not None and asked.processes * PROCESS_BYTES > available:
+        raise InputError(
+            f"processes={asked.processes} can't be used: they take at least "
+            f"{asked.processes * PROCESS_BYTES / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB are available"
+        )
     if {"WORLD_SIZE", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys():  # of torchrun and others; of accelerate launch
         if asked.processes is not None:
             raise InputError("processes can't be given here: the launcher has started them already; leave it out")
@@ -202,15 +221,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     limit_spinning()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print("usage: gan-dist COMMAND ...   (gan-dist COMMAND --help says more)\n")
-        for name, (summary, _) in COMMANDS.items():
-            print(f"  {name:8} {summary}")
+    if words[:1] == [VERSION]:
+        show(f"gan_dist {package_version()}\n")
+        return 0
+    if not words or words[0] in (*HELP, HELP_ALL):
+        lines = [f"  {name:8} {summary}" for name, (summary, _) in COMMANDS.items()]
+        show("\n".join(["usage: gan-dist COMMAND ...", "", *lines, "", "gan-dist COMMAND --help says more.", ""]))
         return 0 if words else 2
 
     def work() -> int:
         if words[0] not in COMMANDS:
-            raise InputError(f"there is no command {words[0]!r}; choose from {', '.join(COMMANDS)}")
+            raise InputError(f"there is no command {shortened(words[0])}; {nearest(words[0], COMMANDS)}")
         return COMMANDS[words[0]][1](words[1:])
 
     return exit_code("gan-dist", work)

@@ -6,7 +6,6 @@ This module imports neither torch nor anything else of the package: `--help` and
 from __future__ import annotations
 
 import dataclasses
-import math
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -40,6 +39,16 @@ class Stopped(Exception):
     """Somebody asked to stop before there was anything to save. The message is one line: what was interrupted."""
 
 
+def package_version() -> str:
+    """The version of the installed package; of a checkout that is not installed it is unknown."""
+    from importlib.metadata import PackageNotFoundError, version  # not needed by a run that starts
+
+    try:
+        return version("gan_dist")
+    except PackageNotFoundError:
+        return "unknown (not installed)"
+
+
 DataName = Literal["mnist", "fashion-mnist", "kmnist", "qmnist"]
 DataSource = Literal["auto", "local", "download", "sample"]
 LEAST_EVALUATED = 100  # images, below which the figures say nothing
@@ -57,7 +66,7 @@ class DataConfig:
     """Images that become the channels of one, drawn independently of each other (1 or 3): 3 makes Stacked MNIST, with
     1,000 combinations of digits to find."""
     download_timeout: float = 120.0
-    """Longest that a download may take, in seconds (> 0)."""
+    """Longest time that a download may take, in seconds (0.1 to 604,800)."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +74,11 @@ class ModelConfig:
     architecture: Literal["mlp", "conv"] = "mlp"
     """Pair of networks, by name. mlp: the seed's. conv: a small convolutional one."""
     latent_dim: int = 64
-    """Numbers in a latent vector (>= 1)."""
+    """Numbers in a latent vector (1 to 1,000,000)."""
     hidden_dim: int = 256
-    """Units in a hidden layer, of both networks (>= 1)."""
+    """Units in a hidden layer of both networks (1 to 1,000,000)."""
     channels: int = 32
-    """Channels of conv's feature maps (>= 1)."""
+    """Channels of conv's feature maps (1 to 1,000,000)."""
     initialization: Literal["torch", "he"] = "torch"
     """First weights. torch: those of its layers. he: normal, so large that signals keep their size on the way through
     the network, and biases of 0."""
@@ -78,39 +87,41 @@ class ModelConfig:
 @dataclass(frozen=True)
 class OptimizerConfig:
     learning_rate: float = 2e-4
-    """Adam's step size at the beginning (> 0); the generator's is generator_factor times as large."""
+    """Adam's step size at the beginning (1e-12 to 10). The generator's is generator_factor times as large."""
     generator_factor: float = 1.0
-    """The generator's step size as a multiple of the discriminator's, throughout (> 0): two time scales (Heusel et al.
+    """The generator's step size as a multiple of the discriminator's (1e-06 to 1e+06): two time scales (Heusel et al.
     2017, arXiv:1706.08500)."""
     final_learning_rate: float | None = None
-    """Adam's step size at the end of decay_images (> 0). None: as at the beginning."""
+    """Adam's step size at the end of decay_images (1e-12 to 10). None: as at the beginning."""
     decay_images: int = 1_000_000
-    """Images over which the learning rate goes from its first value to its final one, in half a cosine (>= 1); there it
-    stays. Not the length of the run, which may change."""
+    """Images over which the learning rate goes from its first value to its final one, in half a cosine (1 to
+    1,000,000,000,000). There it stays. Not the length of the run, which may change."""
     beta1: float = 0.9
-    """Adam's decay of the gradient's mean (in [0, 1))."""
+    """Adam's decay of the gradient's mean (0 to 0.999999)."""
     beta2: float = 0.999
-    """Adam's decay of the gradient's square (in [0, 1))."""
+    """Adam's decay of the gradient's square (0 to 0.999999)."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     epochs: int = 300
-    """Passes over the data set (>= 1)."""
+    """Passes over the data set (1 to 1,000,000)."""
     steps: int | None = None
-    """End after this many steps, even inside an epoch (>= 1). None: epochs decides."""
+    """End after this many steps, even inside an epoch (1 to 1,000,000,000). None: epochs decides."""
     batch_size: int = 100
-    """Images in one step over all processes together (>= 1, divisible by the number of processes)."""
+    """Images in one step over all processes together (1 to 1,000,000; divisible by the number of processes)."""
     seed: int = 0
-    """With the rest of the configuration it fixes the run: first weights, order of the images, latents (>= 0)."""
+    """Seed of the first weights, the order of the images and the latents (0 to 9,223,372,036,854,775,807). With the
+    rest of the configuration it fixes the run."""
     loss: Literal["bce", "relativistic", "hinge", "least-squares", "wasserstein"] = "bce"
     """Adversarial loss, by name. bce: binary cross entropy, non-saturating. relativistic: each real image against the
     fake one beside it (RpGAN), which wants penalty.r1 and penalty.r2."""
     accumulation: int = 1
-    """Micro-batches that a process cuts its share of a batch into, to save memory (>= 1, divides the share)."""
+    """Micro-batches that a process cuts its share of a batch into, to save memory (1 to 1,000,000; divides the
+    share)."""
     exact_shards: int | None = None
-    """Cut every batch into so many shards and add their gradients in one fixed order: bit for bit the same run on any
-    number of processes that divides it. None: the fast way, equal to rounding."""
+    """Bit for bit the same run on any number of processes: cut every batch into so many shards (1 to 4,096, divisible
+    by the number of processes) and add their gradients in one fixed order. None: the fast way, equal to rounding."""
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     """Precision of the forward passes; fp16 needs a GPU. None: what accelerate launch was given, else no."""
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
@@ -118,11 +129,12 @@ class TrainConfig:
     state before that step and end. skip: go on without the update. rollback: go back to the newest checkpoint and try
     again; stop if the same step fails again."""
     max_rollbacks: int = 3
-    """Rollbacks of one session before it stops (>= 1)."""
+    """Rollbacks of one session before it stops (1 to 1,000)."""
     log_hashes: int | None = None
-    """Steps between two lines of hashes.jsonl (>= 1), which gan-dist diff compares. None: none are written."""
+    """Steps between two lines of hashes.jsonl (1 to 1,000,000,000), which gan-dist diff compares. None: none are
+    written."""
     threads: int | None = None
-    """CPU threads of a process (>= 1). None: the machine's cores divided by the processes on it."""
+    """CPU threads of a process (1 to 1,024). None: the machine's cores divided by the processes on it."""
     compile: bool = False
     """On CUDA: record the kernels of each update once and play them back as a CUDA graph, which spares launching them
     one by one; the results are the same bit for bit. Not with fp16."""
@@ -131,63 +143,64 @@ class TrainConfig:
 @dataclass(frozen=True)
 class PenaltyConfig:
     r1: float = 0.0
-    """Gamma of R1: adds gamma/2 times the mean squared gradient of D's logit at real images, in every step (>= 0)."""
+    """Gamma of R1 (0 to 1e+06): adds gamma/2 times the mean squared gradient of D's logit at real images, in every
+    step."""
     r2: float = 0.0
-    """Gamma of R2: the same at generated images (>= 0)."""
+    """Gamma of R2 (0 to 1e+06): the same at generated images."""
     final_factor: float = 1.0
-    """What both gammas are multiplied with in the end, after decay_images (> 0); they get there by equal factors."""
+    """Final multiplier of both gammas (1e-06 to 1e+06), reached exponentially over decay_images."""
     decay_images: int = 1_000_000
-    """Images over which the gammas go to their final value, if there is one (>= 1); there they stay."""
+    """Images over which the gammas go to their final value (1 to 1,000,000,000,000). There they stay."""
     gradient: float = 0.0
-    """Lambda of WGAN-GP: adds lambda times the mean squared distance of that gradient's norm from 1, between real and
-    generated images, in every step (>= 0)."""
+    """Lambda of WGAN-GP (0 to 1e+06): adds lambda times the mean squared distance of that gradient's norm from 1,
+    between real and generated images, in every step."""
 
 
 @dataclass(frozen=True)
 class EmaConfig:
     half_life: float | None = None
-    """Keep an exponential moving average of the generator with this half-life, in images (> 0), and use it for samples,
-    evaluation and export. None: use the trained generator itself."""
+    """Keep an exponential moving average of the generator with this half-life, in images (0.001 to 1e+12), and use it
+    for samples, evaluation and export. None: use the trained generator itself."""
     warm_up: float = 0.05
-    """While the run is young the half-life is at most this share of the images seen (> 0)."""
+    """While the run is young the half-life is at most this share of the images seen (1e-06 to 1e+09)."""
 
 
 @dataclass(frozen=True)
 class LogConfig:
     every_steps: int = 100
-    """Steps between two lines of metrics.jsonl (>= 1); a line holds the means since the one before."""
+    """Steps between two lines of metrics.jsonl (1 to 1,000,000). A line holds the means since the one before."""
 
 
 @dataclass(frozen=True)
 class SamplesConfig:
     every_epochs: int = 1
-    """Epochs between two grids of generated images (>= 1)."""
+    """Epochs between two grids of generated images (1 to 1,000,000)."""
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
     every_epochs: int | None = 20
-    """Epochs between two evaluations of the generator to use (>= 1): distances from the real images, precision and
-    recall, classes; lines of evaluations.jsonl. None: none."""
+    """Epochs between two evaluations of the generator to use (1 to 1,000,000): distances from the real images,
+    precision and recall, classes; lines of evaluations.jsonl. None: none."""
     count: int = 10_000
-    """Images generated for an evaluation (>= 100); a distance falls with their number."""
+    """Images generated for an evaluation (100 to 100,000). A distance falls with their number."""
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
     every_steps: int | None = None
-    """Steps between two checkpoints (>= 1). None: one at the end of each epoch."""
+    """Steps between two checkpoints (1 to 1,000,000,000). None: one at the end of each epoch."""
     keep: int = 3
-    """Newest checkpoints that stay on disk (>= 1)."""
+    """Newest checkpoints that stay on disk (1 to 1,000,000)."""
     keep_every: int | None = None
-    """Of the checkpoints that every_steps or the epochs ask for, each so manieth stays for good (>= 1). None: none."""
+    """Every N-th scheduled checkpoint is kept permanently (1 to 1,000,000,000). None: none is."""
 
 
 @dataclass(frozen=True)
 class DistributedConfig:
     timeout: float = 300.0
-    """Longest wait of a process for the others, in seconds (>= 5); then the run ends and says which one was lost. They
-    also wait while rank 0 downloads the data or talks to W&B."""
+    """Longest wait of a process for the others, in seconds (5 to 604,800); then the run ends and says which one was
+    lost. They also wait while rank 0 downloads the data or talks to W&B."""
     shared_memory: bool = True
     """Let processes that train on the CPU of one machine (Linux) add their gradients in shared memory, not through
     gloo."""
@@ -202,7 +215,7 @@ class WandbConfig:
     name: str | None = None
     """Name of the run on the dashboard. None: the run folder's name."""
     timeout: float = 30.0
-    """Longest wait for the W&B server, at the start and again at the end, in seconds (> 0)."""
+    """Longest wait for the W&B server, at the start and again at the end, in seconds (0.1 to 604,800)."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +223,8 @@ class RunConfig:
     dir: Path = Path("runs/seed")
     """Folder of the run: configuration, metrics, samples, checkpoints."""
     resume: Literal["auto", "never", "must"] = "auto"
-    """auto: go on where the run in dir stopped, start if there is none. never, must: refuse the one or the other."""
+    """Whether to resume the run in dir. auto: go on where it stopped, start if there is none. never: refuse to go on
+    with one. must: refuse to start one."""
     shared: bool = True
     """All hosts of a run see dir. False: only the host of rank 0 has it, and must be the same one after a stop."""
 
@@ -251,13 +265,18 @@ class Config:
 
 
 def seed() -> Config:
-    """The teaching notebook's GAN: two small MLPs, binary cross entropy, Adam 2e-4, batch 100, 300 epochs."""
+    """The teaching notebook's GAN, the default.
+
+    Two small MLPs, binary cross entropy, Adam 2e-4, batch 100, 300 epochs.
+    """
     return Config()
 
 
 def r3() -> Config:
-    """The seed's networks with what the field knows today: relativistic loss, R1 and R2 in every step, an averaged
-    generator (R3GAN, Huang et al. 2024, arXiv:2501.05441)."""
+    """The seed's networks with relativistic loss, R1, R2 and an average.
+
+    R3GAN, Huang et al. 2024, arXiv:2501.05441: both penalties in every step, an averaged generator.
+    """
     return Config(
         model=ModelConfig(initialization="he"),
         optimizer=OptimizerConfig(
@@ -277,7 +296,10 @@ def r3() -> Config:
 
 
 def conv() -> Config:
-    """The seed's loss for a small convolutional pair, with R1, a falling learning rate and an averaged generator."""
+    """A small convolutional pair with the seed's loss, R1 and an average.
+
+    With a falling learning rate.
+    """
     return Config(
         model=ModelConfig(architecture="conv", initialization="he"),
         optimizer=OptimizerConfig(
@@ -292,7 +314,7 @@ def conv() -> Config:
 
 
 def r3_conv() -> Config:
-    """A small convolutional pair with the loss, the penalties and the averaged generator of r3."""
+    """The convolutional pair with the loss and penalties of r3."""
     return Config(
         model=ModelConfig(architecture="conv", initialization="he"),
         optimizer=OptimizerConfig(
@@ -307,7 +329,7 @@ def r3_conv() -> Config:
 
 
 def stacked() -> Config:
-    """Stacked MNIST with r3-conv: three digits as the channels of an image, 1,000 combinations to find."""
+    """r3-conv on Stacked MNIST: three digits an image, 1,000 combinations."""
     return dataclasses.replace(
         r3_conv(),
         data=DataConfig(stack=3),
@@ -361,63 +383,133 @@ HOSTS_OWN = (
 )
 
 
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a field accepts, both ends included."""
+
+    lowest: int | float
+    highest: int | float
+    reason: str
+    """Why no more than `highest`."""
+    whole: bool = True
+
+    def check(self, name: str, value: Any) -> None:
+        """Check the value of the field `name`.
+
+        Raises:
+            InputError: it is not a number, or outside the range.
+        """
+        right_kind = isinstance(value, int) if self.whole else isinstance(value, int | float)
+        # NaN compares false with everything.
+        if not right_kind or isinstance(value, bool) or not self.lowest <= value <= self.highest:
+            must = f"it must be a {'whole ' if self.whole else ''}number from {self}"
+            because = f" ({self.reason})" if right_kind and value > self.highest else ""
+            raise InputError(f"{name}={shortened(value)} can't be used: {must}{because}")
+
+    def __str__(self) -> str:
+        lowest, highest = (f"{end:,}" if isinstance(end, int) else f"{end:g}" for end in (self.lowest, self.highest))
+        return f"{lowest} to {highest}"
+
+
+_WEEK = 604_800  # seconds; in milliseconds, as gloo counts them, it fits into 32 bits
+_WAIT = "a week is longer than any wait that ends well"
+_STEPS = "at 1,000 steps a second that takes 11 days"
+_EPOCHS = "no run gets there"
+_WIDTH = "a matrix of that size has 4 terabytes"
+_SCHEDULE = "no run gets there; leave the final value out to keep the first one"
+_FACTOR = "single precision overflows beyond"
+SEEDS = Range(0, 2**63 - 1, "it is stored as a 64-bit integer")
+
+# field -> the numbers that it accepts. The bounds are far from useful values: they refuse mistyped numbers, which would
+# exhaust the memory, hang, or raise inside a library.
+RANGES: dict[str, Range] = {
+    "data.stack": Range(1, 3, "an image has one channel or three"),
+    "data.download_timeout": Range(0.1, _WEEK, _WAIT, whole=False),
+    "model.latent_dim": Range(1, 1_000_000, _WIDTH),
+    "model.hidden_dim": Range(1, 1_000_000, _WIDTH),
+    "model.channels": Range(1, 1_000_000, _WIDTH),
+    "optimizer.learning_rate": Range(1e-12, 10.0, "a step of Adam moves every weight by about that", whole=False),
+    "optimizer.generator_factor": Range(1e-6, 1e6, _FACTOR, whole=False),
+    "optimizer.final_learning_rate": Range(1e-12, 10.0, "a step of Adam moves every weight by about that", whole=False),
+    "optimizer.decay_images": Range(1, 10**12, _SCHEDULE),
+    "optimizer.beta1": Range(0, 0.999999, "1 would keep the first gradient for ever", whole=False),
+    "optimizer.beta2": Range(0, 0.999999, "1 would keep the first gradient for ever", whole=False),
+    "train.epochs": Range(1, 1_000_000, _EPOCHS),
+    "train.steps": Range(1, 10**9, _STEPS),
+    "train.batch_size": Range(1, 1_000_000, "no data set has more images"),
+    "train.seed": SEEDS,
+    "train.accumulation": Range(1, 1_000_000, "a micro-batch has an image at least"),
+    "train.exact_shards": Range(1, 4_096, "each is a pass of its own, and its gradients are kept apart"),
+    "train.max_rollbacks": Range(1, 1_000, "a run that goes back more often gets nowhere"),
+    "train.log_hashes": Range(1, 10**9, _STEPS),
+    "train.threads": Range(1, 1_024, "no machine has more cores for one process"),
+    "penalty.r1": Range(0, 1e6, _FACTOR, whole=False),
+    "penalty.r2": Range(0, 1e6, _FACTOR, whole=False),
+    "penalty.final_factor": Range(1e-6, 1e6, _FACTOR, whole=False),
+    "penalty.decay_images": Range(1, 10**12, _SCHEDULE),
+    "penalty.gradient": Range(0, 1e6, _FACTOR, whole=False),
+    "ema.half_life": Range(1e-3, 1e12, "no run sees so many images", whole=False),
+    "ema.warm_up": Range(1e-6, 1e9, "from there on it bounds nothing", whole=False),
+    "log.every_steps": Range(1, 1_000_000, "the figures of all these steps are kept in memory"),
+    "samples.every_epochs": Range(1, 1_000_000, _EPOCHS),
+    "evaluate.every_epochs": Range(1, 1_000_000, _EPOCHS),
+    "evaluate.count": Range(LEAST_EVALUATED, 100_000, "all are kept in memory"),
+    "checkpoint.every_steps": Range(1, 10**9, _STEPS),
+    "checkpoint.keep": Range(1, 1_000_000, "no run has more"),
+    "checkpoint.keep_every": Range(1, 10**9, _STEPS),
+    "distributed.timeout": Range(5, _WEEK, _WAIT, whole=False),
+    "wandb.timeout": Range(0.1, _WEEK, _WAIT, whole=False),
+}
+MAX_TEXT = 128  # characters of a name, as W&B allows
+MAX_PATH_BYTES = 1_024  # Linux allows 4,096 for the whole path, the files of a run and the working directory included
+MAX_NAME_BYTES = 200  # Linux allows 255 for a file or folder; while one is written its name is longer
+
+
+def check_text(name: str, value: str, path: bool = False) -> None:
+    """Check a name or a path: no system call or library chokes on it, and it can be printed.
+
+    Raises:
+        InputError: names the field.
+    """
+    problem = None
+    if not value:
+        problem = "it is empty"
+    elif any("\ud800" <= letter <= "\udfff" for letter in value):
+        problem = "it is not valid UTF-8"
+    elif any(letter < " " or "\x7f" <= letter <= "\x9f" or letter in "\u2028\u2029" for letter in value):
+        problem = "it holds a control character"
+    elif path and len(value.encode()) > MAX_PATH_BYTES:
+        problem = f"it is longer than {MAX_PATH_BYTES:,} bytes"
+    elif path and any(len(part.encode()) > MAX_NAME_BYTES for part in value.split("/")):
+        problem = f"a name in it is longer than {MAX_NAME_BYTES} bytes"
+    elif not path and len(value) > MAX_TEXT:
+        problem = f"it is longer than {MAX_TEXT} characters"
+    if problem is not None:
+        raise InputError(f"{name}={shortened(value)} can't be used: {problem}; choose another")
+
+
+def shortened(value: Any) -> str:
+    """A value for a message: on one line, printable, and not endless. Strings are quoted."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return "a huge number"
+    return text if len(text) <= 60 else f"{text[:40]}…"
+
+
 def validate(config: Config) -> None:
     """Check every field that can be checked without the data and the processes.
 
     Raises:
         InputError: names the field, its value and the values that work.
     """
-
-    def require(ok: bool, name: str, must: str) -> None:
-        if not ok:
-            raise InputError(f"{name}={to_flat(config)[name]} can't be used: it must be {must}")
-
-    at_least_one = {
-        "model.latent_dim": config.model.latent_dim,
-        "model.hidden_dim": config.model.hidden_dim,
-        "model.channels": config.model.channels,
-        "optimizer.decay_images": config.optimizer.decay_images,
-        "penalty.decay_images": config.penalty.decay_images,
-        "train.epochs": config.train.epochs,
-        "train.steps": config.train.steps,
-        "train.batch_size": config.train.batch_size,
-        "train.accumulation": config.train.accumulation,
-        "train.exact_shards": config.train.exact_shards,
-        "train.max_rollbacks": config.train.max_rollbacks,
-        "train.threads": config.train.threads,
-        "log.every_steps": config.log.every_steps,
-        "train.log_hashes": config.train.log_hashes,
-        "samples.every_epochs": config.samples.every_epochs,
-        "evaluate.every_epochs": config.evaluate.every_epochs,
-        "checkpoint.every_steps": config.checkpoint.every_steps,
-        "checkpoint.keep": config.checkpoint.keep,
-        "checkpoint.keep_every": config.checkpoint.keep_every,
-    }
-    for name, value in at_least_one.items():
-        require(value is None or value >= 1, name, "a whole number of at least 1")
-    require(config.data.stack in (1, 3), "data.stack", "1 or 3")
-    enough = config.evaluate.count >= LEAST_EVALUATED
-    require(enough, "evaluate.count", f"a whole number of at least {LEAST_EVALUATED}")
-    require(config.train.seed >= 0, "train.seed", "a whole number of at least 0")
-    positive = {
-        "optimizer.learning_rate": config.optimizer.learning_rate,
-        "data.download_timeout": config.data.download_timeout,
-        "wandb.timeout": config.wandb.timeout,
-        "optimizer.final_learning_rate": config.optimizer.final_learning_rate,
-        "optimizer.generator_factor": config.optimizer.generator_factor,
-        "penalty.final_factor": config.penalty.final_factor,
-        "ema.half_life": config.ema.half_life,
-        "ema.warm_up": config.ema.warm_up,
-    }
-    for name, number in positive.items():
-        require(number is None or (math.isfinite(number) and number > 0), name, "a finite number above 0")
-    penalties = {f"penalty.{name}": getattr(config.penalty, name) for name in ("r1", "r2", "gradient")}
-    for name, number in penalties.items():
-        require(math.isfinite(number) and number >= 0, name, "a finite number of at least 0")
-    require(0 <= config.optimizer.beta1 < 1, "optimizer.beta1", "in [0, 1)")
-    require(0 <= config.optimizer.beta2 < 1, "optimizer.beta2", "in [0, 1)")
-    timeout = config.distributed.timeout
-    require(math.isfinite(timeout) and timeout >= 5, "distributed.timeout", "a finite number of at least 5")
+    for name, value in _flatten(dataclasses.asdict(config)).items():
+        if isinstance(value, str | Path):
+            check_text(name, str(value), path=isinstance(value, Path))
+        elif value is not None and name in RANGES:
+            RANGES[name].check(name, value)
+    if config.data.stack not in (1, 3):
+        raise InputError(f"data.stack={config.data.stack} can't be used: it must be 1 or 3")
     if config.train.exact_shards is not None and config.train.accumulation > 1:
         raise InputError(
             "train.accumulation and train.exact_shards both cut the batch into parts; leave out train.accumulation"
@@ -431,7 +523,8 @@ def validate(config: Config) -> None:
             "penalty.gradient draws the gradients' norms to 1 and penalty.r1, penalty.r2 draw them to 0; "
             "use the one or the others"
         )
-    if any(penalties.values()) and config.train.mixed_precision == "fp16":
+    penalized = config.penalty.r1 or config.penalty.r2 or config.penalty.gradient
+    if penalized and config.train.mixed_precision == "fp16":
         raise InputError(
             "penalties can't be had with train.mixed_precision=fp16: their gradients leave its range (R3GAN, "
             "arXiv:2501.05441, trains in bf16); use bf16, or no"
@@ -514,7 +607,8 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     """The configuration that `to_dict` gave.
 
     Raises:
-        InputError: a field that this version does not know, or a section that is no dictionary.
+        InputError: a field that this version does not know, a value of another type, or a section that is no
+            dictionary.
     """
     return _build(Config, values, "")
 
@@ -560,8 +654,23 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
         if key not in hints:
             raise InputError(f"the stored configuration has a field {prefix + key} that this version doesn't know")
         kind = hints[key]
+        if type(value) is int and float in (kind, *typing.get_args(kind)) and abs(value) <= 2**53:
+            value = float(value)
         if dataclasses.is_dataclass(kind):
             arguments[key] = _build(typing.cast(type, kind), value, f"{prefix}{key}.")
+        elif not _fits(value, kind):
+            raise InputError(f"the stored configuration's {prefix + key}={shortened(value)} is of the wrong type")
         else:
             arguments[key] = Path(value) if kind is Path else value
     return cls(**arguments)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value that was read from JSON can be a field's."""
+    if typing.get_origin(kind) is Literal:
+        return value in typing.get_args(kind)
+    if alternatives := typing.get_args(kind):  # X | None
+        return any(_fits(value, alternative) for alternative in alternatives)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, str if kind is Path else kind)

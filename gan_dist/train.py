@@ -19,10 +19,19 @@ _process = contextlib.ExitStack()
 if __name__ == "__main__":
     _process.enter_context(starting())  # before the imports below: they take part of a second
 
-from gan_dist.arguments import exit_code, flag, read_arguments  # noqa: E402
-from gan_dist.config import PRESETS, Config, InputError, to_flat, validate  # noqa: E402
+from gan_dist.arguments import exit_code, read_arguments  # noqa: E402
+from gan_dist.config import PRESETS, Config, InputError, shortened, validate  # noqa: E402
 from gan_dist.openmp import limit_spinning  # noqa: E402
 from gan_dist.output_streams import nonblocking_output  # noqa: E402
+from gan_dist.run.early import check_early  # noqa: E402
+from gan_dist.suggestions import nearest  # noqa: E402
+
+# What --help shows; --help-all shows all.
+FIRST_FLAGS = (
+    *("data.name", "data.root", "data.source"),
+    *("train.epochs", "train.steps", "train.batch_size", "train.seed", "train.loss", "train.mixed_precision"),
+    *("train.exact_shards", "checkpoint.every_steps", "wandb.mode", "run.dir", "run.resume"),
+)
 
 
 def parse(arguments: Sequence[str], prog: str = "gan_dist/train.py") -> Config:
@@ -30,23 +39,24 @@ def parse(arguments: Sequence[str], prog: str = "gan_dist/train.py") -> Config:
 
     Raises:
         InputError: an unknown preset or flag, or a value that can't be used.
-        SystemExit: --help was asked for and printed.
+        SystemExit: --help, --help-all or --version was asked for and printed.
     """
     preset, rest = "seed", list(arguments)
-    if rest and not rest[0].startswith("-"):
+    if rest and not rest[0].startswith("-") and "=" not in rest[0]:
         preset, *rest = rest
     if preset not in PRESETS:
-        raise InputError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}")
+        raise InputError(f"there is no preset {shortened(preset)}; {nearest(preset, PRESETS)}")
     config = read_arguments(
         Config,
         rest,
-        prog=f"{prog} [PRESET]",
+        prog=prog,
         description=(
-            "Train a generator and a discriminator. PRESET names the values to start from "
-            f"({', '.join(PRESETS)}; without one: seed); each flag overrides one of them."
+            "Train a generator and a discriminator. PRESET names the values to start from, without one those of seed; "
+            "each flag overrides one of them."
         ),
-        flags=[flag(name) for name in to_flat(Config())],
         default=PRESETS[preset](),
+        presets={name: (make.__doc__ or "").partition("\n")[0] for name, make in PRESETS.items()},
+        short=FIRST_FLAGS,
     )
     validate(config)
     return config
@@ -64,6 +74,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "gan_dist/train.py"
 
     def work() -> int:
         config = parse(sys.argv[1:] if arguments is None else arguments, prog)
+        check_early(config)
         _announce_import()
         from gan_dist.training.engine import run_to_end
 

@@ -19,8 +19,13 @@ TIMEOUT=${TIMEOUT:-300}   # seconds to wait for enough hosts
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/hosts.sh"
 
-whole PORT RESTARTS TIMEOUT
-[[ $HOSTS =~ ^[0-9]+:[0-9]+$ ]] || refuse "HOSTS=$HOSTS is not FEWEST:MOST, as in 1:4"
+whole 1 65535 PORT
+whole 0 1000000 RESTARTS
+whole 1 604800 TIMEOUT
+[[ -z $PROCESSES ]] || whole 1 1024 PROCESSES
+if [[ ! $HOSTS =~ ^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$ ]] || ((${HOSTS%:*} > ${HOSTS#*:})); then
+    refuse "HOSTS=$HOSTS is not FEWEST:MOST, as in 1:4"
+fi
 check "$@"
 find_network
 processes

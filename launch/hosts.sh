@@ -1,4 +1,4 @@
-# What multi_node.sh and elastic.sh share: how hosts find the main one, and end with it. Sourced, not run.
+# What the scripts share: how variables are checked, and how hosts find the main one, and end with it. Sourced, not run.
 # shellcheck shell=bash disable=SC2034
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -10,11 +10,14 @@ refuse() {
     exit 2
 }
 
-# whole VARIABLE ...: they hold whole numbers.
+# whole LOWEST HIGHEST VARIABLE ...: they hold whole numbers in that range. No leading zero: to bash that is octal.
 whole() {
-    local variable
+    local lowest=$1 highest=$2 variable
+    shift 2
     for variable; do
-        [[ ${!variable} =~ ^[0-9]+$ ]] || refuse "$variable=${!variable} is no whole number"
+        if [[ ! ${!variable} =~ ^(0|[1-9][0-9]{0,8})$ ]] || ((${!variable} < lowest || ${!variable} > highest)); then
+            refuse "$variable=${!variable} is no whole number from $lowest to $highest"
+        fi
     done
 }
 
@@ -81,7 +84,7 @@ leave_with_main() {
 # Processes on this host: as asked for, else one for each GPU, without a GPU one.
 processes() {
     [[ -n $PROCESSES ]] || PROCESSES=$(python -c "import torch; print(max(1, torch.cuda.device_count()))")
-    whole PROCESSES
+    whole 1 1024 PROCESSES
 }
 
 # launch "what to say if not all came in time" COMMAND ...: in place of this script. What torch warns of that is as it

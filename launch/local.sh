@@ -7,7 +7,11 @@ PRECISION=${PRECISION:-}  # no, bf16 or fp16; empty: bf16 where GPU or processor
 RESTARTS=${RESTARTS:-3}   # how often the run goes on by itself, from its newest checkpoint, when a process is lost
 
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source "$(dirname "${BASH_SOURCE[0]}")/hosts.sh"
+
+[[ -z $PROCESSES ]] || whole 1 1024 PROCESSES
+whole 0 1000000 RESTARTS
+[[ $PRECISION =~ ^(no|bf16|fp16)?$ ]] || refuse "PRECISION=$PRECISION is none of no, bf16, fp16"
 
 # bf16 that is only emulated, as on GPUs before Ampere, is slower than fp32.
 read -r found best < <(python - <<'END'

@@ -17,7 +17,11 @@ TIMEOUT=${TIMEOUT:-300}   # seconds to wait for other hosts, at the start and wh
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/hosts.sh"
 
-whole HOSTS NUMBER PORT RESTARTS TIMEOUT
+whole 0 9999 HOSTS NUMBER
+whole 1 65535 PORT
+whole 0 1000000 RESTARTS
+whole 1 604800 TIMEOUT
+[[ -z $PROCESSES ]] || whole 1 1024 PROCESSES
 ((HOSTS > 1)) || refuse "HOSTS=$HOSTS: for one host take launch/local.sh"
 ((NUMBER < HOSTS)) || refuse "NUMBER=$NUMBER is not below HOSTS=$HOSTS; the hosts are numbered from 0"
 check "$@"

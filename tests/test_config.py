@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import json
+import os
+import subprocess
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
-from conftest import TRAIN, run_command
+from conftest import TRAIN, environment, run_command
 
+from gan_dist.arguments import exit_code
 from gan_dist.config import (
     PRESETS,
+    RANGES,
     Config,
     DataConfig,
     DistributedConfig,
@@ -20,11 +28,16 @@ from gan_dist.config import (
     differences,
     doubts,
     from_dict,
+    package_version,
     to_dict,
     to_flat,
     validate,
 )
+from gan_dist.options import Option, docstrings, options_of
+from gan_dist.suggestions import ELSEWHERE
 from gan_dist.train import main, parse
+
+NUMERIC = [option for option in options_of(Config) if option.kind in (int, float)]
 
 
 def test_the_seed_preset_is_the_notebook() -> None:
@@ -38,13 +51,63 @@ def test_the_seed_preset_is_the_notebook() -> None:
     assert flat["train.loss"] == "bce"
 
 
-def test_every_field_is_explained() -> None:
-    help_text = run_command("python", TRAIN, "--help")
+@pytest.mark.parametrize("columns", [80, 120])
+def test_every_field_is_explained(columns: int) -> None:
+    help_text = run_command("python", TRAIN, "--help-all", COLUMNS=str(columns))
     assert help_text.code == 0
-    text = " ".join(help_text.out.replace("│", "").split())
+    assert max(map(len, help_text.out.splitlines())) <= columns
+    text = " ".join(help_text.out.split())
+    explained = docstrings(Config)
     for name, value in to_flat(Config()).items():
         assert f"--{name.replace('_', '-')}" in text
-        assert f"(default: {value})" in text
+        assert f"{explained[name]} (default: {value})" in text
+
+
+def test_help_fills_its_lines() -> None:
+    """A line ends where the next word would not have fitted, and not where the docstring's line ends."""
+    lines = run_command("python", TRAIN, "--help-all", COLUMNS="80").out.splitlines()
+    in_a_text = [line.startswith("      ") for line in lines]
+    wrapped = [pair for i, pair in enumerate(itertools.pairwise(lines)) if in_a_text[i] and in_a_text[i + 1]]
+    assert len(wrapped) > 50
+    assert all(len(line) + 1 + len(following.split()[0]) > 80 for line, following in wrapped)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_help_is_short(columns: int) -> None:
+    help_text = run_command("python", TRAIN, "--help", COLUMNS=str(columns))
+    assert help_text.code == 0
+    lines = help_text.out.splitlines()
+    assert len(lines) < 50
+    assert max(map(len, lines)) <= columns
+    first = lines.index("presets:") + 1
+    assert [line.split()[0] for line in lines[first : first + len(PRESETS)]] == list(PRESETS)  # a line for each
+    for name in ("train.epochs", "train.batch-size", "train.exact-shards", "wandb.mode", "run.dir", "run.resume"):
+        assert any(line.startswith(f"  --{name} ") for line in lines)
+    assert "--help-all" in lines[-2]
+
+
+def test_help_shows_the_values_of_the_preset() -> None:
+    assert "(default: runs/r3)" in run_command("python", TRAIN, "r3", "--help").out
+
+
+def test_a_reader_of_the_help_may_leave() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe:
+        words = [sys.executable, str(TRAIN), "--help-all"]
+        done = subprocess.run(words, stdout=pipe, stderr=subprocess.PIPE, env=environment(), timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_version_is_that_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = run_command("python", TRAIN, "r3", "--version")
+    assert (said.code, said.out) == (0, f"gan_dist {metadata.version('gan_dist')}\n")
+
+    def not_installed(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", not_installed)
+    assert package_version() == "unknown (not installed)"
 
 
 def test_help_does_not_wait_for_torch() -> None:
@@ -115,43 +178,44 @@ def test_processes_wait_longer_than_rank_0_may_be_busy() -> None:
 
 BAD = [
     (["nosuch"], "'nosuch'", "choose from seed"),
-    (["--data.name", "emnist"], "--data.name", "'qmnist'"),
+    (["sead"], "'sead'", "did you mean seed?"),
+    (["--data.name", "emnist"], "data.name='emnist'", "choose from mnist, fashion-mnist,"),
     (["--train.epoch", "3"], "--train.epoch", "did you mean --train.epochs?"),
     (["--zzz"], "--zzz", "--help"),
-    (["--train.epochs", "many"], "--train.epochs", "'many'"),
-    (["--train.epochs"], "--train.epochs", "Expected 1 value"),
-    (["--train.epochs", "0"], "train.epochs=0", "at least 1"),
-    (["--train.steps", "0"], "train.steps=0", "at least 1"),
-    (["--train.batch-size", "0"], "train.batch_size=0", "at least 1"),
-    (["--train.batch-size", "-5"], "train.batch_size=-5", "at least 1"),
-    (["--train.seed", "-1"], "train.seed=-1", "at least 0"),
-    (["--train.threads", "0"], "train.threads=0", "at least 1"),
-    (["--optimizer.learning-rate", "nan"], "optimizer.learning_rate=nan", "above 0"),
-    (["--optimizer.learning-rate", "0"], "optimizer.learning_rate=0", "above 0"),
-    (["--optimizer.learning-rate", "-0.1"], "optimizer.learning_rate=-0.1", "above 0"),
-    (["--optimizer.learning-rate", "inf"], "optimizer.learning_rate=inf", "above 0"),
-    (["--optimizer.beta1", "1"], "optimizer.beta1=1", "[0, 1)"),
-    (["--checkpoint.keep", "0"], "checkpoint.keep=0", "at least 1"),
-    (["--wandb.timeout", "nan"], "wandb.timeout=nan", "above 0"),
-    (["--train.accumulation", "0"], "train.accumulation=0", "at least 1"),
-    (["--train.exact-shards", "0"], "train.exact_shards=0", "at least 1"),
+    (["--train.epochs", "many"], "train.epochs='many'", "is not a whole number"),
+    (["--train.epochs=many"], "train.epochs='many'", "is not a whole number"),
+    (["--train.batch-size", "1e20"], "train.batch_size='1e20'", "is not a whole number"),
+    (["--train.batch-size", "9" * 5000], "train.batch_size='999", "is not a whole number"),
+    (["--penalty.r1", "a"], "penalty.r1='a'", "is not a number"),
+    (["--train.epochs"], "--train.epochs", "needs a value: a whole number, as in --train.epochs 300"),
+    (["--train.steps"], "--train.steps", "needs a value: a whole number"),
+    (["--train.loss", "--train.steps", "3"], "--train.loss", "needs a value: one of bce, relativistic, hinge"),
+    (["--train.epochs="], "train.epochs=''", "is not a whole number"),
+    (["--train.compile=True"], "--train.compile", "takes no value; write --train.compile or --train.no-compile"),
+    (["--run.no-shared", "false"], "--run.no-shared", "write --run.shared or --run.no-shared"),
+    (["seed", "foo"], "'foo'", "gan_dist/train.py [PRESET] [--FLAG VALUE ...]"),
+    (["seed", "r3"], "r3", "has to be the first word"),
+    (["--train.epochs", "3", "r3"], "r3", "has to be the first word"),
+    (["epochs=3"], "'epochs=3'", "did you mean --train.epochs?"),
+    (["--train.epochs", "0"], "train.epochs=0", "from 1 to 1,000,000"),
+    (["--train.batch-size", "-5"], "train.batch_size=-5", "from 1 to"),
+    (["--log.every-steps", str(10**10)], "log.every_steps=10000000000", "1 to 1,000,000 (the figures of all these"),
+    (["--optimizer.learning-rate", "nan"], "optimizer.learning_rate=nan", "from 1e-12 to 10"),
+    (["--optimizer.learning-rate", "-1e-3"], "optimizer.learning_rate=-0.001", "from 1e-12 to 10"),
+    (["--penalty.r1", "-inf"], "penalty.r1=-inf", "from 0 to 1e+06"),
+    (["--optimizer.beta1", "1"], "optimizer.beta1=1", "from 0 to 0.999999"),
+    (["--evaluate.count", "10"], "evaluate.count=10", "from 100 to"),
     (["--train.exact-shards", "4", "--train.accumulation", "2"], "train.exact_shards", "leave out"),
     (["--train.compile", "--train.mixed-precision", "fp16"], "train.compile", "use bf16"),
     (["--data.stack", "2"], "data.stack=2", "1 or 3"),
-    (["--train.loss", "wgan"], "--train.loss", "'wasserstein'"),
-    (["--penalty.r1", "-1"], "penalty.r1=-1", "at least 0"),
+    (["--train.loss", "wgan"], "train.loss='wgan'", "choose from bce, "),
     (["--penalty.r1", "1", "--penalty.gradient", "10"], "penalty.gradient", "the one or the others"),
     (["r3", "--train.mixed-precision", "fp16"], "fp16", "use bf16"),
-    (["--penalty.final-factor", "0"], "penalty.final_factor=0", "above 0"),
-    (["--optimizer.final-learning-rate", "0"], "optimizer.final_learning_rate=0", "above 0"),
-    (["--optimizer.generator-factor", "0"], "optimizer.generator_factor=0", "above 0"),
-    (["--ema.half-life", "0"], "ema.half_life=0", "above 0"),
-    (["--evaluate.count", "10"], "evaluate.count=10", "at least 100"),
     (["--data.name", "kmnist", "--data.source", "sample"], "data.source=sample", "local or download"),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "names", "way_out"), BAD, ids=[" ".join(case[0]) for case in BAD])
+@pytest.mark.parametrize(("arguments", "names", "way_out"), BAD, ids=[" ".join(case[0])[:40] for case in BAD])
 def test_bad_input_is_one_line(
     arguments: list[str], names: str, way_out: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -165,10 +229,117 @@ def test_bad_input_is_one_line(
     assert not folder.exists()
 
 
+EXTREMES = [-1, 0, 10**10, 10**20, -(10**20), *(float(word) for word in ("nan", "inf", "-inf"))]
+
+
+@pytest.mark.parametrize("option", NUMERIC, ids=[option.name for option in NUMERIC])
+def test_a_numeric_field_is_in_its_range_or_refused_in_one_line(
+    option: Option, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every numeric field of Config is covered, a new one too."""
+    accepted = RANGES[option.name]
+    assert f"{accepted}" in docstrings(Config)[option.name].replace("(1 or 3)", "1 to 3")
+    accepted.check(option.name, option.kind(accepted.lowest))
+    accepted.check(option.name, option.kind(accepted.highest))
+
+    def parsed(words: list[str]) -> int:
+        assert to_flat(parse(words))[option.name] == float(words[-1])
+        return 0
+
+    for value in EXTREMES:
+        words = [option.flag, f"{value}"]
+        inside = accepted.lowest <= value <= accepted.highest and (option.kind is float or isinstance(value, int))
+        assert exit_code("gan_dist", functools.partial(parsed, words)) == (0 if inside else 2), words
+        said = capsys.readouterr().err
+        assert said.count("\n") == (0 if inside else 1)
+        assert inside or said.startswith(f"gan_dist: {option.name}=")
+
+
+TEXTS = [option for option in options_of(Config) if option.kind in (str, Path) and not option.choices]
+UNUSABLE = ["a\0b", "a\nb", "a\x1b[2Jb", "a\u2028b", "a\udcffb", "", "x" * 300, "y/" * 3000]
+
+
+@pytest.mark.parametrize("option", TEXTS, ids=[option.name for option in TEXTS])
+@pytest.mark.parametrize("text", UNUSABLE, ids=[repr(text)[:10] for text in UNUSABLE])
+def test_a_text_that_nothing_can_hold_is_one_line(
+    option: Option, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([option.flag, text]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"gan_dist: {option.name}=" in said
+    assert len(said) < 250
+    section, _, name = option.name.partition(".")
+    part = dataclasses.replace(getattr(Config(), section), **{name: option.kind(text)})
+    if text or option.kind is str:  # Path("") is the working directory
+        with pytest.raises(InputError, match=option.name):
+            validate(dataclasses.replace(Config(), **{section: part}))
+
+
+def test_bytes_that_are_no_text_are_one_line() -> None:
+    words: list[bytes] = [os.fsencode(sys.executable), os.fsencode(TRAIN), b"--run.dir", b"runs/\xff"]
+    done = subprocess.run(words, capture_output=True, env=environment(), timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"gan_dist: run.dir='runs/\\udcff' can't be used: it is not valid UTF-8")
+    assert done.stderr.count(b"\n") == 1
+
+
+MEANT = {
+    **{f"--{name}": f"--train.{name}" for name in ("epochs", "steps", "batch-size", "seed", "loss", "threads")},
+    "--batch_size": "--train.batch-size",
+    "--lr": "--optimizer.learning-rate",
+    "--train.lr": "--optimizer.learning-rate",
+    "--learning-rate": "--optimizer.learning-rate",
+    "--output": "--run.dir",
+    "--output_dir": "--run.dir",
+    "--resume": "--run.resume",
+    "--name": "--data.name or --wandb.name",
+    "--wandb-name": "--wandb.name",
+    "--latent-dim": "--model.latent-dim",
+    "--hidden_dim": "--model.hidden-dim",
+    "--dataset": "--data.name",
+    "--bf16": "--train.mixed-precision bf16",
+    "--fp16": "--train.mixed-precision fp16",
+    "--no-wandb": "--wandb.mode disabled",
+    "--workers": "--train.threads",
+    "--no-train.compile": "--train.no-compile",
+    "--no-shared": "--run.no-shared",
+    "--Train.Epochs": "--train.epochs",
+    "--epoch": "--train.epochs",
+    "--train.epoch=3": "--train.epochs",
+    "--model.hiden-dim": "--model.hidden-dim",
+    "--checkpoint.every-epochs": "--checkpoint.every-steps",
+}
+
+
+@pytest.mark.parametrize(("word", "meant"), MEANT.items(), ids=MEANT)
+def test_an_unknown_flag_gets_the_one_that_was_meant(word: str, meant: str) -> None:
+    with pytest.raises(InputError) as refused:
+        parse([word, "3"])
+    assert str(refused.value) == f"there is no flag {word.partition('=')[0]}; did you mean {meant}?"
+
+
+@pytest.mark.parametrize("word", ["--gpus", "--num_processes", "--nproc-per-node"])
+def test_a_flag_of_the_launcher_is_named_as_such(word: str) -> None:
+    with pytest.raises(
+        InputError, match=f"no flag {word}; it is for the launcher: accelerate launch .*--num_processes"
+    ):
+        parse([word, "2"])
+
+
+def test_what_is_suggested_exists() -> None:
+    known = {option.flag for option in options_of(Config)} | {"--count", "--output", "--seed", "--processes"}
+    for ours in itertools.chain.from_iterable(ELSEWHERE.values()):
+        flag, *value = ours.split()
+        assert flag in known
+        if value:
+            parse([flag, *value])
+
+
 def test_the_script_itself_exits_with_2() -> None:
     ended = run_command("python", TRAIN, "--train.epochs", "0")
     assert ended.code == 2
-    assert ended.err == "gan_dist: train.epochs=0 can't be used: it must be a whole number of at least 1\n"
+    assert ended.err == "gan_dist: train.epochs=0 can't be used: it must be a whole number from 1 to 1,000,000\n"
 
 
 def test_a_stored_configuration_from_elsewhere_is_refused() -> None:
@@ -176,6 +347,12 @@ def test_a_stored_configuration_from_elsewhere_is_refused() -> None:
         from_dict({"train": {"warp": 9}})
     with pytest.raises(InputError, match="train is not a dictionary"):
         from_dict({"train": 3})
+    for name, value in (("epochs", "many"), ("epochs", 3.5), ("epochs", True), ("loss", "wgan"), ("compile", 1)):
+        with pytest.raises(InputError, match=f"train.{name}={value!r} is of the wrong type"):
+            from_dict({"train": {name: value}})
+    with pytest.raises(InputError, match=r"run\.dir=None"):
+        from_dict({"run": {"dir": None}})
+    assert from_dict({"distributed": {"timeout": 300}, "train": {"steps": None}}) == Config()
 
 
 def test_presets_are_valid() -> None:
@@ -200,5 +377,6 @@ def test_what_the_literature_doubts_is_said(words: list[str], says: str) -> None
 
 def test_the_readme_has_every_flag_with_its_default() -> None:
     readme = (TRAIN.parent.parent / "README.md").read_text()
+    explained = docstrings(Config)
     for name, value in to_flat(Config()).items():
-        assert f"| `--{name.replace('_', '-')}` | {value} |" in readme
+        assert f"| `--{name.replace('_', '-')}` | {value} | {explained[name]} |" in readme

@@ -498,6 +498,17 @@ def test_the_dockerfile_is_clean() -> None:
     assert done.code == 0, done.out
 
 
+@pytest.mark.parametrize("script", ["local.sh", "multi_node.sh", "elastic.sh"])
+@pytest.mark.parametrize("value", ["PROCESSES=0", "PROCESSES=x", f"PROCESSES={10**20}", "RESTARTS=x", "RESTARTS=1e6"])
+def test_a_variable_that_is_no_number_in_its_range_is_one_line(script: str, value: str) -> None:
+    name, _, text = value.partition("=")
+    hosts = {"HOSTS": "1:2" if script == "elastic.sh" else "2"}
+    ended = run_command("bash", LAUNCH / script, **hosts, **{name: text})
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith(f"{script}: {value} is no whole number from ")
+    assert ended.err.count("\n") == 1
+
+
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
 def test_the_scripts_are_clean() -> None:
     done = run_command("shellcheck", "-x", "-P", LAUNCH, *LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch"))

@@ -12,47 +12,22 @@ from conftest import REPOSITORY
 PACKAGE = REPOSITORY / "gan_dist"
 
 # From top to bottom, in the order in which a batch meets them.
-ORDER = [
-    *("config", "files", "openmp", "seeding", "tensors", "signals", "output_streams", "arguments"),
-    *("data.sources", "data.dataset", "data"),
-    *("models.mlp", "models.conv", "models.ema", "models"),
-    *("evaluation.cache", "evaluation.classifier", "evaluation.observed", "evaluation.metrics", "evaluation.reference"),
-    *("evaluation.seen", "evaluation.doctor", "evaluation"),
-    *(
-        "run.lock",
-        "run.records",
-        "run.folder",
-        "run.checkpoint",
-        "run.tracking",
-        "run.samples",
-        "run.curves",
-        "run.console",
-    ),
-    *("run.disk", "run.preemption", "run.peers", "run.sharedmemory", "run.launcher", "run"),
-    *(
-        "training.latents",
-        "training.losses",
-        "training.penalties",
-        "training.capture",
-        "training.guard",
-        "training.reduction",
-        "training.profiling",
-        "training.update",
-        "training.meter",
-    ),
-    *(
-        "training.schedule",
-        "training.timing",
-        "training.pace",
-        "training.steps",
-        "training.threads",
-        "training.quality",
-    ),
-    *("training.state", "training.saving", "training.checkup", "training.outputs"),
-    *("training.agreement", "training.start", "training.recovery", "training.engine", "training.preflight", "training"),
-    *("results.generate", "results.evaluate", "results.examine", "results.diff", "results"),
-    *("__init__", "train", "cli"),
-]
+MODULES = """
+config files memory openmp seeding tensors signals output_streams suggestions options helptext arguments
+data.location data.sources data.dataset data
+models.mlp models.conv models.ema models models.cost
+evaluation.cache evaluation.classifier evaluation.observed evaluation.metrics evaluation.reference
+evaluation.seen evaluation.doctor evaluation
+run.lock run.records run.folder run.early run.checkpoint run.tracking run.samples run.curves run.console
+run.disk run.preemption run.peers run.sharedmemory run.launcher run
+training.latents training.losses training.penalties training.capture training.guard training.reduction
+training.profiling training.update training.meter training.schedule training.timing training.pace training.steps
+training.threads training.quality training.state training.saving training.checkup training.outputs
+training.agreement training.start training.recovery training.engine training.preflight training
+results.generate results.evaluate results.examine results.diff results
+__init__ train cli
+"""
+ORDER = MODULES.split()
 
 
 def modules() -> dict[str, ast.Module]:
@@ -98,7 +73,8 @@ def test_nothing_in_the_package_hides_another_module() -> None:
 
 
 def test_the_configuration_is_read_without_torch() -> None:
-    for name in ("config", "files", "signals", "output_streams", "arguments", "run.folder", "train"):
+    names = "config files memory openmp signals output_streams suggestions options helptext arguments data.location"
+    for name in (*names.split(), "run.lock", "run.records", "run.folder", "run.early", "train"):
         for node in modules()[name].body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 assert "torch" not in ast.dump(node)

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import picture_size
+from conftest import picture_size, run_command
 
 import gan_dist
 from gan_dist import cli, train
-from gan_dist.config import PRESETS
+from gan_dist.config import PRESETS, InputError, package_version
+from gan_dist.data.dataset import quantize
+from gan_dist.results import generate
 from gan_dist.run.folder import RunFolder, read_json_lines
 
 
@@ -68,13 +70,28 @@ def test_gan_dist_train_is_the_same_door(finished: Path, flags: Callable[..., li
     ("words", "says"),
     [
         (["paint"], "no command 'paint'; choose from train, sample, evaluate, doctor, diff"),
-        (["sample", "RUN", "--count", "0"], "count=0"),
+        (["trian"], "no command 'trian'; did you mean train?"),
+        (["sample", "RUN", "--count", "0"], "count=0 can't be used: it must be a whole number from 1 to 1,000,000"),
+        (["sample", "RUN", "--count", str(10**10), "--output", "x.npz"], "1 to 1,000,000 (all are kept in memory)"),
+        (["sample", "RUN", "--count", "10001"], "1 to 10,000 (a picture of more can't be looked at; use .npz)"),
+        (["sample", "RUN", "--count", "1e20"], "count='1e20' is not a whole number"),
+        (["sample", "RUN", "--seed", str(10**20)], "seed=100000000000000000000 can't be used"),
+        (["sample", "RUN", "--n", "3"], "did you mean --count?"),
+        (["sample", "RUN", "--out", "x.png"], "did you mean --output?"),
+        (["sample", "RUN", "twice"], "'twice' belongs to no flag; the command is: gan-dist sample RUN"),
+        (["sample", "a\0b"], "run='a\\x00b' can't be used: it holds a control character"),
+        (["sample", "RUN", "--output", "x" * 300 + ".png"], "a name in it is longer than 200 bytes"),
+        (["evaluate", "RUN", "--count", str(10**10)], "count=10000000000 can't be used"),
+        (["evaluate", "RUN", "--seed", str(10**20)], "seed=100000000000000000000 can't be used"),
+        (["check", "--processes", "0"], "processes=0 can't be used: it must be a whole number from 1 to 1,024"),
+        (["check", "--processes", str(10**10)], "1 to 1,024 (no machine has more cores or GPUs)"),
+        (["check", "--processes", "1e6"], "processes='1e6' is not a whole number"),
         (["sample", "RUN", "--output", "x.jpg"], "output=x.jpg must end in .png"),
         (["sample", "RUN", "--output", "/nowhere/x.png"], "output=/nowhere/x.png can't be written"),
         (["sample", "RUN", "--cuont", "3"], "did you mean --count?"),
         (["sample", "/nowhere"], "/nowhere holds no generator.safetensors"),
-        (["sample"], "RUN"),
-        (["diff", "RUN"], "Expected 2 values"),
+        (["sample"], "RUN is missing; the command is: gan-dist sample RUN"),
+        (["diff", "RUN"], "RUN RUN is missing, and only 1 is given; the command is: gan-dist diff RUN RUN"),
         (["diff", "RUN", "RUN"], "holds no hashes; train with --train.log-hashes N"),
     ],
 )
@@ -126,8 +143,57 @@ def test_a_damaged_generator_is_named(finished: Path, tmp_path: Path, capsys: py
     assert f"{damaged} is damaged" in capsys.readouterr().err
 
 
-def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--help"]) == 0
+def test_more_processes_than_the_memory_holds_are_not_started(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "available_memory", lambda: 8 * 10**9)
+    assert cli.main(["check", "--processes", "100"]) == 2
+    assert "processes=100 can't be used: they take at least 30.0 GB of memory, and 8.0 GB" in capsys.readouterr().err
+
+
+def test_an_array_is_the_images_rounded_chunk_by_chunk(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator, count = gan_dist.load_generator(finished), generate.CHUNK + 76
+    whole = quantize(generate.generate(generator, count, seed=1))
+    assert torch.equal(generate.generate_pixels(generator, count, seed=1), whole)
+
+    largest = 0
+
+    def quantized(images: torch.Tensor) -> torch.Tensor:
+        nonlocal largest
+        largest = max(largest, len(images))
+        return quantize(images)
+
+    monkeypatch.setattr(generate, "quantize", quantized)
+    generate.generate_pixels(generator, count, seed=1)
+    assert largest == generate.CHUNK
+    monkeypatch.setattr(generate, "available_memory", lambda: 10**6)
+    with pytest.raises(InputError, match=r"count=1100 can't be used: .* 0.0 GB are available; use fewer"):
+        generate.generate_pixels(generator, count, seed=1)
+
+
+@pytest.mark.parametrize("word", ["--help", "-h", "--help-all"])
+def test_help_lists_the_commands(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([word]) == 0
     said = capsys.readouterr().out
-    assert "train" in said
-    assert "sample" in said
+    for command in cli.COMMANDS:
+        assert f"\n  {command} " in said
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("columns", [80, 120])
+def test_each_command_explains_itself(
+    command: str, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: gan-dist {command} ")
+    assert max(map(len, said.splitlines())) <= columns
+
+
+@pytest.mark.parametrize("words", [["--version"], ["train", "--version"], ["sample", "--version"]])
+def test_each_command_says_its_version(words: list[str]) -> None:
+    said = run_command("python", "-m", "gan_dist.cli", *words)
+    assert (said.code, said.out) == (0, f"gan_dist {package_version()}\n")

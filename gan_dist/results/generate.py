@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from gan_dist.config import InputError, from_dict
-from gan_dist.data.dataset import denormalize, quantize
+from gan_dist.data.dataset import quantize
+from gan_dist.memory import available_memory
 from gan_dist.models import build_generator
 from gan_dist.run.folder import RunFolder, replacing
 from gan_dist.seeding import sample_latents
@@ -56,25 +58,50 @@ def generate(generator: nn.Module, count: int, seed: int) -> Float[Tensor, "coun
     Returns:
         Images in [-1, 1].
     """
-    latent_dim = generator.latent_dim
-    assert isinstance(latent_dim, int)
-    with torch.no_grad():
-        return torch.cat([generator(chunk) for chunk in sample_latents(count, latent_dim, seed).split(CHUNK)])
+    return torch.cat(list(_chunks(generator, count, seed)))
 
 
-def save_images(images: Float[Tensor, "n c h w"], file: Path) -> None:
-    """Write images in [-1, 1] as a grid (.png), or as an array "images" of uint8 (n, C, H, W) (.npz).
+def generate_pixels(generator: nn.Module, count: int, seed: int) -> UInt8[Tensor, "count c h w"]:
+    """The images of `generate`, rounded to 8 bits chunk by chunk: a quarter of the memory.
 
     Raises:
-        InputError: another ending, or a file that can't be written.
+        InputError: the memory of this machine is too small for so many.
     """
-    if file.suffix not in (".png", ".npz"):
-        raise InputError(f"output={file} must end in .png (a grid) or .npz (an array)")
+    with torch.no_grad():
+        pixels = generator(torch.zeros(1, _latent_dim(generator))).numel()
+    # The pixels are there twice where the chunks are put together; the latents are drawn all at once.
+    needed, available = count * (2 * pixels + 4 * _latent_dim(generator)), available_memory()
+    if available is not None and needed > available:
+        raise InputError(
+            f"count={count} can't be used: so many images take {needed / 1e9:,.1f} GB of memory, and "
+            f"{available / 1e9:,.1f} GB are available; use fewer, and other ones with --seed"
+        )
+    return torch.cat([quantize(chunk) for chunk in _chunks(generator, count, seed)])
+
+
+def save_pixels(pixels: UInt8[Tensor, "n c h w"], file: Path) -> None:
+    """Write images as a grid (.png), or as an array "images" (n, C, H, W) (any other ending).
+
+    Raises:
+        InputError: the file can't be written.
+    """
     try:
         with replacing(file) as beside:
             if file.suffix == ".png":
-                save_image(denormalize(images), beside, nrow=math.ceil(math.sqrt(len(images))), pad_value=0.5)
+                save_image(pixels / 255, beside, nrow=math.ceil(math.sqrt(len(pixels))), pad_value=0.5)
             else:
-                np.savez_compressed(beside, images=quantize(images).numpy())
+                np.savez_compressed(beside, images=pixels.numpy())
     except OSError as error:
         raise InputError(f"output={file} can't be written ({error.strerror}); choose another") from error
+
+
+def _chunks(generator: nn.Module, count: int, seed: int) -> Iterator[Float[Tensor, "n c h w"]]:
+    latents = sample_latents(count, _latent_dim(generator), seed)
+    with torch.no_grad():
+        for chunk in latents.split(CHUNK):
+            yield generator(chunk)
+
+
+def _latent_dim(generator: nn.Module) -> int:
+    assert isinstance(generator.latent_dim, int)
+    return generator.latent_dim

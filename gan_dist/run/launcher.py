@@ -21,7 +21,7 @@ from accelerate.utils import DataLoaderConfiguration, InitProcessGroupKwargs, br
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from gan_dist.config import InputError, Stopped, TrainingFailed
+from gan_dist.config import InputError, Stopped, TrainingFailed, package_version
 
 T = TypeVar("T")
 
@@ -235,7 +235,7 @@ def describe_machine(accelerator: Accelerator) -> dict[str, Any]:
     """What environment.json says of the software and the hardware of this session."""
     device = accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    packages = ("gan_dist", "torch", "torchvision", "accelerate", "wandb", "numpy", "safetensors")
+    packages = ("torch", "torchvision", "accelerate", "wandb", "numpy", "safetensors")
     return {
         "processes": accelerator.num_processes,
         "host": platform.node(),
@@ -246,5 +246,6 @@ def describe_machine(accelerator: Accelerator) -> dict[str, Any]:
         "cores": usable_cores(),
         "distributed_type": accelerator.distributed_type.value,
         "platform": platform.platform(),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "versions": {"python": platform.python_version(), "gan_dist": package_version()}
+        | {name: version(name) for name in packages},
     }

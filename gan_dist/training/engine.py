@@ -27,6 +27,7 @@ from gan_dist.config import (
 )
 from gan_dist.data.dataset import GlobalBatches, ResidentImages, make_loader
 from gan_dist.models import build_pair
+from gan_dist.models.cost import check_memory
 from gan_dist.models.ema import generator_to_use
 from gan_dist.run.checkpoint import Checkpoints
 from gan_dist.run.console import Console
@@ -166,6 +167,7 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
     images = start.images.images.to(device)
     schedule = Schedule(config, len(images))
 
+    on_main(accelerator, lambda: check_memory(config, start.images.shape, ranks, device))
     prepared = accelerator.prepare(*build_pair(config.model, start.images.shape, config.train.seed))
     # The bare modules: what adds the gradients over the ranks is the update, once, not DDP behind each backward; and
     # what computes in half precision is the update's copy of a network, not autocast.

@@ -16,9 +16,10 @@ from gan_dist.config import Config, InputError, differences
 from gan_dist.data.sources import ImageSet, load_images
 from gan_dist.models import ImageShape, build_pair
 from gan_dist.run.checkpoint import Checkpoint, Checkpoints, Damaged, Foreign
+from gan_dist.run.early import check_resume
 from gan_dist.run.folder import RunFolder
 from gan_dist.run.preemption import StopRequest
-from gan_dist.run.records import is_number, read_json, read_optional_json
+from gan_dist.run.records import is_number, read_optional_json
 from gan_dist.training.meter import METRICS
 
 
@@ -86,24 +87,7 @@ def _take_folder(config: Config, folder: RunFolder, announce: Callable[[str], No
     folder.check_usable()
     folder.lock(announce, request.ask)
     there = folder.holds_a_run()
-    if there and config.run.resume == "never":
-        raise InputError(
-            f"run.dir={folder.path} holds a run already and run.resume=never keeps it from going on; "
-            "choose another --run.dir"
-        )
-    if not there and config.run.resume == "must":
-        raise InputError(f"run.dir={folder.path} holds no run that run.resume=must could go on with")
-    if not there and (others := folder.files_of_others()):
-        shown = ", ".join(others[:4]) + (", …" if others[4:] else "")
-        raise InputError(
-            f"run.dir={folder.path} holds files and no {folder.config.name}, so it is not a run's folder ({shown}); "
-            f"choose another --run.dir, or restore {folder.config.name} (a checkpoint's state.json has it)"
-        )
-    if there and (fields := differences(read_json(folder.config), config)):
-        raise InputError(
-            f"run.dir={folder.path} belongs to another configuration ({'; '.join(fields)}); "
-            "choose another --run.dir, or give the values that it had"
-        )
+    check_resume(config, folder)
     return there
 
 

@@ -1,0 +1,45 @@
+"""Memory that is left on this machine, so that what cannot fit is refused before it is allocated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def available_memory(meminfo: Path = Path("/proc/meminfo"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that processes may still allocate: what the kernel has, or the limit of the cgroup where that is lower.
+
+    Args:
+        meminfo: what the kernel says of its memory.
+        cgroups: the root of the cgroup file system, version 2.
+
+    Returns:
+        None where neither can be read.
+    """
+    found = [_from_meminfo(meminfo), *(_limit(folder / "memory.max") for folder in _own_cgroups(cgroups))]
+    return min((size for size in found if size is not None), default=None)
+
+
+def _from_meminfo(file: Path) -> int | None:
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _own_cgroups(root: Path) -> list[Path]:
+    """The cgroup of this process and those above it: each one's limit counts."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return [root]
+    path = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+    own = root / path
+    return [own, *(parent for parent in own.parents if parent.is_relative_to(root))]
+
+
+def _limit(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):  # no such cgroup, or "max"
+        return None
