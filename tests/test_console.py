@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import os
@@ -11,7 +12,7 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,8 @@ def talk():
         for line in range(5000):
             print("line", line, file=(sys.stdout, sys.stderr)[line % 2])
         if hasattr(os, "fork") and os.fork() == 0:
-            print("from a fork", flush=True)
+            sys.stdout.write("from a fork\\n")
+            sys.stdout.flush()
             os._exit(0)
         os.wait()
         raise RuntimeError("the end")
@@ -117,43 +119,46 @@ def test_a_stream_that_takes_no_text_changes_nothing(tmp_path: Path, redirection
     assert "Error" not in ended.err + ended.out
 
 
-@pytest.fixture
-def pipe(monkeypatch: pytest.MonkeyPatch):
-    """sys.stdout is a pipe; the end to read from."""
+@contextlib.contextmanager
+def unread_pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.TextIOBase]:
+    """sys.stdout is a pipe for the time of the block; yields the end to read from."""
     reading, writing = os.pipe()
-    with open(writing, "w", encoding="ascii") as stream:
-        monkeypatch.setattr(sys, "stdout", stream)
-        with open(reading) as reader:
-            yield reader
+    with open(reading) as reader, open(writing, "w", encoding="ascii") as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        yield reader
 
 
-def test_a_pipe_that_nobody_reads_holds_nothing_up(pipe: io.TextIOBase, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_that_nobody_reads_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output_streams, "QUEUED", 10)
     seen: list[str] = []
-    reader = threading.Thread(target=lambda: seen.extend(pipe))
-    with nonblocking_output():
-        for line in range(1000):
-            print(f"{line:06} {'é' * 1000}")
-        reader.start()
-        wait_until(lambda: len(seen) > 60)
-        print("1000000")
-    sys.stdout.close()
-    reader.join()
-    (notice,) = [line for line in seen if line.startswith("[")]
-    lines = [line for line in seen if line != notice]
-    assert int(notice[1:].split()[0].replace(",", "")) == 1001 - len(lines)
+    with unread_pipe(monkeypatch) as pipe:
+        reader = threading.Thread(target=lambda: seen.extend(pipe))
+        with nonblocking_output():
+            assert isinstance(sys.stdout, OutputStream)
+            for line in range(1000):
+                print(f"{line:06} {'é' * 1000}")
+            reader.start()
+            wait_until(sys.stdout._channel.queue.empty)
+            print("1000000")
+        sys.stdout.close()
+        reader.join()
+    left_out = [int(line[1:].split()[0]) for line in seen if line.startswith("[")]
+    lines = [line for line in seen if not line.startswith("[")]
+    assert left_out
+    assert len(lines) + sum(left_out) == 1001
     assert lines == sorted(lines)
     assert lines[0] == f"000000 {'?' * 1000}\n"
+    assert lines[-1] == "1000000\n"
 
 
-def test_the_end_does_not_wait_for_who_never_reads(pipe: io.TextIOBase, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_does_not_wait_for_who_never_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output_streams, "PATIENCE", 0.1)
-    with nonblocking_output():
-        for _ in range(100):
-            print("x" * 1000)
-    assert os.path.samestat(os.fstat(sys.stdout.fileno()), os.stat(os.devnull))
-    print("x" * 100_000, flush=True)  # nor does anybody else
-    pipe.close()
+    with unread_pipe(monkeypatch):
+        with nonblocking_output():
+            for _ in range(100):
+                print("x" * 1000)
+        assert os.path.samestat(os.fstat(sys.stdout.fileno()), os.stat(os.devnull))
+        print("x" * 100_000, flush=True)  # nor does anybody else
     wait_until(lambda: not output_threads())
 
 
