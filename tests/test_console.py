@@ -327,7 +327,7 @@ def test_the_bar_moves_between_log_points() -> None:
         wait_until(lambda: "123,457 images/s  1:00 left  loss D 0.250 G -" in screen.getvalue())
     finally:
         console.end()
-    assert not [thread for thread in threading.enumerate() if "Refresh" in type(thread).__name__]
+    wait_until(lambda: not [thread for thread in threading.enumerate() if "Refresh" in type(thread).__name__])
 
 
 @pytest.mark.parametrize("width", [20, 80, 120])
