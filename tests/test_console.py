@@ -190,45 +190,52 @@ def test_a_stream_that_is_closed_meanwhile_is_left_alone(tmp_path: Path, monkeyp
 
 
 @pytest.fixture
-def words(flags: Callable[..., list[str]], tmp_path: Path) -> list[str | Path]:
-    """A run of 2,000 steps that logs each of them: more than a pipe or a terminal holds."""
-    steps = ["--train.epochs", "200", "--log.every-steps", "1", "--samples.every-epochs", "200"]
-    saved = ["--checkpoint.every-steps", "1000", "--wandb.mode", "disabled"]
-    return [TRAIN, *flags(tmp_path / "run", *steps, *saved)]
+def make_words(flags: Callable[..., list[str]], tmp_path: Path) -> Callable[[int], list[str | Path]]:
+    """A run of so many epochs of 10 steps that logs each step; 100 are more than a pipe or a terminal holds."""
+
+    def make(epochs: int) -> list[str | Path]:
+        logged = ["--train.epochs", str(epochs), "--log.every-steps", "1", "--wandb.mode", "disabled"]
+        saved = ["--samples.every-epochs", str(epochs), "--checkpoint.every-steps", "500"]
+        return [TRAIN, *flags(tmp_path / "run", *logged, *saved)]
+
+    return make
 
 
-def assert_finished(folder: RunFolder) -> None:
+def assert_finished(folder: RunFolder, step: int) -> None:
     assert read_json(folder.status)["state"] == "finished"
-    assert read_json_lines(folder.metrics)[-1]["step"] == 2000
+    assert read_json_lines(folder.metrics)[-1]["step"] == step
     assert folder.summary.exists()
 
 
 @pytest.mark.parametrize(("redirection", "processes"), [("2>&1 | head -n 1", 2), (">/dev/full 2>&-", 1), (">&-", 1)])
 def test_a_run_finishes_whatever_its_output_does(
-    words: list[str | Path], tmp_path: Path, redirection: str, processes: int
+    make_words: Callable[[int], list[str | Path]], tmp_path: Path, redirection: str, processes: int
 ) -> None:
     start = launcher(processes) if processes > 1 else [sys.executable]
-    assert in_shell(redirection, *start, *words).code == 0
-    assert_finished(RunFolder(tmp_path / "run"))
+    assert in_shell(redirection, *start, *make_words(5)).code == 0
+    assert_finished(RunFolder(tmp_path / "run"), step=50)
 
 
-def test_a_run_finishes_though_nobody_reads_its_output(words: list[str | Path], tmp_path: Path) -> None:
+def test_a_run_finishes_though_nobody_reads_its_output(
+    make_words: Callable[[int], list[str | Path]], tmp_path: Path
+) -> None:
+    command = [sys.executable, *make_words(100)]
     with subprocess.Popen(
-        [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment(), cwd=REPOSITORY
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment(), cwd=REPOSITORY
     ) as process:
         assert process.wait(timeout=120) == 0
         assert process.stdout is not None
         assert len(process.stdout.read()) > 50_000
-    assert_finished(RunFolder(tmp_path / "run"))
+    assert_finished(RunFolder(tmp_path / "run"), step=1000)
 
 
 def test_a_run_outlives_a_stopped_terminal_and_is_saved_when_it_is_closed(
-    words: list[str | Path], tmp_path: Path
+    make_words: Callable[[int], list[str | Path]], tmp_path: Path
 ) -> None:
     folder = RunFolder(tmp_path / "run")
     ours, theirs = os.openpty()
     with subprocess.Popen(
-        [sys.executable, *words],
+        [sys.executable, *make_words(1000)],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -238,7 +245,7 @@ def test_a_run_outlives_a_stopped_terminal_and_is_saved_when_it_is_closed(
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     ) as process:
         os.close(theirs)
-        wait_for_step(folder, 1000, process)  # nobody has read a line
+        wait_for_step(folder, 800, process)  # nobody has read a line
         os.close(ours)
         assert process.wait(timeout=120) == 75
     status = read_json(folder.status)
