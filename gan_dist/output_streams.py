@@ -53,15 +53,17 @@ class OutputStream:
         self._left_out = 0  # lines that found the queue full, since the last text that did not
 
     def write(self, text: str) -> int:
-        """Take a text; it is written as soon as a line or a flush ends it."""
+        """Take a text; it is written as soon as its line ends or is flushed."""
         if self._process != os.getpid():  # closed, or a forked process, which has no such thread
             with contextlib.suppress(OSError, ValueError):
                 self._target.stream.write(text)
             return len(text)
         with self._lock:
             self._line += text
-            if "\n" in text or "\r" in text or len(self._line) > _CHUNK:
-                self._send()
+            if "\r" in text or len(self._line) > _CHUNK:
+                self._send(len(self._line))
+            elif "\n" in text:
+                self._send(self._line.rindex("\n") + 1)
         return len(text)
 
     def writelines(self, texts: Iterable[str]) -> None:
@@ -77,7 +79,7 @@ class OutputStream:
             return
         with self._lock:
             if self._line:
-                self._send()
+                self._send(len(self._line))
 
     def close_queue(self) -> None:
         """Send the rest; from here on texts go directly to the stream below."""
@@ -89,8 +91,8 @@ class OutputStream:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._target.stream, name)
 
-    def _send(self) -> None:
-        line, self._line = self._line, ""
+    def _send(self, length: int) -> None:
+        line, self._line = self._line[:length], self._line[length:]
         # After a full queue wait until it is half empty: one gap of many lines is easier to read than many gaps.
         if self._channel.queue.qsize() >= (QUEUED // 2 if self._left_out else QUEUED):
             self._left_out += _lines(line)

@@ -15,6 +15,8 @@ from rich.text import Text
 REFRESHES = 4  # of the bar in a second
 WIDEST = 80  # columns of the bar: a wider terminal may become narrower, which would break longer lines in two
 
+UNLIMITED = 100_000  # columns of a log file
+
 
 class Progress(NamedTuple):
     """Where a run stands, also between two log points."""
@@ -38,6 +40,8 @@ class Console:
     def __init__(self, speaks: bool) -> None:
         self.speaks = speaks
         self.rich = RichConsole()
+        if not self.rich.is_terminal:
+            self.rich.width = UNLIMITED
         self._bar: Live | None = None
         self._progress: Callable[[], Progress] | None = None
         self._steps = 1
@@ -63,8 +67,7 @@ class Console:
         table.add_column(overflow="fold")
         for name, value in rows.items():
             table.add_row(name, Text(str(value)))
-        width = None if self.rich.is_terminal else max(self.rich.width, self.rich.measure(table).maximum)
-        self.rich.print(table, width=width)
+        self.rich.print(table)
 
     def begin(self, steps: int, epochs: float, progress: Callable[[], Progress]) -> None:
         """Start the bar, on a terminal that can show one.
