@@ -18,7 +18,7 @@ from gan_dist.data.sources import ImageSet, NoHeldOut, load_labelled, settled
 from gan_dist.evaluation.cache import cache_file, keep
 from gan_dist.evaluation.classifier import TrainedClassifier
 from gan_dist.evaluation.metrics import compute_figures, nearest_distances
-from gan_dist.evaluation.observed import Estimate, Observed, Reference, observe
+from gan_dist.evaluation.observed import Estimate, Observed, Reference, observe, one_thread
 
 VERSION = 2  # of the figures: another way to compute one is another version
 KEPT = ("features", "held_out_features", "held_out_nearest")  # a Reference's tensors; the pixels are the data set's
@@ -54,8 +54,12 @@ def reference_for(
     return replace(reference, held_out=held_out.images.to(device)) if held_out else reference
 
 
+@one_thread()
 def build_reference(classifier: TrainedClassifier, train: ImageSet, held_out: ImageSet | None) -> Reference:
-    """Show all real images to the classifier and compute their figures. Reads and keeps nothing."""
+    """Show all real images to the classifier and compute their figures. Reads and keeps nothing.
+
+    On one thread: what is kept for later runs must not depend on the threads of the run that happened to make it.
+    """
     seen = observe(classifier.network, train.images)
     whole = Reference(classifier.id, seen.features, seen.pixels)
     if held_out is None:
