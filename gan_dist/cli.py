@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 
 from gan_dist import train
 from gan_dist.arguments import exit_code, read_arguments
-from gan_dist.config import DataConfig, DataName, DataSource, InputError
+from gan_dist.config import DataConfig, DataName, DataSource, InputError, Weights
 from gan_dist.openmp import limit_spinning
 from gan_dist.output_streams import nonblocking_output
 
@@ -21,13 +21,16 @@ from gan_dist.output_streams import nonblocking_output
 @dataclass(frozen=True)
 class SampleArguments:
     run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """The run's folder."""
+    """The run's folder, or one of its .safetensors files."""
     count: int = 64
     """Images to generate (>= 1)."""
     output: Path = Path("samples.png")
     """A grid (.png), or an array "images" of uint8 (n, C, H, W) (.npz)."""
     seed: int = 0
     """Other images for another seed (>= 0)."""
+    weights: Weights = "average"
+    """Which generator of the run. average: the one to use, which is the running average if the run keeps one. live: the
+    trained generator itself. best: the one to use as it was at the best evaluation."""
 
 
 def sample(arguments: Sequence[str]) -> int:
@@ -37,14 +40,14 @@ def sample(arguments: Sequence[str]) -> int:
         arguments,
         prog="gan-dist sample",
         description="Generate images from a run's generator.",
-        flags=["--count", "--output", "--seed"],
+        flags=["--count", "--output", "--seed", "--weights"],
     )
     for name in ("count", "seed"):
         if getattr(asked, name) < (name == "count"):
             raise InputError(f"{name}={getattr(asked, name)} can't be used: it is too small")
     from gan_dist.results.generate import generate, load_generator, save_images
 
-    save_images(generate(load_generator(asked.run), asked.count, asked.seed), asked.output)
+    save_images(generate(load_generator(asked.run, asked.weights), asked.count, asked.seed), asked.output)
     print(f"{asked.count} images in {asked.output}")
     return 0
 
@@ -62,11 +65,15 @@ class EvaluateData:
 @dataclass(frozen=True)
 class EvaluateArguments:
     run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None
-    """The run's folder."""
+    """The run's folder, or one of its .safetensors files: figures of NAME.safetensors go to NAME-evaluation.json beside
+    it."""
     count: int = 10_000
     """Images to generate (>= 100)."""
     seed: int = 0
     """Other images for another seed (>= 0)."""
+    weights: Weights = "average"
+    """Which generator of the run. average: the one to use, which is the running average if the run keeps one. live: the
+    trained generator itself. best: the one to use as it was at the best evaluation."""
     data: EvaluateData = field(default_factory=EvaluateData)
     """The real images."""
     train_classifier: Path | None = None
@@ -80,7 +87,7 @@ def evaluate(arguments: Sequence[str]) -> int:
         arguments,
         prog="gan-dist evaluate",
         description="Compare what a run's generator makes with real images, here and in RUN/evaluation.json.",
-        flags=["--count", "--seed", "--data.name", "--data.root", "--data.source", "--train-classifier"],
+        flags=["--count", "--seed", "--weights", "--data.name", "--data.root", "--data.source", "--train-classifier"],
     )
     if (asked.run is None) == (asked.train_classifier is None):
         raise InputError("give either a RUN to evaluate, or --train-classifier FILE")
@@ -89,7 +96,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     from gan_dist.results.evaluate import evaluate_run, make_shipped_classifier
 
     if asked.run is not None:
-        evaluate_run(asked.run, print, asked.count, asked.seed, asked.data.root, asked.data.source)
+        evaluate_run(asked.run, print, asked.count, asked.seed, asked.data.root, asked.data.source, asked.weights)
         return 0
     assert asked.train_classifier is not None
     data = DataConfig(asked.data.name, asked.data.root or DataConfig.root, asked.data.source or DataConfig.source)

@@ -28,8 +28,8 @@ def sample_latents(count: int, latent_dim: int, seed: int, purpose: str = "sampl
     The first n are the same for every count >= n. torch.randn gives other numbers for another count, so they are drawn
     in blocks of one size, each from a generator of its own.
     """
-    blocks = [
-        torch.randn(LATENT_BLOCK, latent_dim, generator=generator_for(seed, purpose, index))
-        for index in range(-(-count // LATENT_BLOCK))
-    ]
-    return torch.cat([torch.empty(0, latent_dim), *blocks])[:count]
+    latents = torch.empty(count, latent_dim)
+    for index, block in enumerate(latents.split(LATENT_BLOCK)):
+        drawn = torch.randn(LATENT_BLOCK, latent_dim, generator=generator_for(seed, purpose, index))
+        block.copy_(drawn[: len(block)])
+    return latents
