@@ -114,19 +114,28 @@ class DoctorArguments:
 
 
 def doctor(arguments: Sequence[str]) -> int:
-    """Say what is wrong with a run; 1 if something is."""
+    """Say what is wrong with a run.
+
+    Returns:
+        0 if nothing is wrong; 1 if something is; 3 if nothing wrong was found, but it takes more steps or an evaluation
+        to judge the run.
+    """
     asked = read_arguments(
         DoctorArguments,
         arguments,
         prog="gan-dist doctor",
-        description="Say what the figures of a run show to be wrong with it, and what to try; 1 if something is.",
+        description=(
+            "Say what the figures of a run show to be wrong with it, and what to try. Exit code: 0 nothing is wrong, "
+            "1 something is, 3 it is too early to tell."
+        ),
         flags=[],
     )
+    from gan_dist.evaluation.doctor import Verdict
     from gan_dist.results.examine import examine_run, report
 
     examination = examine_run(asked.run)
     report(examination)
-    return 1 if examination.findings else 0
+    return {Verdict.NOTHING_WRONG: 0, Verdict.SOMETHING_WRONG: 1, Verdict.TOO_EARLY: 3}[examination.diagnosis.verdict]
 
 
 @dataclass(frozen=True)
@@ -205,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 done, 2 bad input; 75 a training stopped by a signal, resumable; 1 runs that differ, a check
-        that failed, a run that is ill.
+        that failed, a run that is ill; 3 a run that the doctor can't judge yet.
     """
     limit_spinning()
     words = list(sys.argv[1:] if arguments is None else arguments)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import picture_size
 from damage import Damage, damages, loads_or_is_refused
-from hypothesis import given, settings
+from hypothesis import given
 from safetensors.torch import save
 
 import gan_dist
@@ -255,7 +255,7 @@ def test_a_generator_that_is_no_file_is_one_line(tmp_path: Path, capsys: pytest.
     assert f"{file} can't be read" in refusal(tmp_path, capsys)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@pytest.mark.fuzz
 @given(damage=damages())
 def test_no_damage_to_a_generator_is_a_traceback(damage: Damage, finished: Path, tmp_path_factory: Any) -> None:
     file = tmp_path_factory.getbasetemp() / "damaged.safetensors"

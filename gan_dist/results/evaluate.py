@@ -9,15 +9,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from gan_dist.config import LEAST_EVALUATED, DataConfig, DataSource, InputError, Weights, from_dict
+from gan_dist.config import LEAST_EVALUATED, DataConfig, DataSource, InputError, Weights
 from gan_dist.data.dataset import quantize
 from gan_dist.data.sources import load_images, load_labelled, settled
 from gan_dist.evaluation.classifier import TrainedClassifier, classifier_bytes, classifier_for, train_classifier
 from gan_dist.evaluation.metrics import compute_figures, real_figures
 from gan_dist.evaluation.observed import Estimate, observe
 from gan_dist.evaluation.reference import reference_for
+from gan_dist.files import replacing, write_json
 from gan_dist.results.generate import generate, generator_file, is_generator_file, read_generator
-from gan_dist.run.folder import RunFolder, read_json, replacing, write_json
+from gan_dist.run.folder import RunFolder
+from gan_dist.run.records import read_config, read_optional_json
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,8 @@ def evaluate_run(
     if is_generator_file(run):
         folder, file = RunFolder(run.parent), run.with_name(f"{run.stem}-evaluation.json")
     else:
-        config = from_dict(read_json(folder.config))  # after a resume the data may be elsewhere
-    trained_on = _provenance(folder)
+        config = read_config(folder.config)  # after a resume the data may be elsewhere
+    trained_on = _provenance(folder.environment, announce)
     data = _data(config.data, trained_on.get("source"), root, source)
     train = load_images(data, announce)
     if generator.shape != train.shape:
@@ -124,11 +126,14 @@ def evaluate_run(
     return evaluation
 
 
-def _provenance(folder: RunFolder) -> dict[str, str]:
+def _provenance(environment: Path, announce: Callable[[str], None]) -> dict[str, str]:
     """What the run noted of its data: "source" and "sha256", as far as it noted them."""
-    data = read_json(folder.environment).get("data") if folder.environment.exists() else None
-    noted = data if isinstance(data, dict) else {}
-    return {name: noted[name] for name in ("source", "sha256") if isinstance(noted.get(name), str)}
+    noted, damage = read_optional_json(environment)
+    if damage:
+        announce(f"{environment} {damage}: whether the real images are those of the training is not checked")
+    data = noted.get("data")
+    known = data if isinstance(data, dict) else {}
+    return {name: known[name] for name in ("source", "sha256") if isinstance(known.get(name), str)}
 
 
 def _data(data: DataConfig, used: str | None, root: Path | None, source: DataSource | None) -> DataConfig:
