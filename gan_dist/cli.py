@@ -19,6 +19,7 @@ from gan_dist.config import (
     DataSource,
     InputError,
     Range,
+    Weights,
     package_version,
     shortened,
 )
@@ -38,13 +39,16 @@ PROCESS_BYTES = 300_000_000  # of one that has imported torch, without what it s
 @dataclass(frozen=True)
 class SampleArguments:
     run: Annotated[Path, Positional("RUN")]
-    """The run's folder."""
+    """The run's folder, or one of its .safetensors files."""
     count: int = 64
     """Images to generate (1 to 1,000,000; in a .png 1 to 10,000)."""
     output: Path = Path("samples.png")
     """A grid (.png), or an array "images" of uint8 (n, C, H, W) (.npz)."""
     seed: int = 0
     """Other images for another seed (0 to 9,223,372,036,854,775,807)."""
+    weights: Weights = "average"
+    """Which generator of the run. average: the one to use, which is the running average if the run keeps one. live: the
+    trained generator itself. best: the one to use as it was at the best evaluation."""
 
 
 def sample(arguments: Sequence[str]) -> int:
@@ -62,7 +66,7 @@ def sample(arguments: Sequence[str]) -> int:
         IN_A_PICTURE.check("count", asked.count)
     from gan_dist.results.generate import generate_pixels, load_generator, save_pixels
 
-    save_pixels(generate_pixels(load_generator(asked.run), asked.count, asked.seed), asked.output)
+    save_pixels(generate_pixels(load_generator(asked.run, asked.weights), asked.count, asked.seed), asked.output)
     print(f"{asked.count} images in {asked.output}")
     return 0
 
@@ -80,11 +84,15 @@ class EvaluateData:
 @dataclass(frozen=True)
 class EvaluateArguments:
     run: Annotated[Path | None, Positional("[RUN]")] = None
-    """The run's folder."""
+    """The run's folder, or one of its .safetensors files: figures of NAME.safetensors go to NAME-evaluation.json beside
+    it."""
     count: int = 10_000
     """Images to generate (100 to 100,000)."""
     seed: int = 0
     """Other images for another seed (0 to 9,223,372,036,854,775,807)."""
+    weights: Weights = "average"
+    """Which generator of the run. average: the one to use, which is the running average if the run keeps one. live: the
+    trained generator itself. best: the one to use as it was at the best evaluation."""
     data: EvaluateData = field(default_factory=EvaluateData)
     """The real images."""
     train_classifier: Path | None = None
@@ -105,7 +113,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     from gan_dist.results.evaluate import evaluate_run, make_shipped_classifier
 
     if asked.run is not None:
-        evaluate_run(asked.run, print, asked.count, asked.seed, asked.data.root, asked.data.source)
+        evaluate_run(asked.run, print, asked.count, asked.seed, asked.data.root, asked.data.source, asked.weights)
         return 0
     assert asked.train_classifier is not None
     data = DataConfig(asked.data.name, asked.data.root or DataConfig.root, asked.data.source or DataConfig.source)
@@ -123,18 +131,27 @@ class DoctorArguments:
 
 
 def doctor(arguments: Sequence[str]) -> int:
-    """Say what is wrong with a run; 1 if something is."""
+    """Say what is wrong with a run.
+
+    Returns:
+        0 if nothing is wrong; 1 if something is; 3 if nothing wrong was found, but it takes more steps or an evaluation
+        to judge the run.
+    """
     asked = read_arguments(
         DoctorArguments,
         arguments,
         prog="gan-dist doctor",
-        description="Say what the figures of a run show to be wrong with it, and what to try; 1 if something is.",
+        description=(
+            "Say what the figures of a run show to be wrong with it, and what to try. Exit code: 0 nothing is wrong, "
+            "1 something is, 3 it is too early to tell."
+        ),
     )
+    from gan_dist.evaluation.doctor import Verdict
     from gan_dist.results.examine import examine_run, report
 
     examination = examine_run(asked.run)
     report(examination)
-    return 1 if examination.findings else 0
+    return {Verdict.NOTHING_WRONG: 0, Verdict.SOMETHING_WRONG: 1, Verdict.TOO_EARLY: 3}[examination.diagnosis.verdict]
 
 
 @dataclass(frozen=True)
@@ -217,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 done, 2 bad input; 75 a training stopped by a signal, resumable; 1 runs that differ, a check
-        that failed, a run that is ill.
+        that failed, a run that is ill; 3 a run that the doctor can't judge yet.
     """
     limit_spinning()
     words = list(sys.argv[1:] if arguments is None else arguments)

@@ -51,6 +51,7 @@ def package_version() -> str:
 
 DataName = Literal["mnist", "fashion-mnist", "kmnist", "qmnist"]
 DataSource = Literal["auto", "local", "download", "sample"]
+Weights = Literal["average", "live", "best"]  # of a run's generators
 LEAST_EVALUATED = 100  # images, below which the figures say nothing
 
 

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+LATENT_BLOCK = 256  # latents drawn together; another size would give other latents
+
 
 def seed_for(seed: int, purpose: str, index: int = 0) -> int:
     """A 63-bit seed of its own for each (seed, purpose, index): a hash, so that neighbours share nothing."""
@@ -21,5 +23,13 @@ def generator_for(seed: int, purpose: str, index: int = 0) -> torch.Generator:
 
 
 def sample_latents(count: int, latent_dim: int, seed: int, purpose: str = "sample") -> Float[Tensor, "count latent"]:
-    """Standard normal latents that are drawn once, on the CPU; by default those of a generator in use."""
-    return torch.randn(count, latent_dim, generator=generator_for(seed, purpose))
+    """Standard normal latents that are drawn once, on the CPU; by default those of a generator in use.
+
+    The first n are the same for every count >= n. torch.randn gives other numbers for another count, so they are drawn
+    in blocks of one size, each from a generator of its own.
+    """
+    latents = torch.empty(count, latent_dim)
+    for index, block in enumerate(latents.split(LATENT_BLOCK)):
+        drawn = torch.randn(LATENT_BLOCK, latent_dim, generator=generator_for(seed, purpose, index))
+        block.copy_(drawn[: len(block)])
+    return latents

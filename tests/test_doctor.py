@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
+import os
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -13,15 +16,27 @@ from typing import Any
 
 import pytest
 from conftest import train_here
+from hypothesis import given, strategies
 
 from gan_dist import cli
-from gan_dist.config import PRESETS, Config, InputError, LogConfig, PenaltyConfig, TrainConfig, to_dict, to_flat
+from gan_dist.config import (
+    PRESETS,
+    Config,
+    EvaluateConfig,
+    InputError,
+    LogConfig,
+    PenaltyConfig,
+    TrainConfig,
+    to_dict,
+    to_flat,
+)
 from gan_dist.evaluation import seen
 from gan_dist.evaluation.doctor import EXPLAINED, FINDINGS, Finding, examine
 from gan_dist.results import examine as results
 from gan_dist.results.examine import examine_run, report
 from gan_dist.run.folder import RunFolder, write_json
 from gan_dist.run.records import StepLines
+from gan_dist.training import checkup, outputs
 
 Rows = list[dict[str, Any]]
 
@@ -44,7 +59,9 @@ POINTS = (100, 500, 1000, 2000, 4000, 7000)  # the steps of the figures below, a
 
 # Of real images: MNIST's held-out ones.
 SHARES = (0.092, 0.114, 0.106, 0.101, 0.1, 0.091, 0.092, 0.101, 0.098, 0.104)
-FLOOR = {"diversity/features": 31.5, "classes/from_uniform": 0.027} | {f"classes/{i}": s for i, s in enumerate(SHARES)}
+FLOOR = {"diversity/features": 31.5, "classes/from_uniform": 0.027, "coverage": 0.963} | {
+    f"classes/{i}": s for i, s in enumerate(SHARES)
+}
 
 
 def course(figures: dict[str, Sequence[float]], last: int, every: int = 100, points: Sequence[int] = POINTS) -> Rows:
@@ -75,11 +92,12 @@ def evaluation(
     shares: Sequence[float] = SHARES,
     ratio: float = 1.17,
     train: float = 0.5,
+    **more: float,
 ) -> dict[str, Any]:
-    run = {"step": step, "images_seen": 100 * step, "classifier": "0123", "count": 3000}
+    run = {"step": step, "epoch": step / 600, "images_seen": 100 * step, "classifier": "0123", "count": 3000}
     classes = {f"classes/{label}": share for label, share in enumerate(shares)}
     images = {"diversity/features": diversity, "classes/from_uniform": from_uniform, "nearest/ratio": ratio}
-    return run | classes | images | {"score/train": train, "score/held_out": 1 - train}
+    return run | classes | images | {"score/train": train, "score/held_out": 1 - train} | more
 
 
 @dataclass(frozen=True)
@@ -196,6 +214,14 @@ GOOD = {
         [evaluation(2000, 18.7, 0.141), evaluation(12000, 27.3, 0.062, train=0.521)],
         last=17000,
         points=(100, 500, 1000, 2000, 6000, 12000, 17000),
+    ),
+    "preset r3, first epochs, with the share of real images near which it comes": Case(
+        PRESETS["r3"](),
+        {LOSS_D: (0.507, 0.619, 0.669), LOSS_G: (1.54, 0.95, 0.783)},
+        [
+            evaluation(600, 13.0, 0.307, coverage=0.133, density=1.24, precision=0.911),
+            evaluation(2400, 22.2, 0.089, coverage=0.629, density=0.905, precision=0.815),
+        ],
     ),
     "preset r3 for 60 epochs, whose D knows its images a little": Case(
         PRESETS["r3"](),
@@ -385,6 +411,18 @@ ILL = {
         ],
         deserves="discriminator-memorizes",
         last=4000,
+    ),
+    "the seed after 4 epochs: noise, all of it in the ball of one outlier": Case(
+        BCE,
+        {LOSS_D: (0.741, 0.6), LOSS_G: (1.47, 2.2)},
+        [
+            evaluation(1800, 1.19, 0.9, ONE_CLASS, coverage=0.005, density=1.56, precision=1.0),
+            evaluation(2400, 1.37, 0.9, ONE_CLASS, coverage=0.0047, density=2.27, precision=1.0),
+        ],
+        deserves="mode-collapse",
+    ),
+    "noise that the classifier takes for all classes": Case(
+        R3, R3_FIGURES, [evaluation(2400, 20.0, 0.1, coverage=0.004, precision=0.9)], deserves="mode-collapse"
     ),
     "the seed after 10 epochs": Case(
         BCE, {LOSS_D: (0.741, 0.466), LOSS_G: (1.47, 3.64)}, [evaluation(6000, 5.5, 0.4)], "mode-collapse", last=6000
@@ -602,25 +640,122 @@ def test_the_report_says_what_was_when(tmp_path: Path, capsys: pytest.CaptureFix
     assert "diversity/features 1 (real images 31.5)" in said
 
 
-def test_a_good_run_and_a_young_one_are_reported_with_their_figures(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_cannot_be_judged_yet_is_not_called_good(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(name: str, code: int, rows: Rows, evaluations: Rows, config: Config = R3) -> str:
+        write_run(RunFolder(tmp_path / name), config, rows, evaluations)
+        assert cli.main(["doctor", str(tmp_path / name)]) == code
+        return capsys.readouterr().out.removeprefix(f"{tmp_path / name}: ")
+
+    rows, good = course(R3_FIGURES, 4000), evaluation(2400, 22.2, 0.089, coverage=0.629)
+    assert said("good", 0, rows, [good]).startswith("nothing wrong at step 4,000\nlooked at\nstep 4,000: loss/disc")
+    young = said("young", 3, rows[:18], [])
+    assert young.startswith(
+        "too early to tell at step 1,800: it takes 200 more steps and an evaluation at step 2,000 or later\nlooked at"
+    )
+    noise = said("noise", 3, rows[:18], [evaluation(1800, 1.0, 0.9, ONE_CLASS, coverage=0.005, precision=1.0)])
+    assert noise.splitlines()[1] == (
+        "so far the images of step 1,800 are far from real ones: diversity/features 1, of real images 31.5; "
+        "coverage 0.005, of real images 0.963; 100% of the images show class 8, classes/from_uniform 0.90"
+    )
+    early = said("early", 3, rows, [evaluation(1800, 20.3, 0.108, coverage=0.529)])
+    assert early.startswith("too early to tell at step 4,000: it takes an evaluation at step 2,000 or later\nlooked")
+    never = replace(R3, evaluate=EvaluateConfig(every_epochs=None))
+    assert "(this run makes none: resume it with --evaluate.every-epochs)" in said("never", 3, rows, [], never)
+    assert "too early to tell: no line in metrics.jsonl yet" in said("empty", 3, [], [])
+    RunFolder(tmp_path / "good").floor.unlink()
+    assert cli.main(["doctor", str(tmp_path / "good")]) == 3
+    assert "it takes the figures of real images, which an evaluation leaves in floor.json" in capsys.readouterr().out
+
+
+def test_what_is_wrong_early_is_said_with_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = course(R3_FIGURES, 4000)
     rows[9][LOSS_G] = None
-    write_run(RunFolder(tmp_path / "good"), R3, rows, [])
+    write_run(RunFolder(tmp_path / "later"), R3, rows, [evaluation(2400, 22.2, 0.089)])
     write_run(RunFolder(tmp_path / "young"), R3, rows[:10], [])
-    write_run(RunFolder(tmp_path / "empty"), R3, [], [])
-    assert cli.main(["doctor", str(tmp_path / "good")]) == 0
-    said = capsys.readouterr().out
-    assert "nothing wrong at step 4,000\nlooked at\nstep 4,000: loss/discriminator 0.6" in said
-    assert "not-finite, steps 1,000 to 1,900" in said
+    assert cli.main(["doctor", str(tmp_path / "later")]) == 0
+    assert "not-finite, steps 1,000 to 1,900" in capsys.readouterr().out
     assert cli.main(["doctor", str(tmp_path / "young")]) == 1  # NaN needs no time
     said = capsys.readouterr().out
     assert "loss/generator -" in said
-    assert cli.main(["doctor", str(tmp_path / "empty")]) == 0
-    assert capsys.readouterr().out.endswith("no line in metrics.jsonl yet, nothing to look at\n")
-    report(replace(examine_run(tmp_path / "young"), courses=[]))
-    assert "it is early: most can be judged from step 2,000 on only" in capsys.readouterr().out
+    assert "too early to tell whether more is wrong: it takes 1,000 more steps and an evaluation" in said
+
+
+def test_while_it_trains_noise_is_said_and_nothing_is_called_good(
+    flags: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GAN_DIST_CACHE", str(tmp_path / "cache"))
+    counted: list[object] = []
+    monkeypatch.setattr(outputs, "consult", lambda run: counted.append(checkup.consult(run)))
+    words = ["--train.epochs", "1", "--evaluate.every-epochs", "1", "--evaluate.count", "1000"]
+    assert train_here([*flags(tmp_path / "run"), *words, "--wandb.mode", "disabled"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"epoch 1: Fréchet distance .*, coverage 0\.\d{3} \(real images \d\.\d{3}\), precision", said)
+    assert "doctor, step 10: too early to tell, but the images of step 10 are far from real ones: diversity" in said
+    assert counted == [None, None]
+    assert cli.main(["doctor", str(tmp_path / "run")]) == 3
+
+
+FIGURE_VALUES = strategies.none() | strategies.floats() | strategies.integers(-(2**999), 2**999)
+FIGURE_NAMES = strategies.sampled_from(
+    [
+        *(LOSS_D, LOSS_G, REAL, FAKE, GRADIENT_D, GRADIENT_G, R1, R2, GP, "updates_skipped", "count", "precision"),
+        *(f"classes/{label}" for label in (*range(10), "from_uniform", "x")),
+        *("diversity/features", "coverage", "density", "nearest/ratio", "score/train", "score/held_out"),
+    ]
+)
+FIGURES = strategies.dictionaries(FIGURE_NAMES, FIGURE_VALUES)
+
+
+@pytest.mark.fuzz
+@given(
+    metrics=strategies.lists(FIGURES, max_size=3),
+    evaluations=strategies.lists(FIGURES, max_size=3),
+    floor=FIGURES,
+    repeated=strategies.sampled_from([1, 10]),
+)
+def test_no_figures_are_a_traceback(
+    metrics: Rows, evaluations: Rows, floor: dict[str, Any], repeated: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever a valid row of a run's files may hold."""
+    folder = RunFolder(tmp_path_factory.mktemp("some"))
+    rows = [{"step": 100 * i, "epoch": 1} | row for i, row in enumerate(metrics * repeated, 1)]
+    evaluated = [{"step": 1000 * i, "epoch": 1} | row for i, row in enumerate(evaluations, 1)]
+    write_run(folder, R3, rows, evaluated)
+    write_json(folder.floor, floor)
+    with contextlib.redirect_stdout(io.StringIO()):
+        report(examine_run(folder.path))
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "evaluations.jsonl", "floor.json"])
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[1]", b'{"step": "x"}\n[]\n', b"[" * 9999, None])
+def test_a_damaged_folder_is_at_most_one_line(
+    name: str, content: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(RunFolder(tmp_path), R3, course(R3_FIGURES, 4000), [evaluation(2400, 22.2, 0.089)])
+    (tmp_path / name).unlink()
+    if content is None:
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(content)
+    code = cli.main(["doctor", str(tmp_path)])
+    said = capsys.readouterr().err
+    if name == "config.json" or (content is None and name.endswith("jsonl")):
+        assert (code, said.count("\n")) == (2, 1)
+        assert f"{tmp_path / name} " in said
+    else:
+        assert (code, said) == (3, "")  # what is missing is said
+
+
+@pytest.mark.parametrize("changed", [{"log": {"every_steps": 0}}, {"log": {"every_steps": "x"}}, {"log": 3}])
+def test_a_configuration_that_cannot_be_used_is_one_line(
+    changed: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(RunFolder(tmp_path), R3, course(R3_FIGURES, 4000), [])
+    write_json(RunFolder(tmp_path).config, to_dict(R3) | changed)
+    assert cli.main(["doctor", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "config.json can't be used" in said
 
 
 def test_a_long_run_is_looked_at_a_bounded_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -644,12 +779,14 @@ def test_a_real_run_made_ill(
 ) -> None:
     """Nothing holds this critic back: it grows steeper without end. Said while it trains and afterwards."""
     monkeypatch.setattr(seen, "WINDOW", 5)  # 100 steps are enough then, not 2,000
-    run, ill = tmp_path / "run", ("--train.loss", "wasserstein", "--optimizer.learning-rate", "0.01")
+    run, ill = tmp_path / "run", ("--train.loss", "wasserstein", "--optimizer.learning-rate", "0.001")
     rare = ("--samples.every-epochs", "99", "--checkpoint.every-steps", "999", "--evaluate.every-epochs", "None")
     assert train_here(flags(run, *ill, *rare, "--train.steps", "150", "--wandb.mode", "disabled")) == 0
     live = re.findall(r"doctor, step (\d+): (.*?): .*; (.*)", capsys.readouterr().out)
     examination = examine_run(run)
-    (finding,) = examination.findings
+    (finding,) = examination.diagnosis.findings
     assert (finding.name, finding.step, finding.advice) == ("diverges", 150, "try --penalty.gradient 10")
-    assert examination.judged_from == 100
+    assert examination.diagnosis.missing == [
+        "an evaluation at step 2,000 or later (this run makes none: resume it with --evaluate.every-epochs)"
+    ]
     assert live == [(str(course.since), course.finding.name, course.finding.advice) for course in examination.courses]

@@ -5,12 +5,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import draw_images, idx_bytes, labels_bytes, train_here, write_root
+from damage import Damage, damages, loads_or_is_refused
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save
 from torch import Tensor
 
 from gan_dist import cli
@@ -20,14 +27,18 @@ from gan_dist.data.dataset import normalize, quantize
 from gan_dist.data.sources import LabelledImages, NoHeldOut, load_images, load_labelled, settled
 from gan_dist.evaluation import classifier as classifiers
 from gan_dist.evaluation import metrics
+from gan_dist.evaluation import reference as references
 from gan_dist.evaluation.classifier import classifier_bytes, classifier_for, load_classifier, shipped, train_classifier
 from gan_dist.evaluation.metrics import compute_figures
 from gan_dist.evaluation.observed import Estimate, Observed, Reference, choose, observe
 from gan_dist.evaluation.reference import build_reference, reference_for
+from gan_dist.files import BadFile
 from gan_dist.results.evaluate import evaluate_run, make_shipped_classifier
 from gan_dist.seeding import generator_for
+from gan_dist.tensors import read_tensors
 
 HELD_OUT = 60  # images in the small data set's test split
+SHIPPED = Path(classifiers.__file__).parent / "digits.safetensors"
 
 
 def quiet(line: str) -> None:
@@ -132,7 +143,7 @@ def test_classifier_score_counts_the_classes_clearly_shown(classes: int, confide
 
 
 def precision_and_recall(fake: Tensor, other: Tensor) -> tuple[float, float]:
-    found = metrics.precision_and_recall(seen(fake), real(other))
+    found = metrics.manifold_figures(seen(fake), real(other))
     return found["precision"].value, found["recall"].value
 
 
@@ -150,6 +161,47 @@ def test_precision_and_recall_of_hand_made_sets() -> None:
     assert precision == pytest.approx(0.75, abs=0.01)
     assert recall > 0.9
     assert precision_and_recall(other[:1].repeat(100, 1), other)[1] < 0.02  # one image, again and again
+
+
+def density_and_coverage(fake: Tensor, other: Tensor) -> tuple[float, float]:
+    found = metrics.manifold_figures(seen(fake), real(other))
+    return found["density"].value, found["coverage"].value
+
+
+def test_density_and_coverage_are_the_papers_sums() -> None:
+    fake, other = drawn(40, 1, 1.1), drawn(60, 2)
+    # The order in which the rows are chosen says which real ones are compared: as many as there are generated ones.
+    fakes, reals = fake[choose(40, 5000, "manifold")].double(), other[choose(60, 5000, "manifold")].double()[:40]
+    inside = np.zeros((40, 40), bool)
+    for i, image in enumerate(reals):
+        radius = sorted((image - neighbour).norm().item() for neighbour in reals)[5]  # the image itself is the first
+        inside[:, i] = [(image - generated).norm().item() <= radius for generated in fakes]
+    density, coverage = density_and_coverage(fake, other)
+    assert density == pytest.approx(inside.sum() / (5 * 40))
+    assert coverage == pytest.approx(inside.any(0).mean())
+    assert 0 < coverage < 1
+
+
+@pytest.mark.parametrize("count", [100, 400, 1600])
+def test_density_and_coverage_of_real_images_do_not_depend_on_their_number(count: int) -> None:
+    few = torch.eye(8, 128)  # of 8 dimensions
+    density, coverage = density_and_coverage(drawn(count)[:, :8] @ few, drawn(1600, 1)[:, :8] @ few)
+    assert density == pytest.approx(1, abs=0.15)
+    assert coverage == pytest.approx(1 - 2**-5, abs=0.04)
+
+
+def test_noise_that_has_the_best_precision_covers_nothing() -> None:
+    """All of it lies in the ball of one outlier."""
+    other = drawn(1000)
+    other[:1] *= 20
+    noise = other[:1] + drawn(1000, 1, 0.1)
+    assert precision_and_recall(noise, other)[0] == 1
+    density, coverage = density_and_coverage(noise, other)
+    assert density == pytest.approx(1 / 5)
+    assert coverage == pytest.approx(1 / 1000)
+    half = torch.cat([drawn(500, 2), drawn(500, 3, 0.01)])  # one mode of two
+    both = torch.cat([drawn(500, 4), drawn(500, 5) + 100])
+    assert density_and_coverage(half, both)[1] < 0.55
 
 
 def test_class_shares() -> None:
@@ -210,8 +262,10 @@ def test_the_ratio_of_distances_does_not_mind_which_classes_come() -> None:
         ("distance/frechet", metrics.frechet_distance),
         ("distance/kernel", metrics.kernel_distance),
         ("score/classifier", metrics.classifier_score),
-        ("precision", metrics.precision_and_recall),
-        ("recall", metrics.precision_and_recall),
+        ("precision", metrics.manifold_figures),
+        ("recall", metrics.manifold_figures),
+        ("density", metrics.manifold_figures),
+        ("coverage", metrics.manifold_figures),
         ("classes/from_uniform", metrics.class_shares),
         ("diversity/features", metrics.feature_diversity),
     ],
@@ -295,6 +349,45 @@ def test_a_classifiers_file(digits: LabelledImages, tmp_path: Path) -> None:
         file.write_bytes(damaged)
         with pytest.raises(InputError, match=r"some\.safetensors can't be used"):
             load_classifier(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"format": 2}, "is of another format"),
+        ({"accuracy": math.inf}, "out of range"),
+        ({"accuracy": "0.99"}, "of another type"),
+        ({"classes": 0}, "out of range"),
+        ({"classes": 10**12}, "out of range"),
+        ({"classes": 11}, r"holds head\.weight of shape \[10, 128\] instead of \[11, 128\]"),
+        ({"id": ["x"]}, "of another type"),
+        ({"id": "0" * 12}, "does not hold the weights that were written"),
+        ({"more": 1}, "a field is missing, or of another type"),
+    ],
+)
+def test_a_classifier_that_is_described_wrongly_is_one_line(change: dict[str, Any], says: str, tmp_path: Path) -> None:
+    tensors, metadata = read_tensors(SHIPPED.read_bytes())
+    told = json.loads(metadata["classifier"]) | change
+    file = tmp_path / "some.safetensors"
+    file.write_bytes(save(tensors, {"classifier": json.dumps(told)}))
+    with pytest.raises(InputError, match=says) as refusal:
+        load_classifier(file)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_damaged_installation_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "digits.safetensors").write_bytes(SHIPPED.read_bytes()[:-1])
+    monkeypatch.setattr(classifiers.importlib.resources, "files", lambda package: tmp_path)
+    with pytest.raises(InputError, match=r"digits\.safetensors of the package .* damaged .*; install gan_dist again"):
+        shipped()
+
+
+@pytest.mark.fuzz
+@given(damage=damages())
+def test_no_damage_to_a_classifier_is_a_traceback(damage: Damage, tmp_path_factory: pytest.TempPathFactory) -> None:
+    file = tmp_path_factory.getbasetemp() / "damaged-classifier.safetensors"
+    file.write_bytes(damage(SHIPPED.read_bytes()))
+    assert loads_or_is_refused(lambda: load_classifier(file), InputError)
 
 
 # Labels and held-out images
@@ -442,14 +535,72 @@ def test_the_reference_is_kept_and_made_again_if_damaged(
 
     (file,) = cache.iterdir()
     content = file.read_bytes()
-    for damaged in (content[:-1], content[:-1] + bytes([content[-1] ^ 1]), b""):
+    tensors, metadata = read_tensors(content)
+    told = json.loads(metadata["reference"])
+    names = ("distance/frechet", "diversity/features")
+    figures = dict(zip(names, (told["floor"][name] for name in reversed(names)), strict=True))
+    exchanged = told | {"floor": told["floor"] | figures}
+    for damaged in (
+        *(content[:-1], content[:-1] + bytes([content[-1] ^ 1]), b"", save(tensors)),
+        save(tensors, {"reference": json.dumps(exchanged)}),
+    ):
         file.write_bytes(damaged)
         assert same(reference_for(config, train, classifier, quiet))
         assert file.read_bytes()[-100_000:] == content[-100_000:]
+    file.unlink()
+    os.mkfifo(file)
+    assert same(reference_for(config, train, classifier, quiet))
+    with monkeypatch.context() as patch:  # another figure is computed of the real images, too
+        patch.setitem(metrics.FIGURES, "count", lambda observed, reference: {"count": Estimate(1.0, 1.0, 1.0)})
+        assert "count" in reference_for(config, train, classifier, quiet).floor
+        assert len(list(cache.iterdir())) == 2
     monkeypatch.setattr("gan_dist.evaluation.reference.build_reference", no_more)
     assert same(reference_for(config, train, classifier, quiet))
     with pytest.raises(pytest.fail.Exception):  # of another classifier there is none
         reference_for(config, train, dataclasses.replace(classifier, id="another"), quiet)
+
+
+ESTIMATE = {"value": 1.0, "low": 0.5, "high": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("floor", "says"),
+    [
+        ([], "is damaged"),
+        ({"recall": 1.0}, "other fields"),
+        ({"recall": ESTIMATE | {"more": 1.0}}, "other fields"),
+        ({"recall": {"value": 1.0}}, "other fields"),
+        ({"recall": ESTIMATE | {"low": "0.5"}}, "no finite number"),
+        ({"recall": ESTIMATE | {"low": None}}, "no finite number"),
+        ({"recall": ESTIMATE | {"high": math.inf}}, "no finite number"),
+        ({"recall": ESTIMATE | {"high": math.nan}}, "no finite number"),
+        ({"recall": ESTIMATE | {"high": 10**400}}, "no finite number"),
+    ],
+)
+def test_kept_figures_that_no_run_computes_are_refused(floor: Any, says: str, tmp_path: Path) -> None:
+    """Even where the digest fits."""
+    file, pixels = tmp_path / "kept.safetensors", torch.zeros(3, 1, 28, 28, dtype=torch.uint8)
+    tensors = {"features": torch.zeros(3, 128)}
+    digest = references._sha256(tensors, floor) if isinstance(floor, dict) else ""
+    file.write_bytes(save(tensors, {"reference": json.dumps({"floor": floor, "sha256": digest})}))
+    with pytest.raises(BadFile, match=says):
+        references._read(file, shipped(), pixels, None)
+
+
+@pytest.mark.fuzz
+@given(damage=damages(), fits=st.booleans())
+def test_no_damage_to_what_is_kept_is_a_traceback(
+    damage: Damage, fits: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """With a digest that tells, and with one that fits whatever is there."""
+    file = tmp_path_factory.getbasetemp() / "damaged-reference.safetensors"
+    pixels, floor = torch.zeros(3, 1, 28, 28, dtype=torch.uint8), {"recall": Estimate(0.5, 0.4, 1.0)}
+    whole = Reference("x", torch.ones(3, 128), pixels, torch.ones(2, 128), torch.ones(10), floor=floor)
+    with pytest.MonkeyPatch.context() as patch:
+        if fits:
+            patch.setattr(references, "_sha256", lambda tensors, floor: "0")
+        file.write_bytes(damage(references._content(whole)))
+        assert loads_or_is_refused(lambda: references._read(file, shipped(), pixels, 2), BadFile)
 
 
 def test_without_held_out_images_half_of_the_training_images_is_the_other_side(digits: LabelledImages) -> None:
@@ -492,7 +643,8 @@ def test_evaluate_shows_and_writes_the_figures(trained: Path, capsys: pytest.Cap
     shown = capsys.readouterr().out
     written = json.loads((trained / "evaluation.json").read_text())
     assert set(written["figures"]) >= {
-        *("distance/frechet", "distance/kernel", "precision", "recall", "score/classifier", "diversity/features"),
+        *("distance/frechet", "distance/kernel", "precision", "recall", "density", "coverage"),
+        *("score/classifier", "diversity/features"),
         *(f"classes/{label}" for label in range(10)),
         *("classes/from_uniform", "nearest/generated", "nearest/ratio"),
     }

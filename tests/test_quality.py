@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,6 +49,34 @@ def test_two_processes_measure_what_one_does(flags: Flags, tmp_path: Path) -> No
         assert a["distance/frechet"] == pytest.approx(b["distance/frechet"], rel=1e-3)
         assert a["intervals"].keys() <= a.keys()
     assert [row["step"] for row in read_json_lines(two.evaluations)] == [10, 20]
+
+
+def exact_evaluations(folder: RunFolder) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+    """evaluations.jsonl without what depends on the clock, and the tensors of the best generator."""
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in read_json_lines(folder.evaluations)]
+    return rows, load_file(folder.best_generator)
+
+
+@pytest.mark.processes(2)
+def test_the_exact_mode_measures_the_same_bits_on_any_number_of_processes_and_threads(
+    flags: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number of images that no number of processes divides, and latents that fill no register."""
+    words = ["--train.exact-shards", "2", "--model.latent-dim", "5", "--train.epochs", "3", *EVERY_EPOCH]
+    words += ["--evaluate.count", "1103"]
+    one, threads, two = (RunFolder(tmp_path / name) for name in ("one", "threads", "two"))
+    assert train_here(flags(one.path, *words)) == 0
+    expected = exact_evaluations(one)
+    assert len(expected[0]) == 3
+    monkeypatch.setenv("GAN_DIST_CACHE", str(tmp_path / "cache"))  # what is kept of the real images is made again
+    for folder, command in ((threads, [sys.executable, TRAIN]), (two, [*launcher(2), TRAIN])):
+        more = ("--train.threads", "2") if folder is threads else ()
+        ended = run_command(*command, *flags(folder.path, *words, *more))
+        assert ended.code == 0, ended.err
+        rows, best = exact_evaluations(folder)
+        assert rows == expected[0]
+        assert best.keys() == expected[1].keys()
+        assert all(torch.equal(best[name], tensor) for name, tensor in expected[1].items())
 
 
 def test_evaluations_and_the_best_state_survive_a_stop(flags: Flags, tmp_path: Path) -> None:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import picture_size, run_command
+from damage import Damage, damages, loads_or_is_refused
+from hypothesis import given
+from safetensors.torch import save
 
 import gan_dist
 from gan_dist import cli, train
 from gan_dist.config import PRESETS, InputError, package_version
 from gan_dist.data.dataset import quantize
 from gan_dist.results import generate
-from gan_dist.run.folder import RunFolder, read_json_lines
+from gan_dist.run.folder import RunFolder, read_json, read_json_lines
+from gan_dist.tensors import read_tensors
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +34,67 @@ def finished(flags: Callable[..., list[str]], tmp_path_factory: pytest.TempPathF
     return folder
 
 
+@pytest.fixture(scope="module")
+def averaged(flags: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that keeps an average and evaluates once, after 10 of its 12 steps."""
+    folder = tmp_path_factory.mktemp("averaged")
+    words = ["--ema.half-life", "50", "--evaluate.every-epochs", "1", "--evaluate.count", "100"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GAN_DIST_CACHE", str(folder / "cache"))
+        assert train.main(flags(folder / "run", "--train.steps", "12", "--wandb.mode", "disabled", *words)) == 0
+    return folder / "run"
+
+
 def test_load_generator(finished: Path) -> None:
     generator = gan_dist.load_generator(finished)
     assert not generator.training
-    assert generator.latent_dim == 64
-    with torch.no_grad():
-        images = generator(torch.zeros(3, 64))
+    assert (generator.latent_dim, generator.shape, generator.classes) == (64, (1, 28, 28), None)
+    images = generator(torch.zeros(3, 64)).numpy()  # no gradients, so no torch.no_grad() around it
     assert images.shape == (3, 1, 28, 28)
-    assert images.abs().max() <= 1
+    assert np.abs(images).max() <= 1
+
+
+def test_each_of_a_runs_generators_can_be_loaded(averaged: Path, finished: Path, tmp_path: Path) -> None:
+    folder, latents = RunFolder(averaged), torch.ones(2, 64)
+    files = {"average": folder.generator, "live": folder.live_generator, "best": folder.best_generator}
+    made = {weights: gan_dist.load_generator(averaged, weights)(latents) for weights in files}  # type: ignore[arg-type]
+    for weights, file in files.items():
+        moved = tmp_path / f"{weights}.safetensors"
+        moved.write_bytes(file.read_bytes())
+        assert torch.equal(gan_dist.load_generator(moved)(latents), made[weights])
+    assert not any(torch.equal(made[a], made[b]) for a, b in itertools.combinations(made, 2))
+    # Without an average the trained generator is the one to use.
+    live, used = (gan_dist.load_generator(finished, weights)(latents) for weights in ("live", "average"))
+    assert torch.equal(live, used)
+
+
+def test_the_commands_take_each_of_a_runs_generators(
+    averaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GAN_DIST_CACHE", str(averaged.parent / "cache"))
+    folder, arrays = RunFolder(averaged), []
+    words = {"average": folder.generator, "live": folder.live_generator, "best": folder.best_generator}
+    for weights, file in words.items():
+        for run in ([str(averaged), "--weights", weights], [str(file)]):
+            output = tmp_path / "some.npz"
+            assert cli.main(["sample", *run, "--count", "3", "--output", str(output)]) == 0
+            arrays.append(np.load(output)["images"])
+    for by_name, by_file in zip(arrays[::2], arrays[1::2], strict=True):
+        assert np.array_equal(by_name, by_file)
+    assert not np.array_equal(arrays[0], arrays[2])
+    assert not np.array_equal(arrays[0], arrays[4])
+
+    assert cli.main(["evaluate", str(averaged), "--weights", "best", "--count", "100"]) == 0
+    assert f"{folder.best_generator}, step 10: 100 images" in capsys.readouterr().out
+    by_name = read_json(folder.evaluation)
+    assert (by_name["generator"], by_name["step"]) == (str(folder.best_generator), 10)
+    assert cli.main(["evaluate", str(folder.best_generator), "--count", "100"]) == 0
+    by_file = read_json(averaged / "generator-best-evaluation.json")
+    assert by_file["figures"] == by_name["figures"]
+    (row,) = read_json_lines(folder.evaluations)
+    assert by_name["figures"]["distance/frechet"]["value"] == pytest.approx(row["distance/frechet"], rel=1e-5)
+    assert cli.main(["evaluate", str(averaged), "--count", "100"]) == 0
+    assert read_json(folder.evaluation)["step"] == 12
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -89,7 +149,16 @@ def test_gan_dist_train_is_the_same_door(finished: Path, flags: Callable[..., li
         (["sample", "RUN", "--output", "x.jpg"], "output=x.jpg must end in .png"),
         (["sample", "RUN", "--output", "/nowhere/x.png"], "output=/nowhere/x.png can't be written"),
         (["sample", "RUN", "--cuont", "3"], "did you mean --count?"),
-        (["sample", "/nowhere"], "/nowhere holds no generator.safetensors"),
+        (["sample", "/nowhere"], "/nowhere holds no generator.safetensors; a run has one from its first checkpoint on"),
+        (["sample", "/nowhere", "--weights", "live"], "/nowhere holds no generator.safetensors"),
+        (
+            ["sample", "RUN", "--weights", "best"],
+            "RUN holds no generator-best.safetensors; a run has one from the check",
+        ),
+        (["evaluate", "RUN", "--weights", "best"], "RUN holds no generator-best.safetensors"),
+        (["sample", "/nowhere/a.safetensors"], "/nowhere holds no a.safetensors"),
+        (["sample", "RUN", "--weights", "bset"], "weights"),
+        (["sample", "/nowhere/a.safetensors", "--weights", "best"], "weights=best names a file in a run's folder"),
         (["sample"], "RUN is missing; the command is: gan-dist sample RUN"),
         (["diff", "RUN"], "RUN RUN is missing, and only 1 is given; the command is: gan-dist diff RUN RUN"),
         (["diff", "RUN", "RUN"], "holds no hashes; train with --train.log-hashes N"),
@@ -100,7 +169,7 @@ def test_bad_words_are_one_line(
 ) -> None:
     assert cli.main([str(finished) if word == "RUN" else word for word in words]) == 2
     said = capsys.readouterr().err
-    assert says in said
+    assert says.replace("RUN holds", f"{finished} holds") in said
     assert said.count("\n") == 1
 
 
@@ -135,12 +204,80 @@ def test_diff_finds_the_first_step_and_tensor(
     assert "the runs part at step 2, not equal at any step" in capsys.readouterr().out
 
 
-def test_a_damaged_generator_is_named(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def generator_content(tensors: dict[str, torch.Tensor], metadata: dict[str, str], **changes: Any) -> bytes:
+    """A generator's file; `changes` replace fields of model in the config of the metadata."""
+    config = json.loads(metadata["config"])
+    config["model"] |= changes
+    return save(tensors, metadata | {"config": json.dumps(config)})
+
+
+def refusal(run: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What `gan-dist sample` says of a generator that can't be used: one line."""
+    assert cli.main(["sample", str(run)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert len(said) < 1000
+    return said
+
+
+def test_a_damaged_generator_is_one_line(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = RunFolder(finished).generator.read_bytes()
+    tensors, metadata = read_tensors(content)
+    config = json.loads(metadata["config"])
     damaged = RunFolder(tmp_path).generator
-    damaged.write_bytes(content[:-100])
-    assert cli.main(["sample", str(tmp_path)]) == 2
-    assert f"{damaged} is damaged" in capsys.readouterr().err
+    nested = "[" * 5000 + "]" * 5000
+    for wrong, says in {
+        content[:-100]: "is damaged",
+        b"": "is not a safetensors file, or is cut off",
+        save(tensors): "does not describe a generator: its metadata lack 'config'",
+        save(tensors, metadata | {"config": nested}): "config can't be used",
+        save(tensors, metadata | {"config": "3"}): "config can't be used",
+        save(tensors, metadata | {"config": json.dumps({"model": 3})}): "config can't be used",
+        save(tensors, metadata | {"config": json.dumps({"modle": {}})}): "config can't be used",
+        save(
+            tensors, metadata | {"config": json.dumps(config | {"model": {"latent_dim": "64"}})}
+        ): "config can't be used",
+        save(tensors, metadata | {"image_shape": nested}): "is not valid JSON",
+        save(tensors, metadata | {"image_shape": "[1, 28]"}): "image_shape is not three whole numbers",
+        save(tensors, metadata | {"image_shape": "[1, 28, -28]"}): "image_shape is not three whole numbers",
+        save(tensors, metadata | {"image_shape": "[1, 28, 1e3]"}): "image_shape is not three whole numbers",
+        save(tensors, metadata | {"image_shape": "[1, 28, 29]"}): "of shape [784, 256] instead of [812, 256]",
+        save(tensors, metadata | {"step": "Infinity"}): "step is not a whole number",
+        generator_content(tensors, metadata, hidden_dim=10**6): "of shape [256, 64] instead of [1000000, 64]",
+        generator_content(tensors, metadata, hidden_dim=10**12): "can't be built",  # more weights than torch counts
+        generator_content(tensors, metadata, hidden_dim=10**400): "",
+        generator_content(tensors, metadata, hidden_dim=256.0): "",
+        generator_content(tensors, metadata, hidden_dim=[]): "config can't be used",
+        generator_content(tensors, metadata, architecture="transformer"): "",
+        generator_content(tensors, metadata, architecture="conv"): "of shape [256, 256] instead of [1568, 256]",
+        generator_content({**tensors, "more": torch.zeros(1)}, metadata): "'more' that does not belong there",
+        generator_content({n: t.double() for n, t in tensors.items()}, metadata): "as torch.float64 instead of",
+    }.items():
+        damaged.write_bytes(wrong)
+        said = refusal(tmp_path, capsys)
+        assert str(damaged) in said
+        assert says in said
+
+
+def test_a_generator_that_is_no_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = RunFolder(tmp_path).generator
+    os.mkfifo(file)
+    assert f"{file} is not a regular file" in refusal(tmp_path, capsys)
+    assert f"{file} is not a regular file" in refusal(file, capsys)
+    file.unlink()
+    file.mkdir()
+    assert f"{file} is not a regular file" in refusal(tmp_path, capsys)
+    file.rmdir()
+    file.symlink_to(file)
+    assert f"{file} can't be read" in refusal(tmp_path, capsys)
+
+
+@pytest.mark.fuzz
+@given(damage=damages())
+def test_no_damage_to_a_generator_is_a_traceback(damage: Damage, finished: Path, tmp_path_factory: Any) -> None:
+    file = tmp_path_factory.getbasetemp() / "damaged.safetensors"
+    file.write_bytes(damage(RunFolder(finished).generator.read_bytes()))
+    assert loads_or_is_refused(lambda: gan_dist.load_generator(file), InputError)
 
 
 def test_more_processes_than_the_memory_holds_are_not_started(

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -20,7 +19,9 @@ from gan_dist.config import DataConfig, InputError
 from gan_dist.data.dataset import normalize
 from gan_dist.data.sources import CLASSES, LabelledImages, NoHeldOut, load_labelled
 from gan_dist.evaluation.cache import cache_file, keep
+from gan_dist.files import BadFile, parse_json_object, read_file
 from gan_dist.seeding import generator_for, seed_for
+from gan_dist.tensors import check_tensors, read_tensors
 
 FORMAT = 1  # of the file; another architecture or training is another format
 SHIPPED_FOR = ("mnist", "qmnist")  # qmnist's digits are mnist's, cut out again
@@ -28,6 +29,8 @@ FEATURES = 128  # numbers that the last hidden layer makes of an image
 BATCH = 128
 MAX_LEARNING_RATE = 3e-3
 MAX_SHIFT = 2  # pixels
+MAX_CLASSES = 10_000
+MAX_BYTES = 64 * 2**20  # of a classifier's file, which has 0.4 MB
 HELD_OUT_EVERY = 10  # where a data set has no held-out images
 
 
@@ -159,20 +162,9 @@ def load_classifier(file: Path) -> TrainedClassifier:
         InputError: the file is not there, is damaged, or of another format.
     """
     try:
-        with safe_open(file, framework="pt") as stored:
-            told = json.loads(stored.metadata()["classifier"])
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no dictionary)
-        if told.pop("format") != FORMAT:
-            raise ValueError("of another format")
-        with torch.device("meta"):  # else the layers would draw first weights from the global generator
-            network = Classifier(told["classes"])
-        network = network.to_empty(device="cpu").eval().requires_grad_(False)
-        network.load_state_dict(tensors)
-        if _id(network) != told["id"]:
-            raise ValueError("its weights are not those that were written")
-        return TrainedClassifier(network, **told)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"the classifier {file} can't be used ({error}); delete it, it is made again") from error
+        return _parse(read_file(file, MAX_BYTES))
+    except BadFile as error:
+        raise InputError(f"the classifier {file} can't be used: it {error}; delete it, it is made again") from error
 
 
 def shipped() -> TrainedClassifier:
@@ -182,7 +174,37 @@ def shipped() -> TrainedClassifier:
         InputError: the installation is damaged.
     """
     with importlib.resources.as_file(importlib.resources.files(__package__) / "digits.safetensors") as file:
-        return load_classifier(file)
+        try:
+            return _parse(read_file(file, MAX_BYTES))
+        except BadFile as error:
+            raise InputError(f"the classifier {file} of the package {error}; install gan_dist again") from error
+
+
+def _parse(content: bytes) -> TrainedClassifier:
+    """The classifier in a file.
+
+    Raises:
+        BadFile: there is none, or a damaged one, or one of another format.
+    """
+    tensors, metadata = read_tensors(content)
+    if "classifier" not in metadata:
+        raise BadFile("does not describe a classifier")
+    told = parse_json_object(metadata["classifier"].encode())
+    if told.pop("format", None) != FORMAT:
+        raise BadFile("is of another format")
+    kinds = {"id": str, "accuracy": float, "classes": int, "data_name": str, "data_sha256": str}
+    if told.keys() != kinds.keys() or not all(type(told[name]) is kind for name, kind in kinds.items()):
+        raise BadFile("does not describe a classifier: a field is missing, or of another type")
+    if not (0 <= told["accuracy"] <= 1 and 1 <= told["classes"] <= MAX_CLASSES):
+        raise BadFile("describes a classifier that can't be: its accuracy or number of classes is out of range")
+    with torch.device("meta"):  # else the layers would draw first weights from the global generator
+        network = Classifier(told["classes"])
+    check_tensors(tensors, network.state_dict())
+    network = network.to_empty(device="cpu").eval().requires_grad_(False)
+    network.load_state_dict(tensors)
+    if _id(network) != told["id"]:
+        raise BadFile("does not hold the weights that were written")
+    return TrainedClassifier(network, **told)
 
 
 def classifier_for(config: DataConfig, announce: Callable[[str], None], may_train: bool = True) -> TrainedClassifier:

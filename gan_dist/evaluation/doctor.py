@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
 from gan_dist.config import Config
-from gan_dist.evaluation.seen import FIRST_STEP, RECENT, Row, Seen, figure, rows_per_window
+from gan_dist.evaluation.seen import FIRST_STEP, RECENT, Row, Seen, figure, rows_per_window, steps_missing
 
 DIVERGED_LOSS = 5.0  # of BALANCE. A D that errs always loses up to 2 of it; with the learning rate x 30: 9 to 600.
 DIVERGED_GROWTH = 30.0  # against the first window. Good runs: up to 4; Wasserstein without a penalty: 1e3 to 1e6.
@@ -27,8 +28,11 @@ SWINGING = 0.5  # half the swing's width, of the loss. Good runs: up to 0.2, the
 TURNS = 3  # from one side to the other in 20 windows. A trend, a new level: one; a curve that bends: two.
 COLLAPSED_DIVERSITY = 0.3  # of the real images'. Good runs: 0.48 and more; the seed's after 10 epochs: 0.18.
 COLLAPSED_CLASSES = 0.5  # share of the images that would have to show other classes. Good runs: up to 0.25.
+# coverage, of the real images'. Good runs: 0.14 after 600 steps, 0.55 after 1,800; noise: 0.0003 to 0.007, though its
+# precision may be 1 and its density 2.3, where all of it lies in the ball of one outlier.
+UNCOVERED = 0.05
 MISSING = 0.1  # of a class's fair share. Good runs: 0.23 and more.
-MISSING_COUNT = 1000  # images; of fewer so small a share can't be told
+LEAST_COUNT = 1000  # images; of fewer so small a share, or coverage, can't be told
 # score/train above score/held_out. Chance: up to 0.07; on 60,000 images up to 0.15 within an hour, while the images get
 # better all the time; on 500 images 0.28 after 100,000 seen, 0.58 after 200,000.
 MEMORIZED = 0.2
@@ -59,10 +63,10 @@ def not_finite(seen: Seen) -> Said | None:
     """Numbers leave their range: lately a row without a finite step, or updates left out."""
     rows = seen.rows[-RECENT * rows_per_window(seen.config) :]
     lost = sorted({name for row in rows for name in row if math.isnan(figure(row, name))})
-    skipped = rows[-1].get("updates_skipped", 0) - rows[0].get("updates_skipped", 0) if rows else 0
-    if not lost and not skipped:
+    skipped = figure(rows[-1], "updates_skipped") - figure(rows[0], "updates_skipped") if rows else 0
+    if not (lost or skipped > 0):
         return None
-    what = f"no finite {', '.join(lost)} in a row" if lost else f"{skipped} updates left out for NaN or infinity"
+    what = f"no finite {', '.join(lost)} in a row" if lost else f"{skipped:.0f} updates left out for NaN or infinity"
     half = seen.config.train.mixed_precision in ("bf16", "fp16")
     advice = "try --train.mixed-precision no" if half else _slower(seen)
     return Said(rows[-1]["step"], f"{what} since step {rows[0]['step']:,}", advice)
@@ -132,15 +136,25 @@ def oscillates(seen: Seen) -> Said | None:
 
 
 def mode_collapse(seen: Seen) -> Said | None:
-    """The images resemble each other far more than real ones do, or show few of the classes."""
+    """The images resemble each other far more than real ones do, show few of the classes, or are like hardly any real
+    image, as noise is."""
+    said = far_from_real(seen.evaluation, seen.floor)
+    return Said(seen.evaluation["step"], said, _regularize(seen)) if said else None
+
+
+def far_from_real(evaluation: Row, floor: Mapping[str, float]) -> str:
+    """The figures of an evaluation that no good generator has; empty if it has none of them."""
     said, name = [], "diversity/features"
-    if seen.image(name) < COLLAPSED_DIVERSITY * seen.floor.get(name, math.nan):
-        said.append(f"{name} {seen.image(name):.3g}, of real images {seen.floor[name]:.3g}")
-    if seen.image("classes/from_uniform") - seen.floor.get("classes/from_uniform", 0) > COLLAPSED_CLASSES:
-        share, label = max(((share, label) for label, share in _shares(seen.evaluation).items()), default=(1, "?"))
-        apart = f"classes/from_uniform {seen.image('classes/from_uniform'):.2f}"
-        said.append(f"{share:.0%} of the images show class {label}, {apart}")
-    return Said(seen.evaluation["step"], "; ".join(said), _regularize(seen)) if said else None
+    if figure(evaluation, name) < COLLAPSED_DIVERSITY * figure(floor, name):
+        said.append(f"{name} {figure(evaluation, name):.3g}, of real images {floor[name]:.3g}")
+    coverage, enough = figure(evaluation, "coverage"), figure(evaluation, "count") >= LEAST_COUNT
+    if enough and coverage < UNCOVERED * figure(floor, "coverage"):
+        said.append(f"coverage {coverage:.3f}, of real images {floor['coverage']:.3f}")
+    uneven = figure(evaluation, "classes/from_uniform")
+    if uneven - figure({"classes/from_uniform": 0, **floor}, "classes/from_uniform") > COLLAPSED_CLASSES:
+        share, label = max(((share, label) for label, share in _shares(evaluation).items()), default=(1, "?"))
+        said.append(f"{share:.0%} of the images show class {label}, classes/from_uniform {uneven:.2f}")
+    return "; ".join(said)
 
 
 def missing_digits(seen: Seen) -> Said | None:
@@ -148,7 +162,7 @@ def missing_digits(seen: Seen) -> Said | None:
     shares, real = _shares(seen.evaluation), _shares(seen.floor)
     lacking = [label for label in shares if real.get(label, 1) < MISSING / len(shares)]
     missing = [label for label in shares if shares[label] < MISSING / len(shares)]
-    if not (lacking or missing) or seen.image("count") < MISSING_COUNT:
+    if not (lacking or missing) or seen.image("count") < LEAST_COUNT:
         return None
     if lacking:
         evidence = ", ".join(f"class {label} {real[label]:.1%}" for label in lacking) + " of the real images"
@@ -203,10 +217,36 @@ EXPLAINED = {
 }
 
 
-def examine(
+class Verdict(Enum):
+    """What the doctor says of a run as a whole."""
+
+    NOTHING_WRONG = "nothing wrong"
+    SOMETHING_WRONG = "something is wrong"
+    TOO_EARLY = "too early to tell"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the doctor says of a run as it stands at its last row."""
+
+    findings: list[Finding]
+    """What is wrong with it."""
+    missing: list[str]
+    """What it takes to judge the rest; nothing if everything was judged."""
+    so_far: str
+    """What an evaluation shows that is too early to be judged, where no good generator's figures are like that."""
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.findings:
+            return Verdict.SOMETHING_WRONG
+        return Verdict.TOO_EARLY if self.missing else Verdict.NOTHING_WRONG
+
+
+def diagnose(
     rows: Sequence[Row], evaluations: Sequence[Row], config: Config, floor: Mapping[str, float] | None = None
-) -> list[Finding]:
-    """What is wrong with a run as it stands at its last row; nothing where a good run's figures look the same.
+) -> Diagnosis:
+    """What is wrong with a run as it stands at its last row, and what can't be judged yet.
 
     It looks at the newest windows and the first, so it takes as long for a long run as for a short one.
 
@@ -216,17 +256,42 @@ def examine(
         config: of the run.
         floor: the same figures of real images; without them less can be said.
     """
-    judged = [row for row in evaluations if row["step"] >= FIRST_STEP] or [{}]
-    seen = Seen(rows, judged[-1], judged[0], config, floor or {})
+    floor, missing, so_far = floor or {}, [], ""
+    if steps := steps_missing(rows, config):
+        missing.append(f"{steps:,} more steps")
+    judged = [row for row in evaluations if row["step"] >= FIRST_STEP]
+    if not judged:
+        resumed = (
+            "" if config.evaluate.every_epochs else " (this run makes none: resume it with --evaluate.every-epochs)"
+        )
+        missing.append(f"an evaluation at step {FIRST_STEP:,} or later{resumed}")
+        if evaluations and (far := far_from_real(evaluations[-1], floor)):
+            so_far = f"the images of step {evaluations[-1]['step']:,} are far from real ones: {far}"
+    elif math.isnan(figure(floor, "diversity/features")):
+        missing.append("the figures of real images, which an evaluation leaves in floor.json")
+    return Diagnosis(_findings(rows, judged, config, floor), missing, so_far)
+
+
+def examine(
+    rows: Sequence[Row], evaluations: Sequence[Row], config: Config, floor: Mapping[str, float] | None = None
+) -> list[Finding]:
+    """The findings of `diagnose`; none where a good run's figures look the same, which may be because it is early."""
+    return diagnose(rows, evaluations, config, floor).findings
+
+
+def _findings(rows: Sequence[Row], judged: Sequence[Row], config: Config, floor: Mapping[str, float]) -> list[Finding]:
+    first, newest = (judged[0], judged[-1]) if judged else ({}, {})
+    seen = Seen(rows, newest, first, config, floor)
     said = {name: finding(seen) for name, finding in FINDINGS.items()}
     explained = {other for name, others in EXPLAINED.items() if said[name] for other in others}
     return [Finding(name, *what) for name, what in said.items() if what and name not in explained]
 
 
 def _shares(row: Row) -> dict[str, float]:
-    """Class -> its share of the images."""
+    """Class -> its share of the images, as far as it is known."""
     head = "classes/"
-    return {n.removeprefix(head): row[n] for n in row if n.startswith(head) and n != "classes/from_uniform"}
+    shares = {n.removeprefix(head): figure(row, n) for n in row if n.startswith(head) and n != "classes/from_uniform"}
+    return {label: share for label, share in shares.items() if not math.isnan(share)}
 
 
 def _scores(seen: Seen) -> str:

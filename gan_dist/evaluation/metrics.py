@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from gan_dist.evaluation.classifier import FEATURES
@@ -29,7 +29,8 @@ from gan_dist.seeding import generator_for
 GROUPS = 10  # that a set is cut into where resampling it is no way to an interval
 KERNEL_BLOCK = 1000  # images in a group for the kernel distance, at most
 MANIFOLD_ROWS = 5000  # images of each side
-NEIGHBOURS = 3
+NEIGHBOURS = 3  # k of precision and recall
+COVERAGE_NEIGHBOURS = 5  # k of density and coverage
 DIVERSITY_ROWS = 1000  # generated images
 NEAREST_ROWS = 1000  # generated images
 NEAREST_CHUNK = 10_000  # training images compared at a time, to bound the memory
@@ -125,32 +126,63 @@ def classifier_score(observed: Observed, reference: Reference) -> Figures:
         return {"score/classifier": interval(score(logits), deviation(resampled), 1.0, float(logits.shape[1]))}
 
 
-def precision_and_recall(observed: Observed, reference: Reference) -> Figures:
-    """Share of generated images within the manifold of the real ones, and the reverse (Kynkäänniemi et al. 2019,
-    arXiv:1904.06991). A manifold is the balls about its images that reach to the third nearest of their neighbours.
+def manifold_figures(observed: Observed, reference: Reference) -> Figures:
+    """Precision, recall, density and coverage: which images lie in balls around images of the other kind.
+
+    The ball B_k of an image reaches to the k-th nearest other image of its own kind. With k = 3, precision is the share
+    of generated images in the ball of some real one, recall the share of real images in the ball of some generated one
+    (Kynkäänniemi et al. 2019, arXiv:1904.06991). With k = 5, of M generated images y_j and N real ones x_i (Naeem et
+    al. 2020, arXiv:2002.09797):
+
+        density  = 1/(k M) sum_j sum_i 1[y_j in B_k(x_i)]
+        coverage = 1/N sum_i 1[some y_j in B_k(x_i)]
+
+    Precision misleads where all images lie in the large ball of one outlier, as noise may: it is 1 then, the density
+    1/k and the coverage 1/N. The coverage grows with M/N, so N is as large as M here: real images have a coverage of
+    1 - 2^-k = 0.97 then, whatever their number, and a density of 1. The density may be above 1.
 
     A few outliers among the generated images, with large balls, move the recall a lot. Its interval therefore comes
-    from leaving out a tenth of these balls at a time (the jackknife, Efron & Tibshirani 1993, chapter 11).
+    from leaving out a tenth of these balls at a time (the jackknife, Efron & Tibshirani 1993, chapter 11); so does the
+    coverage's. Those of precision and density are intervals of means over the generated images.
     """
     fake, real = (
         features[choose(len(features), MANIFOLD_ROWS, "manifold", features.device)]
         for features in (observed.features, reference.features)
     )
-    distances = torch.cdist(fake, real)  # (fake, real)
-    near_real = (distances <= _radii(real)).any(1)
-    groups = zip(distances.chunk(GROUPS), _radii(fake).chunk(GROUPS), strict=True)
-    near_fake = torch.stack([(part <= radii.unsqueeze(1)).any(0) for part, radii in groups])  # (groups, real)
-    times = near_fake.sum(0)
-    without = [(times > group.int()).double().mean().item() for group in near_fake]
-    recall = (times > 0).double().mean().item()
+    distances, within_real = torch.cdist(fake, real), _distances_within(real)
+    near_real = (distances <= _radii(within_real, NEIGHBOURS)).any(1)
+    radii = _radii(_distances_within(fake), NEIGHBOURS)
+    near_fake = [
+        (part <= radius.unsqueeze(1)).any(0)
+        for part, radius in zip(distances.chunk(GROUPS), radii.chunk(GROUPS), strict=True)
+    ]
+    count = max(len(fake), COVERAGE_NEIGHBOURS + 1)
+    inside = distances[:, :count] <= _radii(within_real[:count, :count], COVERAGE_NEIGHBOURS)  # (fake, real)
+    balls = inside.sum(1).double() / COVERAGE_NEIGHBOURS
+    return {
+        "precision": share(near_real),
+        "recall": _share_reached(torch.stack(near_fake)),
+        "density": interval(balls.mean().item(), balls.std().item() / len(balls) ** 0.5),
+        "coverage": _share_reached(torch.stack([part.any(0) for part in inside.chunk(GROUPS)])),
+    }
+
+
+def _share_reached(by_group: Bool[Tensor, "groups n"]) -> Estimate:
+    """The share of n that one group or another reaches; its interval from leaving out a group at a time."""
+    times = by_group.sum(0)
+    without = [(times > group.int()).double().mean().item() for group in by_group]
     jackknife = deviation(without) * (len(without) - 1) / len(without) ** 0.5
-    return {"precision": share(near_real), "recall": interval(recall, jackknife, most=1.0)}
+    return interval((times > 0).double().mean().item(), jackknife, most=1.0)
 
 
-def _radii(features: Float[Tensor, "n 128"]) -> Float[Tensor, " n"]:
-    """How far it is from each row to its NEIGHBOURS-th nearest other row."""
-    distances = torch.cdist(features, features).fill_diagonal_(float("inf"))
-    return distances.topk(NEIGHBOURS, largest=False).values[:, -1]
+def _distances_within(features: Float[Tensor, "n 128"]) -> Float[Tensor, "n n"]:
+    """Of each row from each other one; infinity from itself."""
+    return torch.cdist(features, features).fill_diagonal_(float("inf"))
+
+
+def _radii(distances: Float[Tensor, "n n"], neighbours: int) -> Float[Tensor, " n"]:
+    """How far it is from each row to its k-th nearest other row, of `_distances_within`."""
+    return distances.topk(neighbours, largest=False).values[:, -1]
 
 
 def class_shares(observed: Observed, reference: Reference) -> Figures:
@@ -270,7 +302,7 @@ def _rows(pixels: Tensor) -> Tensor:
 FIGURES: dict[str, Figure] = {
     "frechet": frechet_distance,
     "kernel": kernel_distance,
-    "precision and recall": precision_and_recall,
+    "manifolds": manifold_figures,
     "score": classifier_score,
     "classes": class_shares,
     "nearest": nearest_training_distance,

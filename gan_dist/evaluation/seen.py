@@ -80,15 +80,15 @@ def rows_per_window(config: Config) -> int:
     return max(1, WINDOW // config.log.every_steps)
 
 
-def first_judged(config: Config) -> int:
-    """The step from which a run's course is judged; NaN is found before."""
-    return 2 * RECENT * rows_per_window(config) * config.log.every_steps
+def steps_missing(rows: Sequence[Row], config: Config) -> int:
+    """Steps until the course of a run can be judged; 0 as soon as it can."""
+    return max(0, 2 * RECENT * rows_per_window(config) - len(rows)) * config.log.every_steps
 
 
 def figure(row: Row, name: str) -> float:
     """NaN, which passes no threshold, where it is missing or not finite."""
     value = row.get(name)
-    return float(value) if value is not None and math.isfinite(value) else math.nan
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
 
 
 def mean(rows: Sequence[Row], name: str) -> float:

@@ -22,10 +22,10 @@ ARCHITECTURES: dict[str, tuple[Builder, Builder]] = {
 
 
 def build_generator(config: ModelConfig, image_shape: ImageShape) -> nn.Module:
-    """A generator with unspecified weights: latents (n, latent_dim) to images (n, C, H, W) in [-1, 1]."""
-    with torch.device("meta"):  # else the layers would draw first weights from the global generator
-        generator = ARCHITECTURES[config.architecture][0](config, image_shape)
-    return generator.to_empty(device="cpu")
+    """A generator without weights, on the meta device: latents (n, latent_dim) to images (n, C, H, W) in [-1, 1]."""
+    # Elsewhere the layers would draw first weights from the global generator, and take memory, however much that is.
+    with torch.device("meta"):
+        return ARCHITECTURES[config.architecture][0](config, image_shape)
 
 
 def build_pair(config: ModelConfig, image_shape: ImageShape, seed: int) -> tuple[nn.Module, nn.Module]:

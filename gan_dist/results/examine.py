@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +10,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from gan_dist.config import InputError, from_dict
-from gan_dist.evaluation.doctor import Finding, examine
-from gan_dist.evaluation.seen import Row, first_judged
-from gan_dist.run.folder import RunFolder, read_json, read_json_lines
+from gan_dist.config import InputError
+from gan_dist.evaluation.doctor import Diagnosis, Finding, Verdict, diagnose, examine
+from gan_dist.evaluation.seen import Row, figure
+from gan_dist.run.folder import RunFolder
+from gan_dist.run.records import read_config, read_floor, read_json_lines
 
 MOMENTS = 500  # of a run's course that are looked at, evenly spread: since when something is so, is known to that
 BOOKKEEPING = ("step", "epoch", "images_seen", "images_per_second")
 SHOWN = (
-    *("distance/frechet", "precision", "recall", "diversity/features", "classes/from_uniform"),
+    *("distance/frechet", "precision", "recall", "density", "coverage", "diversity/features", "classes/from_uniform"),
     *("nearest/ratio", "score/train", "score/held_out"),
 )  # of an evaluation
 
@@ -49,19 +51,15 @@ class Examination:
     evaluations: Sequence[Row]
     floor: Row
     """The evaluation's figures of real images."""
-    judged_from: int
-    """The step before which nothing is judged."""
     courses: list[Course]
     """Everything that was ever said, in the order in which it was first said."""
-
-    @property
-    def findings(self) -> list[Finding]:
-        """What is wrong at the run's end."""
-        return [course.finding for course in self.courses if course.until is None]
+    diagnosis: Diagnosis
+    """Of the run's end."""
 
     def looked_at(self) -> str:
         """The newest figures, one line for the training and one for the images."""
-        lines = [self._figures(self.rows, [name for name in self.rows[-1] if name not in BOOKKEEPING])]
+        names = [name for name in self.rows[-1] if name not in BOOKKEEPING]
+        lines = [self._figures(self.rows, names)]
         if self.evaluations:
             lines.append(self._figures(self.evaluations, [name for name in SHOWN if name in self.evaluations[-1]]))
         return "\n".join(lines)
@@ -69,9 +67,9 @@ class Examination:
     def _figures(self, rows: Sequence[Row], names: list[str]) -> str:
         said = []
         for name in names:
-            value = rows[-1][name]
-            real = f" (real images {self.floor[name]:.4g})" if name in self.floor else ""
-            said.append(f"{name} {'-' if value is None else format(value, '.4g')}{real}")
+            value, real = figure(rows[-1], name), figure(self.floor, name)
+            beside = "" if math.isnan(real) else f" (real images {real:.4g})"
+            said.append(f"{name} {'-' if math.isnan(value) else format(value, '.4g')}{beside}")
         return f"step {rows[-1]['step']:,}: " + ", ".join(said)
 
 
@@ -84,9 +82,9 @@ def examine_run(run: Path) -> Examination:
     folder = RunFolder(run)
     if not folder.holds_a_run():
         raise InputError(f"{run} holds no run: there is no {folder.config.name} in it; give the folder of a run")
-    config = from_dict(read_json(folder.config))
+    config = read_config(folder.config)
     rows, evaluations = read_json_lines(folder.metrics), read_json_lines(folder.evaluations)
-    floor = read_json(folder.floor) if folder.floor.exists() else {}
+    floor = read_floor(folder.floor)
     said: dict[str, Course] = {}
     for count in moments(len(rows)):
         step = rows[count - 1]["step"]
@@ -94,7 +92,7 @@ def examine_run(run: Path) -> Examination:
         for finding in examine(rows[:count], known, config, floor):
             since = said[finding.name].since if finding.name in said else step
             said[finding.name] = Course(finding, since, None if count == len(rows) else step)
-    return Examination(run, rows, evaluations, floor, first_judged(config), list(said.values()))
+    return Examination(run, rows, evaluations, floor, list(said.values()), diagnose(rows, evaluations, config, floor))
 
 
 def moments(rows: int) -> Iterator[int]:
@@ -110,18 +108,25 @@ def report(examination: Examination) -> None:
     def say(text: str) -> None:
         console.print(Text(text), soft_wrap=True)
 
+    diagnosis = examination.diagnosis
+    missing = " and ".join(diagnosis.missing)
     if not rows:
-        return say(f"{run}: no line in metrics.jsonl yet, nothing to look at")
+        return say(f"{run}: {diagnosis.verdict.value}: no line in metrics.jsonl yet, nothing to look at")
     over = [course for course in examination.courses if course.until is not None]
-    if examination.findings:
-        say(f"{run}: what is wrong at step {rows[-1]['step']:,}")
+    step = f"at step {rows[-1]['step']:,}"
+    if diagnosis.verdict is Verdict.SOMETHING_WRONG:
+        say(f"{run}: what is wrong {step}")
         for course in examination.courses:
             if course.until is None:
                 say(course.describe())
+        if missing:
+            say(f"too early to tell whether more is wrong: it takes {missing}")
+    elif diagnosis.verdict is Verdict.TOO_EARLY:
+        say(f"{run}: too early to tell {step}: it takes {missing}")
     else:
-        say(f"{run}: nothing wrong at step {rows[-1]['step']:,}")
-        if rows[-1]["step"] < examination.judged_from:
-            say(f"it is early: most can be judged from step {examination.judged_from:,} on only")
+        say(f"{run}: nothing wrong {step}")
+    if diagnosis.so_far:
+        say(f"so far {diagnosis.so_far}")
     say("looked at\n" + examination.looked_at())
     if over:
         say("what was wrong before and is no more")

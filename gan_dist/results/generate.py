@@ -2,54 +2,153 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torchvision.utils import save_image
 
-from gan_dist.config import InputError, from_dict
+from gan_dist.config import Config, InputError, Weights, from_dict, validate
 from gan_dist.data.dataset import quantize
+from gan_dist.files import BadFile, parse_json, parse_json_object, read_file
 from gan_dist.memory import available_memory
-from gan_dist.models import build_generator
+from gan_dist.models import ImageShape, build_generator
 from gan_dist.run.folder import RunFolder, replacing
 from gan_dist.seeding import sample_latents
+from gan_dist.tensors import check_tensors, read_tensors
 
-CHUNK = 1024  # images generated at a time, to bound the memory
+CHUNK = 500  # images generated at a time, to bound the memory; as many as in an evaluation, so the bits are the same
+MAX_GENERATOR_BYTES = 4 * 2**30  # 1e9 weights
 
 
-def load_generator(run: Path | str) -> nn.Module:
-    """The generator of a run, on the CPU, in eval mode.
+def load_generator(run: Path | str, weights: Weights = "average") -> nn.Module:
+    """The generator of a run, on the CPU, in eval mode, with parameters that need no gradient.
 
     Args:
-        run: the run's folder, which may still be training.
+        run: the run's folder, which may still be training; or one of its .safetensors files, wherever that lies.
+        weights: which of a run's generators. average: the one to use, RUN/generator.safetensors, which is the running
+            average if the run keeps one. live: the trained generator itself, the same one if there is no average. best:
+            the one to use as it was at the evaluation with the smallest Fréchet distance.
 
     Returns:
-        A module that maps latents (n, latent_dim), standard normal, to images (n, C, H, W) in [-1, 1]. Its
-        attribute latent_dim says how wide.
+        A module that maps latents (n, latent_dim), standard normal, to images (n, C, H, W) in [-1, 1]. Its attributes
+        say what it is: latent_dim, shape (C, H, W), and classes, the names of the classes that it can be asked for, or
+        None.
 
     Raises:
-        InputError: the folder holds no generator, or a damaged one.
+        InputError: there is no such generator, or the file is damaged.
     """
-    file = RunFolder(Path(run)).generator
-    if not file.exists():
-        raise InputError(f"{run} holds no {file.name}; a run has one from its first checkpoint on")
+    return read_generator(generator_file(Path(run), weights))[0]
+
+
+def generator_file(run: Path, weights: Weights) -> Path:
+    """The file that holds a run's generator.
+
+    Args:
+        run: the run's folder; or the file, which comes back as it is.
+        weights: as in `load_generator`.
+
+    Raises:
+        InputError: `weights` is unknown, or is given for a file.
+    """
+    if weights not in get_args(Weights):
+        raise InputError(f"weights={weights} is unknown; choose from {', '.join(get_args(Weights))}")
+    if is_generator_file(run):
+        if weights != "average":
+            raise InputError(f"weights={weights} names a file in a run's folder, but {run} is a file; leave one out")
+        return run
+    folder = RunFolder(run)
+    if weights == "best":
+        return folder.best_generator
+    if weights == "live" and os.path.lexists(folder.live_generator):
+        return folder.live_generator
+    return folder.generator
+
+
+def is_generator_file(run: Path) -> bool:
+    """Whether what was given in the place of a run's folder is a file of a generator."""
+    return run.suffix == ".safetensors" and not os.path.isdir(run)
+
+
+def read_generator(file: Path) -> tuple[nn.Module, Config, int]:
+    """Read a generator's file. Nothing larger than the file is allocated before it is known to fit its description.
+
+    Returns:
+        The generator, as `load_generator` returns it; the configuration of its run; the step that it comes from.
+
+    Raises:
+        InputError: the file is not there, or is damaged.
+    """
     try:
-        with safe_open(file, framework="pt") as stored:
-            metadata = stored.metadata()
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no dictionary)
-        config = from_dict(json.loads(metadata["config"]))
-        generator = build_generator(config.model, tuple(json.loads(metadata["image_shape"])))
-        generator.load_state_dict(tensors)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{file} is damaged ({error}); resume the run to write it again") from error
-    return generator.eval()
+        tensors, metadata = read_tensors(read_file(file, MAX_GENERATOR_BYTES))
+        config, shape, step = _description(metadata)
+        generator = _build(config, shape)
+        check_tensors(tensors, generator.state_dict())
+    except BadFile as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            raise InputError(f"{file.parent} holds no {file.name}; {_since_when(file.name)}") from error
+        raise InputError(f"{file} {error}; resume the run to write it again, or restore it") from error
+    generator.to_empty(device="cpu").load_state_dict(tensors)
+    for name, value in {"latent_dim": config.model.latent_dim, "shape": shape, "classes": None}.items():
+        setattr(generator, name, value)
+    return generator.eval().requires_grad_(False), config, step
+
+
+def _since_when(name: str) -> str:
+    if name == RunFolder(Path()).best_generator.name:
+        return "a run has one from the checkpoint after its first evaluation on (--evaluate.every-epochs)"
+    return "a run has one from its first checkpoint on"
+
+
+def _description(metadata: Mapping[str, str]) -> tuple[Config, ImageShape, int]:
+    """What a generator's file says of it: the configuration of its run, (C, H, W) of an image, and the step.
+
+    Raises:
+        BadFile: it says nothing, or something that no run writes.
+    """
+    for name in ("config", "image_shape", "step"):
+        if name not in metadata:
+            raise BadFile(f"does not describe a generator: its metadata lack {name!r}")
+    try:
+        config = from_dict(parse_json_object(metadata["config"].encode()))
+        validate(config)
+    # A value of another type, which a comparison refuses.
+    except (InputError, BadFile, TypeError, AttributeError, OverflowError) as error:
+        raise BadFile(f"has metadata whose config can't be used ({_first_line(error)})") from None
+    shape = parse_json(metadata["image_shape"].encode())
+    step = parse_json(metadata["step"].encode())
+    if not isinstance(shape, list) or len(shape) != 3 or not all(_is_whole(side) and side > 0 for side in shape):
+        raise BadFile("has metadata whose image_shape is not three whole numbers above 0")
+    if not _is_whole(step) or step < 0:
+        raise BadFile("has metadata whose step is not a whole number")
+    return config, (shape[0], shape[1], shape[2]), step
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _build(config: Config, shape: ImageShape) -> nn.Module:
+    """As `build_generator`.
+
+    Raises:
+        BadFile: no such network can be built.
+    """
+    try:
+        return build_generator(config.model, shape)
+    # Sizes that torch can't count, or values of another type.
+    except (InputError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise BadFile(f"describes a network that can't be built ({_first_line(error)})") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def generate(generator: nn.Module, count: int, seed: int) -> Float[Tensor, "count c h w"]:

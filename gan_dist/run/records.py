@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gan_dist.config import InputError
+from gan_dist.config import Config, InputError, from_dict, validate
 from gan_dist.files import MAX_JSON_BYTES, BadFile, parse_json_object, read_file, replacing, sync
 
 Row = dict[str, Any]
@@ -41,6 +41,22 @@ def read_optional_json(file: Path) -> tuple[dict[str, Any], str]:
         return parse_json_object(read_file(file, MAX_JSON_BYTES)), ""
     except BadFile as error:
         return {}, str(error)
+
+
+def read_config(file: Path) -> Config:
+    """Read the configuration of a run.
+
+    Raises:
+        InputError: the file can't be read, or holds no configuration that this version knows and can use.
+    """
+    values = read_json(file)
+    try:
+        config = from_dict(values)
+        validate(config)
+    except (InputError, TypeError) as error:  # TypeError: a value of another type
+        why = (str(error).splitlines() or ["a value of another type"])[0]
+        raise InputError(f"{file} can't be used ({why}); restore it, or choose another folder") from error
+    return config
 
 
 def read_floor(file: Path) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gan_dist.evaluation.doctor import examine
+from gan_dist.evaluation.doctor import Verdict, diagnose
 from gan_dist.run.folder import write_json
 from gan_dist.run.records import StepLines
 from gan_dist.training.state import Best, Run
@@ -34,17 +34,21 @@ def evaluate(run: Run) -> None:
     low, high = row["intervals"]["distance/frechet"]
     run.console.announce(
         f"epoch {row['epoch']:.4g}: Fréchet distance {distance:.2f} ({low:.2f} to {high:.2f}; real images "
-        f"{run.floor['distance/frechet']:.2f}), precision {row['precision']:.3f}, recall {row['recall']:.3f}"
+        f"{run.floor['distance/frechet']:.2f}), coverage {row['coverage']:.3f} (real images "
+        f"{run.floor['coverage']:.3f}), precision {row['precision']:.3f}, recall {row['recall']:.3f}"
     )
+    if so_far := diagnose(run.rows, run.evaluations, run.config, run.floor).so_far:
+        run.console.announce(f"doctor, step {run.step:,}: {Verdict.TOO_EARLY.value}, but {so_far}")
 
 
-def consult(run: Run) -> int:
+def consult(run: Run) -> int | None:
     """Ask the doctor how the run does, and say what is new. Rank 0 only.
 
     Returns:
-        How many things are wrong.
+        How many things are wrong; None as long as it is too early to tell.
     """
-    findings = {found.name: found for found in examine(run.rows, run.evaluations, run.config, run.floor)}
+    diagnosis = diagnose(run.rows, run.evaluations, run.config, run.floor)
+    findings = {found.name: found for found in diagnosis.findings}
     for name, finding in findings.items():
         if name not in run.complaints:
             run.console.announce(f"doctor, step {finding.step:,}: {name}: {finding.evidence}; {finding.advice}")
@@ -52,4 +56,4 @@ def consult(run: Run) -> int:
     for name in run.complaints - findings.keys():
         run.console.announce(f"doctor, step {run.step:,}: no more {name}")
     run.complaints = set(findings)
-    return len(findings)
+    return None if diagnosis.verdict is Verdict.TOO_EARLY else len(findings)

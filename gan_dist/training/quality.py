@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from gan_dist.data.dataset import normalize, quantize, stack_up
 from gan_dist.data.sources import ImageSet, settled
 from gan_dist.evaluation.classifier import TrainedClassifier, classifier_for
 from gan_dist.evaluation.metrics import compute_figures, real_figures
-from gan_dist.evaluation.observed import CHUNK, Observed, Reference, choose, observe
+from gan_dist.evaluation.observed import CHUNK, Observed, Reference, choose, observe, one_thread
 from gan_dist.evaluation.reference import reference_for
 from gan_dist.run.launcher import on_main
 from gan_dist.seeding import sample_latents
@@ -51,6 +52,8 @@ class Quality:
     def measure(self, generator: nn.Module, critic: Critic) -> dict[str, Any] | None:
         """Generate images and compute all figures, shared out over the ranks. A collective: all must reach it.
 
+        In the exact mode the figures are the same to the last bit for any number of ranks and threads.
+
         Args:
             generator: the one to use, in fp32.
             critic: D in fp32.
@@ -59,6 +62,10 @@ class Quality:
             classifier, count, each figure's value, and intervals: figure -> [low, high]. The same on every rank. None
             if it can't be measured, which is said once.
         """
+        with one_thread() if self.config.train.exact_shards is not None else contextlib.nullcontext():
+            return self._measure(generator, critic)
+
+    def _measure(self, generator: nn.Module, critic: Critic) -> dict[str, Any] | None:
         if not self._ready():
             return None
         assert self._classifier is not None
@@ -104,20 +111,29 @@ class Quality:
         return classifier, replace(reference, floor=floor)
 
     def _observe(self, generator: nn.Module) -> Observed:
-        """Generate this rank's share of the images and look at them; then everybody gets those of all."""
-        count, ranks = self.config.evaluate.count, self.accelerator.num_processes
-        share = -(-count // ranks)  # as many for each; what is too many is thrown away
-        latents = sample_latents(share * ranks, self.config.model.latent_dim, seed=0)
-        mine = latents[self.accelerator.process_index * share :][:share].to(self.accelerator.device)
-        with torch.no_grad():
-            pixels = torch.cat([quantize(generator(chunk)) for chunk in mine.split(CHUNK)])
+        """Generate this rank's share of the images and look at them; then everybody gets those of all.
+
+        They are made in chunks of CHUNK, which the ranks take in turn. Which latents are in a chunk does not depend on
+        the number of ranks, and all chunks are full: a matrix product of another number of rows has other bits.
+        """
         assert self._classifier is not None
-        seen = observe(self._classifier.network, pixels)
-        rows = count * seen.stack
-        features, logits, pixels = (
-            self.accelerator.gather(part)[:rows] for part in (seen.features, seen.logits, seen.pixels)
-        )
-        return Observed(features, logits, pixels, seen.stack)
+        count, dim = self.config.evaluate.count, self.config.model.latent_dim
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        each = -(-count // (CHUNK * ranks))  # chunks of a rank; what is too many is thrown away
+        latents = sample_latents(CHUNK * each * ranks, dim, seed=0).view(each, ranks, CHUNK, dim)[:, rank]
+        with torch.no_grad():
+            # Copied one by one: kernels may be chosen by where in memory a chunk begins.
+            pixels = [quantize(generator(chunk.to(self.accelerator.device, copy=True))) for chunk in latents]
+        seen = [observe(self._classifier.network, chunk) for chunk in pixels]
+        stack = seen[0].stack
+
+        def everyones(mine: list[Tensor]) -> Tensor:
+            gathered = self.accelerator.gather(torch.cat(mine)).unflatten(0, (ranks, each, CHUNK * stack))
+            return gathered.transpose(0, 1).flatten(0, 2)[: count * stack]  # in the order of the latents
+
+        features = everyones([chunk.features for chunk in seen])
+        logits = everyones([chunk.logits for chunk in seen])
+        return Observed(features, logits, everyones([chunk.pixels for chunk in seen]), stack)
 
     def _memory(self, critic: Critic) -> dict[str, float]:
         """Whether D knows the training images by heart.
