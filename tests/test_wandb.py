@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -72,6 +73,13 @@ def synced_file(line: str) -> Path:
     return file
 
 
+def kill(left: list[psutil.Process]) -> None:
+    """End what a failed test may have left."""
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 def services(process: int) -> list[psutil.Process]:
     return [child for child in psutil.Process(process).children() if child.name() == "wandb-core"]
 
@@ -133,18 +141,20 @@ def test_a_service_that_is_stopped_does_not_stop_the_run(flags: Flags, tmp_path:
             service.suspend()
 
     # The service's socket has room for some 200 figures: the others would wait for ever.
-    ended = train_with(flags(folder.path, "--wandb.mode", "offline"), folder, 600, {}, stop)
+    try:
+        ended = train_with(flags(folder.path, "--wandb.mode", "offline"), folder, 600, {}, stop)
+        assert [service.is_running() for service in stopped] == [False]
+    finally:
+        kill(stopped)
     offline, problem = said_of_wandb(ended)
     assert "metrics.jsonl" in problem
     assert synced_file(problem) == synced_file(offline)
-    assert len(stopped) == 1
-    assert not psutil.pid_exists(stopped[0].pid)
 
 
 @pytest.mark.processes(1)
 def test_a_process_that_leaves_its_run_open_ends_in_time(tmp_path: Path) -> None:
     program = f"""
-import os, signal, sys
+import sys
 import psutil
 from pathlib import Path
 from gan_dist.config import WandbConfig
@@ -157,10 +167,16 @@ tracker = WandbTracker(accelerator, WandbConfig(mode="offline", timeout={TIMEOUT
 tracker.start({{}}, None, 0)
 tracker.log(1, {{"loss/generator": 1.0}})
 (service,) = psutil.Process().children()
-os.kill(service.pid, signal.SIGSTOP)
+service.suspend()
+Path(sys.argv[2]).write_text(str(service.pid))
 sys.exit(3)
 """
-    ended = run_command(sys.executable, "-c", program, tmp_path, timeout=60)
+    service = tmp_path / "service"
+    try:
+        ended = run_command(sys.executable, "-c", program, tmp_path / "run", service, timeout=60)
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            kill([psutil.Process(int(service.read_text()))])
     assert ended.code == 3, ended.err
     assert ended.err == ""
     assert len(ended.out.splitlines()) == 2
@@ -212,5 +228,5 @@ def test_what_waits_for_wandb_is_bounded() -> None:
     worker.close()
     assert not worker.join(0.01)
     go_on.set()
-    assert worker.join(10)
+    assert worker.join(10.0)
     assert made == [*[1] * put, "last"]
