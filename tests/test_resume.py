@@ -423,7 +423,7 @@ def test_a_server_of_wandb_that_refuses_costs_nothing(flags: Flags, tmp_path: Pa
     more = ["--train.steps", "6", "--wandb.timeout", "3"]
     ended = run_command("python", TRAIN, *flags(tmp_path / "run", *more), **key)
     assert ended.code == 0, ended.err
-    assert "W&B online is not to be had" in ended.out
+    assert "W&B online is unavailable" in ended.out
     assert len([line for line in ended.out.splitlines() if "wandb sync" in line]) == 1
     folder = RunFolder(tmp_path / "run")
     assert [row["step"] for row in read_json_lines(folder.metrics)] == [5, 6]

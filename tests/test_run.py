@@ -378,6 +378,10 @@ def test_wandb_that_fails_in_the_middle_is_announced_once_and_left(
     tracker.start({"train": {"seed": 1}}, resume_id=None, logged_through=0)
     tracker.log(1, {"loss/generator": 1.0})
     assert len(announced) == 1
+    sent = threading.Event()
+    assert tracker._worker is not None
+    tracker._worker.put(sent.set)
+    assert sent.wait(20)
     accelerator.get_tracker("wandb", unwrap=True).finish()  # behind the tracker's back
     tracker.log(2, {"loss/generator": 1.0})
     tracker.log(3, {"loss/generator": 1.0})

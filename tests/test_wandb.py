@@ -1,0 +1,232 @@
+"""Whatever happens to W&B's service or server, a run loses no figures, ends in time, and says once what happened."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import wandb_file
+from conftest import REPOSITORY, TRAIN, Ended, environment, run_command, wait_for_step
+from PIL import Image
+from wandb_server import serving
+
+from gan_dist.config import WandbConfig
+from gan_dist.run import launcher
+from gan_dist.run.folder import RunFolder, read_json_lines
+from gan_dist.run.tracking import WandbTracker, _Worker
+
+Flags = Callable[..., list[str]]
+TIMEOUT = 4.0  # wandb.timeout, seconds
+EXIT = 10.0  # seconds that a process may take after its last word; with a W&B that works it takes about one
+
+
+def train_with(
+    words: list[str], folder: RunFolder, steps: int, env: dict[str, str], half_way: Callable[[int], object] | None
+) -> Ended:
+    """Train in another process that logs every step, and check what is true whatever happens to W&B.
+
+    Args:
+        half_way: called with the number of the process, in the middle of the run.
+    """
+    words = [*words, "--train.steps", str(steps), "--train.epochs", "1000", "--log.every-steps", "1"]
+    words += ["--samples.every-epochs", "100", "--wandb.timeout", str(TIMEOUT)]
+    logs = [folder.path.with_name(name) for name in ("out", "err")]
+    with open(logs[0], "w") as out, open(logs[1], "w") as err:
+        process = subprocess.Popen(
+            [sys.executable, str(TRAIN), *words], stdout=out, stderr=err, env=environment() | env, cwd=REPOSITORY
+        )
+    try:
+        if half_way is not None:
+            wait_for_step(folder, 40, process)
+            half_way(process.pid)
+        deadline = time.monotonic() + 90
+        while "\nfinished: " not in logs[0].read_text() and process.poll() is None:
+            assert time.monotonic() < deadline, f"the run does not end:\n{logs[0].read_text()}"
+            time.sleep(0.05)
+        code = process.wait(EXIT)
+    finally:
+        process.kill()
+        process.wait()
+    ended = Ended(code, logs[0].read_text(), logs[1].read_text())
+    assert ended.code == 0, ended.err
+    assert ended.err == ""
+    assert [row["step"] for row in read_json_lines(folder.metrics)] == list(range(1, steps + 1))
+    return ended
+
+
+def said_of_wandb(ended: Ended) -> list[str]:
+    """The lines about W&B, without that in the table of the run."""
+    return [line for line in ended.out.splitlines() if "W&B" in line and not line.startswith("│")]
+
+
+def synced_file(line: str) -> Path:
+    """The local file of the run that a line says how to upload."""
+    (file,) = Path(line.split("wandb sync ")[1]).glob("run-*.wandb")
+    return file
+
+
+def kill(left: list[psutil.Process]) -> None:
+    """End what a failed test may have left."""
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def services(process: int) -> list[psutil.Process]:
+    return [child for child in psutil.Process(process).children() if child.name() == "wandb-core"]
+
+
+@pytest.mark.processes(1)
+def test_all_is_uploaded_in_order(flags: Flags, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with serving("works") as server:
+        ended = train_with(flags(folder.path), folder, 60, server.environment(), None)
+    assert [line.split()[0] for line in said_of_wandb(ended)] == ["W&B:"]
+    figures = [row for row in server.rows if "loss/generator" in row]
+    for row, line in zip(figures, read_json_lines(folder.metrics), strict=True):
+        assert {name: row[name] for name in line} == line
+    pictures = [content for name, content in server.files.items() if name.endswith(".png")]
+    assert pictures == [file.read_bytes() for file in folder.samples.glob("epoch-*.png")]
+
+
+@pytest.mark.processes(1)
+@pytest.mark.parametrize("behaviour", ["503", "hangs", "refuses"])
+def test_without_a_server_a_run_is_offline(behaviour: str, flags: Flags, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with serving("hangs" if behaviour == "hangs" else "503") as server:
+        if behaviour == "refuses":
+            server.die()
+        ended = train_with(flags(folder.path), folder, 60, server.environment(), None)
+    online, offline = said_of_wandb(ended)
+    assert online.startswith("W&B online is unavailable (")
+    assert [row["train/step"] for row in wandb_file.history(synced_file(offline))][-1] == 60
+
+
+@pytest.mark.processes(1)
+@pytest.mark.parametrize("behaviour", ["503", "hangs", "dies", "403"])
+def test_a_server_that_fails_in_the_middle(behaviour: str, flags: Flags, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with serving("works") as server:
+
+        def fail(process: int) -> None:
+            if behaviour == "dies":
+                server.die()
+            else:
+                server.behaviour = behaviour  # type: ignore[assignment]
+
+        ended = train_with(flags(folder.path), folder, 120, server.environment(), fail)
+    url, problem = said_of_wandb(ended)
+    assert url == f"W&B: {server.url}/somebody/gan_dist/runs/{url.split('/')[-1]}"
+    assert "metrics.jsonl has all figures" in problem
+    steps = [row["train/step"] for row in wandb_file.history(synced_file(problem)) if "loss/generator" in row]
+    assert steps == list(range(1, 121))
+
+
+@pytest.mark.processes(1)
+def test_a_service_that_is_stopped_does_not_stop_the_run(flags: Flags, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    stopped: list[psutil.Process] = []
+
+    def stop(process: int) -> None:
+        stopped.extend(services(process))
+        for service in stopped:
+            service.suspend()
+
+    # The service's socket has room for some 200 figures: the others would wait for ever.
+    try:
+        ended = train_with(flags(folder.path, "--wandb.mode", "offline"), folder, 600, {}, stop)
+        assert [service.is_running() for service in stopped] == [False]
+    finally:
+        kill(stopped)
+    offline, problem = said_of_wandb(ended)
+    assert "metrics.jsonl" in problem
+    assert synced_file(problem) == synced_file(offline)
+
+
+@pytest.mark.processes(1)
+def test_a_process_that_leaves_its_run_open_ends_in_time(tmp_path: Path) -> None:
+    program = f"""
+import sys
+import psutil
+from pathlib import Path
+from gan_dist.config import WandbConfig
+from gan_dist.run import launcher
+from gan_dist.run.folder import RunFolder
+from gan_dist.run.tracking import WandbTracker
+
+accelerator = launcher.start_accelerator(None, 1, 60.0)
+tracker = WandbTracker(accelerator, WandbConfig(mode="offline", timeout={TIMEOUT}), RunFolder(Path(sys.argv[1])), print)
+tracker.start({{}}, None, 0)
+tracker.log(1, {{"loss/generator": 1.0}})
+(service,) = psutil.Process().children()
+service.suspend()
+Path(sys.argv[2]).write_text(str(service.pid))
+sys.exit(3)
+"""
+    service = tmp_path / "service"
+    try:
+        ended = run_command(sys.executable, "-c", program, tmp_path / "run", service, timeout=60)
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            kill([psutil.Process(int(service.read_text()))])
+    assert ended.code == 3, ended.err
+    assert ended.err == ""
+    assert len(ended.out.splitlines()) == 2
+
+
+@pytest.fixture
+def tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WandbTracker:
+    """An open offline run."""
+    monkeypatch.setenv("NETRC", os.devnull)
+    accelerator = launcher.start_accelerator(None, 1, 60.0)
+    tracker = WandbTracker(accelerator, WandbConfig(mode="offline"), RunFolder(tmp_path), lambda line: None)
+    tracker.start({"train": {"seed": 1}}, resume_id=None, logged_through=0)
+    assert tracker.describe()["mode"] == "offline"
+    return tracker
+
+
+def test_a_picture_is_sent_as_it_was_when_it_was_logged(tracker: WandbTracker, tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    Image.new("L", (8, 8)).save(picture)
+    content = picture.read_bytes()
+    tracker.log_samples(7, picture)
+    picture.write_bytes(b"something else")
+    tracker.alert("title", "text")
+    tracker.finish(exit_code=0)
+    (sent,) = tmp_path.glob("wandb/offline-run-*/files/media/images/*.png")
+    assert sent.read_bytes() == content
+    (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    assert [record.alert.title for record in wandb_file.records(file) if record.HasField("alert")] == ["title"]
+    assert services(os.getpid()) == []
+
+
+def test_what_waits_for_wandb_is_bounded() -> None:
+    began, go_on, made = threading.Event(), threading.Event(), []
+
+    def hang() -> None:
+        began.set()
+        go_on.wait()
+
+    worker = _Worker(last=lambda: made.append("last"))
+    assert worker.put(hang)
+    assert began.wait(10)
+    put = 0
+    while worker.put(lambda: made.append(1), size=2**20):
+        put += 1
+        assert put < 100
+    assert put > 50
+    assert worker.stuck(1e-9)
+    assert not worker.stuck(60.0)
+    worker.close()
+    assert not worker.join(0.01)
+    go_on.set()
+    assert worker.join(10.0)
+    assert made == [*[1] * put, "last"]

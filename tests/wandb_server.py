@@ -1,0 +1,114 @@
+"""A stand-in for the W&B server, on this machine, which also refuses, hangs and dies when it is told to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Literal
+
+KEY = "0" * 40
+
+
+class WandbServer(ThreadingHTTPServer):
+    """Answers what one run asks.
+
+    Args:
+        behaviour: of all requests to come; "drops": connections are closed without an answer.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, behaviour: Literal["works", "503", "403", "hangs", "drops"]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.behaviour = behaviour
+        self.rows: list[dict[str, Any]] = []
+        """The history that was uploaded, in the order in which it came."""
+        self.files: dict[str, bytes] = {}
+        """Name -> what was uploaded."""
+        self.ended = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def environment(self) -> dict[str, str]:
+        """What sends a run here."""
+        return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY}
+
+    def die(self) -> None:
+        """Close all connections, and refuse new ones."""
+        self.behaviour = "drops"
+        self.ended.set()
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients are killed in the middle of requests here: that is no news."""
+
+
+@contextlib.contextmanager
+def serving(behaviour: Literal["works", "503", "403", "hangs", "drops"]) -> Iterator[WandbServer]:
+    server = WandbServer(behaviour)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.die()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: WandbServer
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.server.behaviour == "hangs":
+            self.server.ended.wait()
+        if self.server.behaviour in ("hangs", "drops"):
+            self.close_connection = True
+        elif self.server.behaviour != "works":
+            self._answer(int(self.server.behaviour))
+        elif self.path == "/graphql":
+            request = json.loads(body)
+            self._answer(200, {"data": self._graphql(request["operationName"], request["variables"])})
+        elif self.path.endswith("/file_stream"):
+            history = json.loads(body).get("files", {}).get("wandb-history.jsonl")
+            if history:
+                self.server.rows[history["offset"] :] = map(json.loads, history["content"])
+            self._answer(200)
+        elif self.command == "PUT":
+            self.server.files[self.path.removeprefix("/storage/")] = body
+            self._answer(200)
+        else:
+            self._answer(404)
+
+    do_PUT = do_GET = do_POST
+
+    def _graphql(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
+        entity = {"id": "entity", "name": "somebody"}
+        if operation == "UpsertBucket":
+            project = {"id": "project", "name": "gan_dist", "entity": entity}
+            names = {name: variables.get(name) for name in ("name", "displayName")}
+            bucket = {"id": "bucket", **names, "config": "{}", "historyLineCount": 0, "project": project}
+            return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+        if operation == "RunResumeStatus":
+            return {"model": {"id": "project", "name": "gan_dist", "entity": entity, "bucket": None}}
+        if operation == "CreateRunFiles":
+            files = [{"name": name, "uploadUrl": f"{self.server.url}/storage/{name}"} for name in variables["files"]]
+            return {"createRunFiles": {"runID": "bucket", "uploadHeaders": [], "files": files}}
+        return {}
+
+    def _answer(self, status: int, content: dict[str, Any] | None = None) -> None:
+        body = json.dumps(content or {}).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
