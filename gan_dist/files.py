@@ -5,6 +5,7 @@ Imports neither torch nor the rest of the package, apart from its errors.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
@@ -31,19 +32,10 @@ def read_file(file: Path, max_bytes: int) -> bytes:
     Raises:
         BadFile: it can't be read, is no regular file, or is larger than `max_bytes`.
     """
-    try:
-        # Without O_NONBLOCK, opening a FIFO waits for somebody to write to it.
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise BadFile(f"can't be read ({error.strerror})") from error
-    except ValueError as error:  # a NUL character in the path
-        raise BadFile(f"can't be read ({error})") from error
-    with os.fdopen(descriptor, "rb") as stream:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise BadFile("is not a regular file")
-        if status.st_size > max_bytes:
-            raise BadFile(f"is too large: {status.st_size:,} bytes, at most {max_bytes:,} are read")
+    with open_regular_file(file) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > max_bytes:
+            raise BadFile(f"is too large: {size:,} bytes, at most {max_bytes:,} are read")
         try:
             content = stream.read(max_bytes + 1)
         except OSError as error:
@@ -51,6 +43,25 @@ def read_file(file: Path, max_bytes: int) -> bytes:
     if len(content) > max_bytes:
         raise BadFile(f"is too large: more than {max_bytes:,} bytes")
     return content
+
+
+def open_regular_file(file: Path) -> io.BufferedReader:
+    """Open a file to be read in parts; `read_file` reads one whole.
+
+    Raises:
+        BadFile: it can't be opened, or is no regular file.
+    """
+    try:
+        # Without O_NONBLOCK, opening a FIFO waits for somebody to write to it.
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise BadFile(f"can't be read ({error.strerror})") from error
+    except ValueError as error:  # a NUL character in the path
+        raise BadFile(f"can't be read ({error})") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise BadFile("is not a regular file")
+    return os.fdopen(descriptor, "rb")
 
 
 def parse_json(content: bytes) -> Any:

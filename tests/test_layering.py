@@ -14,7 +14,7 @@ PACKAGE = REPOSITORY / "gan_dist"
 # From top to bottom, in the order in which a batch meets them.
 ORDER = [
     *("config", "files", "seeding", "signals", "arguments"),
-    *("data.sources", "data.dataset", "data"),
+    *("data.location", "data.idx", "data.download", "data.sources", "data.dataset", "data"),
     *("models.mlp", "models.conv", "models.ema", "models"),
     *("evaluation.cache", "evaluation.classifier", "evaluation.observed", "evaluation.metrics", "evaluation.reference"),
     *("evaluation.seen", "evaluation.doctor", "evaluation"),
@@ -82,7 +82,7 @@ def test_nothing_in_the_package_hides_another_module() -> None:
 
 
 def test_the_configuration_is_read_without_torch() -> None:
-    for name in ("config", "files", "signals", "arguments", "run.folder", "train"):
+    for name in ("config", "files", "signals", "arguments", "data.location", "run.folder", "train"):
         for node in modules()[name].body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 assert "torch" not in ast.dump(node)
