@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import stat
@@ -31,6 +32,25 @@ def read_file(file: Path, max_bytes: int, follow_links: bool = True) -> bytes:
     Raises:
         BadFile: it can't be read, is no regular file, or is larger than `max_bytes`.
     """
+    with open_regular_file(file, follow_links) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > max_bytes:
+            raise BadFile(f"is too large: {size:,} bytes, at most {max_bytes:,} are read")
+        try:
+            content = stream.read(max_bytes + 1)
+        except OSError as error:
+            raise BadFile(f"can't be read ({error.strerror})") from error
+    if len(content) > max_bytes:
+        raise BadFile(f"is too large: more than {max_bytes:,} bytes")
+    return content
+
+
+def open_regular_file(file: Path, follow_links: bool = True) -> io.BufferedReader:
+    """Open a file to be read in parts; `read_file` reads one whole.
+
+    Raises:
+        BadFile: it can't be opened, or is no regular file.
+    """
     try:
         # Without O_NONBLOCK, opening a FIFO waits for somebody to write to it.
         no_link = 0 if follow_links else os.O_NOFOLLOW
@@ -39,20 +59,10 @@ def read_file(file: Path, max_bytes: int, follow_links: bool = True) -> bytes:
         raise BadFile(f"can't be read ({error.strerror})") from error
     except ValueError as error:  # a NUL character in the path
         raise BadFile(f"can't be read ({error})") from error
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise BadFile("is not a regular file")
-    with os.fdopen(descriptor, "rb") as stream:
-        if status.st_size > max_bytes:
-            raise BadFile(f"is too large: {status.st_size:,} bytes, at most {max_bytes:,} are read")
-        try:
-            content = stream.read(max_bytes + 1)
-        except OSError as error:
-            raise BadFile(f"can't be read ({error.strerror})") from error
-    if len(content) > max_bytes:
-        raise BadFile(f"is too large: more than {max_bytes:,} bytes")
-    return content
+    return os.fdopen(descriptor, "rb")
 
 
 def parse_json(content: bytes) -> Any:

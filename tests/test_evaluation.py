@@ -28,6 +28,7 @@ from gan_dist.data.sources import LabelledImages, NoHeldOut, load_images, load_l
 from gan_dist.evaluation import classifier as classifiers
 from gan_dist.evaluation import metrics
 from gan_dist.evaluation import reference as references
+from gan_dist.evaluation.cache import keep
 from gan_dist.evaluation.classifier import classifier_bytes, classifier_for, load_classifier, shipped, train_classifier
 from gan_dist.evaluation.metrics import compute_figures
 from gan_dist.evaluation.observed import Estimate, Observed, Reference, choose, observe
@@ -623,6 +624,34 @@ def test_a_cache_that_cannot_be_written_is_announced(
     reference_for(DataConfig(source="sample"), some(digits, 20), shipped(), said.append)
     assert "can't be kept" in said[-1]
     assert "GAN_DIST_CACHE" in said[-1]
+
+
+@pytest.mark.parametrize("kind", ["folder", "FIFO", "link"])
+def test_what_lies_in_the_place_of_a_kept_file_does_no_harm(tmp_path: Path, kind: str) -> None:
+    file, elsewhere = tmp_path / "kept" / "file", tmp_path / "elsewhere"
+    file.parent.mkdir()
+    elsewhere.write_bytes(b"mine")
+    {"folder": file.mkdir, "FIFO": lambda: os.mkfifo(file), "link": lambda: file.symlink_to(elsewhere)}[kind]()
+    said: list[str] = []
+    keep(file, b"content", said.append)
+    if kind == "folder":
+        assert len(said) == 1
+        assert f"{file} can't be kept (Is a directory)" in said[0]
+    else:
+        assert not said
+        assert not file.is_symlink()
+        assert file.read_bytes() == b"content"
+    assert elsewhere.read_bytes() == b"mine"
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_too_few_training_images_are_not_evaluated(tmp_path: Path) -> None:
+    write_split(tmp_path, "MNIST", "train-images-idx3-ubyte", "train-labels-idx1-ubyte", 39)
+    config = DataConfig(root=tmp_path)
+    with pytest.raises(InputError, match="holds 39 images; an evaluation needs 40 or more"):
+        reference_for(config, load_images(config, quiet), shipped(), quiet)
+    write_split(tmp_path, "MNIST", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", 20)
+    assert reference_for(config, load_images(config, quiet), shipped(), quiet).floor
 
 
 # The command

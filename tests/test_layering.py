@@ -14,7 +14,7 @@ PACKAGE = REPOSITORY / "gan_dist"
 # From top to bottom, in the order in which a batch meets them.
 MODULES = """
 config files memory openmp seeding tensors signals output_streams suggestions options helptext arguments
-data.location data.sources data.dataset data
+data.location data.idx data.download data.sources data.dataset data
 models.mlp models.conv models.ema models models.cost
 evaluation.cache evaluation.classifier evaluation.observed evaluation.metrics evaluation.reference
 evaluation.seen evaluation.doctor evaluation

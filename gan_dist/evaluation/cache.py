@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,12 +21,15 @@ def keep(file: Path, content: bytes, announce: Callable[[str], None]) -> None:
 
     Where the folder can't be written this is announced, and the next run makes the content again.
     """
-    beside = file.with_name(f".writing-{os.getpid()}-{file.name}")
+    # A new name, and "x": whatever lies there already is not written to, not through a symbolic link either.
+    beside = file.with_name(f".writing-{uuid.uuid4()}-{file.name}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(content)
-        beside.replace(file)
+        try:
+            with beside.open("xb") as stream:
+                stream.write(content)
+            beside.replace(file)
+        finally:
+            beside.unlink(missing_ok=True)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
         announce(f"{file} can't be kept ({error.strerror}) and is made again next time; set GAN_DIST_CACHE to a folder")

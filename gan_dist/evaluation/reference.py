@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from gan_dist.config import DataConfig
-from gan_dist.data.sources import ImageSet, NoHeldOut, load_labelled, settled
+from gan_dist.config import DataConfig, InputError
+from gan_dist.data.sources import LEAST_COMPARED, ImageSet, NoHeldOut, load_labelled, settled
 from gan_dist.evaluation.cache import cache_file, keep
 from gan_dist.evaluation.classifier import FEATURES, TrainedClassifier
 from gan_dist.evaluation.metrics import FIGURES, compute_figures, nearest_distances
@@ -41,13 +41,18 @@ def reference_for(
         announce: called with one line where there are no held-out images, and where nothing can be kept.
 
     Raises:
-        InputError: the held-out images are damaged.
+        InputError: the held-out images are damaged, or there are too few training images.
     """
     try:
         held_out: ImageSet | None = load_labelled(settled(config, train.provenance.source), "test", announce)
     except NoHeldOut as reason:
         held_out = None
         announce(f"{reason}; until then real images are one half of the training images, against the other")
+    least = LEAST_COMPARED if held_out else 2 * LEAST_COMPARED
+    if len(train.images) < least:
+        raise InputError(
+            f"{train.provenance.file} holds {len(train.images)} images; an evaluation needs {least} or more"
+        )
     file = _file(classifier, train, held_out)
     device = classifier.network.head.weight.device
     pixels = train.images.to(device)

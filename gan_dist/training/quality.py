@@ -152,6 +152,7 @@ class Quality:
         return {"score/train": (1 + ahead) / 2, "score/held_out": (1 - ahead) / 2}
 
     def _logits(self, critic: Critic, pixels: UInt8[Tensor, "n c h w"]) -> Float[Tensor, " m"]:
+        pixels = pixels[: len(pixels) // self.images.stack * self.images.stack]  # of few held-out images some are over
         chunks = stack_up(pixels, self.images.stack).to(self.accelerator.device).split(CHUNK)
         with torch.no_grad():
             return torch.cat([critic(normalize(chunk)) for chunk in chunks])

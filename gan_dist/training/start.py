@@ -50,7 +50,7 @@ def find_start(config: Config, folder: RunFolder, announce: Callable[[str], None
         Stopped: the request came while the data were downloaded.
     """
     there = _take_folder(config, folder, announce, request)
-    images = load_images(config.data, announce)
+    images = load_images(config.data, announce, lambda: request.pending)
     if images.provenance.fallback is not None and not there:
         # Another start, with the data that were asked for, must find a folder that is not full of something else.
         folder.close()
