@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from gan_dist.seeding import generator_for
 from gan_dist.tensors import read_tensors
 
 HELD_OUT = 60  # images in the small data set's test split
+FIFO = b"fifo"  # in the place of a file's content
 SHIPPED = Path(classifiers.__file__).parent / "digits.safetensors"
 
 
@@ -712,6 +714,62 @@ def test_bad_words_are_one_line(trained: Path, words: list[str], says: str, caps
     said = capsys.readouterr().err
     assert says in said
     assert said.count("\n") == 1
+
+
+@pytest.fixture
+def copied(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the run and its data, to be damaged."""
+    shutil.copytree(trained.parent, tmp_path / "copied")
+    file = tmp_path / "copied" / "run" / "config.json"
+    config = json.loads(file.read_text())
+    config["data"]["root"] = str(tmp_path / "copied")
+    file.write_text(json.dumps(config))
+    return file.parent
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("run/config.json", b"[", "config.json is not valid JSON"),
+        ("run/config.json", b"[]", "config.json does not hold a JSON object"),
+        ("run/config.json", b'{"data": 3}', "config.json can't be used"),
+        ("run/config.json", b'{"train": {"epochs": 0}}', "config.json can't be used (train.epochs=0 can't be used"),
+        ("run/config.json", FIFO, "config.json is not a regular file"),
+        ("run/config.json", None, "config.json can't be read"),
+        ("run/generator.safetensors", FIFO, "generator.safetensors is not a regular file"),
+        ("MNIST/raw/train-images-idx3-ubyte", None, "copied holds no mnist"),
+        ("MNIST/raw/train-images-idx3-ubyte", b"x", "train-images-idx3-ubyte"),
+        ("MNIST/raw/t10k-labels-idx1-ubyte", b"x", "t10k-labels-idx1-ubyte"),
+    ],
+)
+def test_evaluating_what_is_damaged_is_one_line(
+    copied: Path, file: str, content: bytes | None, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = copied.parent / file
+    damaged.unlink()
+    if content == FIFO:
+        os.mkfifo(damaged)
+    elif content is not None:
+        damaged.write_bytes(content)
+    assert cli.main(["evaluate", str(copied), "--count", "100"]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [b"{}", b'{"data": []}', b'{"data": {"source": 3, "sha256": []}}', b"[", FIFO])
+def test_a_run_can_be_evaluated_without_its_environment(
+    copied: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is known of the data is then not checked, which is said where there is a file that can't be read."""
+    (copied / "environment.json").unlink()
+    if content == FIFO:
+        os.mkfifo(copied / "environment.json")
+    else:
+        (copied / "environment.json").write_bytes(content)
+    assert cli.main(["evaluate", str(copied), "--count", "100"]) == 0
+    checked = "whether the real images are those of the training is not checked" in capsys.readouterr().out
+    assert checked == (content in (b"[", FIFO))
 
 
 def test_the_shipped_file_is_made_by_a_command(tmp_path: Path) -> None:
