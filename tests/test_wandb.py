@@ -24,7 +24,7 @@ from gan_dist.run.folder import RunFolder, read_json_lines
 from gan_dist.run.tracking import WandbTracker, _Worker
 
 Flags = Callable[..., list[str]]
-TIMEOUT = 4.0  # wandb.timeout, seconds
+TIMEOUT = 3.0  # wandb.timeout, seconds
 EXIT = 10.0  # seconds that a process may take after its last word; with a W&B that works it takes about one
 
 
