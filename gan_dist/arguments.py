@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from gan_dist.config import (
     shortened,
 )
 from gan_dist.helptext import full_help, short_help, show
+from gan_dist.launched import Launched, read_launched
 from gan_dist.options import REQUIRED, Option, docstrings, fill, options_of
 from gan_dist.suggestions import did_you_mean
 
@@ -147,12 +147,16 @@ def exit_code(prog: str, work: Callable[[], int]) -> int:
         What `work` returned; 2 for input that can't be used; 75 if it was stopped before it had anything to save; 1 if
         a run failed for a reason that we know.
     """
-    rank = int(os.environ.get("RANK", 0))
+    try:
+        place = read_launched()
+    except InputError:  # `work` finds that, too, if it needs them, and then each process says it
+        place = Launched()
+    rank = place.rank
     try:
         return work()
     except InputError as error:
         # A host whose command line differs from the others' may be the only one with an error.
-        if (rank if error.common else int(os.environ.get("LOCAL_RANK", rank))) == 0:
+        if (rank if error.common else place.local_rank) == 0:
             print(f"{prog}: {error}", file=sys.stderr, flush=True)
         return BAD_INPUT_EXIT_CODE
     except Stopped as stopped:

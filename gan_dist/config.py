@@ -201,7 +201,7 @@ class CheckpointConfig:
 class DistributedConfig:
     timeout: float = 300.0
     """Longest wait of a process for the others, in seconds (5 to 604,800); then the run ends and says which one was
-    lost. They also wait while rank 0 downloads the data or talks to W&B."""
+    lost. While rank 0 downloads the data, evaluates or talks to W&B, they wait for as long as it is alive."""
     shared_memory: bool = True
     """Let processes that train on the CPU of one machine (Linux) add their gradients in shared memory, not through
     gloo."""
@@ -561,11 +561,10 @@ def doubts(config: Config) -> list[str]:
 def check_processes(config: Config, processes: int) -> None:
     """Check what depends on the number of processes.
 
-    A batch has to be cut into equal parts: for the processes, and their micro-batches or shards. And the processes
-    have to wait longer for each other than rank 0 may be busy alone.
+    A batch has to be cut into equal parts: for the processes, and their micro-batches or shards.
 
     Raises:
-        InputError: names the two nearest batch sizes, the numbers of processes, or the timeouts, that work.
+        InputError: names the two nearest batch sizes, or the numbers of processes, that work.
     """
     shards, accumulation = config.train.exact_shards, config.train.accumulation
     if shards is not None and shards % processes:
@@ -583,15 +582,6 @@ def check_processes(config: Config, processes: int) -> None:
         below, above = size - rest, size - rest + parts
         use = f"{below} or {above}" if below else f"{above}"
         raise InputError(f"train.batch_size={size} is not divisible by {into}; use {use}")
-    busy = {"wandb.timeout": config.wandb.timeout}
-    if config.data.source in ("auto", "download"):
-        busy["data.download_timeout"] = config.data.download_timeout
-    for name, seconds in busy.items():
-        if processes > 1 and config.distributed.timeout <= seconds:
-            raise InputError(
-                f"distributed.timeout={config.distributed.timeout:g} is too short, since the others wait while rank 0 "
-                f"may be busy for {name}={seconds:g} seconds; use more, or a smaller {name}"
-            )
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -20,8 +20,6 @@ from gan_dist.config import (
     PRESETS,
     RANGES,
     Config,
-    DataConfig,
-    DistributedConfig,
     InputError,
     TrainConfig,
     check_processes,
@@ -166,14 +164,6 @@ def test_a_batch_that_can_not_be_cut_names_what_works(train: dict[str, int], pro
         check_processes(Config(train=TrainConfig(**train)), processes)  # type: ignore[arg-type]
     check_processes(Config(train=TrainConfig(batch_size=24, accumulation=4)), 3)
     check_processes(Config(train=TrainConfig(batch_size=24, exact_shards=4)), 2)
-
-
-def test_processes_wait_longer_than_rank_0_may_be_busy() -> None:
-    config = Config(distributed=DistributedConfig(timeout=100.0))
-    check_processes(config, 1)  # nobody waits
-    with pytest.raises(InputError, match=r"distributed.timeout=100 is too short, .* data.download_timeout=120"):
-        check_processes(config, 2)
-    check_processes(dataclasses.replace(config, data=DataConfig(source="local")), 2)
 
 
 BAD = [

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from conftest import (
     Ended,
     environment,
     figures,
+    free_port,
     launcher,
     picture_size,
     run_command,
@@ -32,9 +35,11 @@ from conftest import (
 )
 from safetensors.torch import load_file
 
+from gan_dist.config import check_processes, validate
 from gan_dist.results.diff import compare_hashes
 from gan_dist.run.folder import RunFolder, read_json_lines
 from gan_dist.training.meter import METRICS
+from gan_dist.training.preflight import preflight_config, scratch_images, timeout_for
 
 STEPS = 20  # two epochs of 10
 
@@ -326,6 +331,100 @@ def test_a_lost_rank_is_named(fault: str, rank: int, flags: Callable[..., list[s
     assert train_here(flags(tmp_path / "run", *more, "--train.steps", "20")) == 0
 
 
+HURT = REPOSITORY / "tests" / "hurt_call.py"
+
+
+@contextlib.contextmanager
+def two_without_a_launcher(words: list[str | Path], log: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Two ranks as a cluster's scheduler starts them: rank 0 has the store where they meet. They are killed after."""
+    ranks = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    with open(log, "w") as output:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, *map(str, words)],
+                stdout=output,
+                stderr=output,
+                env=environment() | ranks | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                cwd=REPOSITORY,
+            )
+            for rank in range(2)
+        ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait(timeout=60)
+
+
+@pytest.mark.processes(2)
+@pytest.mark.parametrize("where", ["_Listener", "_connect", "_receive_memory"])
+def test_a_rank_lost_while_shared_memory_is_opened_is_named(
+    where: str, flags: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    words = flags(tmp_path / "run", "--wandb.mode", "disabled", "--distributed.timeout", "20")
+    hurt = ["1", "gan_dist.run.sharedmemory", where, "SIGKILL"]
+    with two_without_a_launcher([HURT, *hurt, *words], tmp_path / "log") as (main, other):
+        assert main.wait(timeout=120) == 1
+        assert other.wait(timeout=60) == -signal.SIGKILL
+    log = (tmp_path / "log").read_text()
+    (said,) = lines_for_the_user(log)
+    assert "lost rank 1 (dead, hung or cut off)" in said
+    assert "Traceback" not in log
+
+
+@pytest.mark.processes(2)
+def test_ranks_that_get_no_shared_memory_use_gloo_and_say_it_once(
+    flags: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    words = flags(tmp_path / "run", "--wandb.mode", "disabled", "--train.steps", "5")
+    ended = run_command(*launcher(2), HURT, "1", "gan_dist.run.sharedmemory", "_receive_memory", "OSError", *words)
+    assert ended.code == 0, ended.err
+    assert ended.out.count("shared memory is unavailable (rank 1: hurt); the gradients are added through gloo") == 1
+
+
+@pytest.mark.processes(2)
+def test_the_others_wait_for_rank_0_as_long_as_it_lives(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+    """It reads the data for an evaluation for longer than distributed.timeout."""
+    words = flags(tmp_path / "run", "--wandb.mode", "disabled", "--train.steps", "10", "--distributed.timeout", "5")
+    words += ["--evaluate.every-epochs", "1", "--evaluate.count", "100"]
+    ended = run_command(*launcher(2), HURT, "0", "gan_dist.training.quality", "classifier_for", "sleep:9", *words)
+    assert ended.code == 0, ended.out + ended.err
+    assert ended.err.count("hurt: sleep:9") == 1
+    assert read(RunFolder(tmp_path / "run").status)["state"] == "finished"
+
+
+@pytest.mark.processes(2)
+@pytest.mark.parametrize(
+    ("where", "fault"),
+    [("find_start", "SIGKILL"), ("find_start", "SIGSTOP"), ("Peers", "SIGKILL"), ("discriminator_step", "SIGSTOP")],
+)
+def test_rank_0_lost_with_the_store_is_named(
+    where: str, fault: str, flags: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """In what it does alone, before, and after."""
+    words = flags(tmp_path / "run", "--wandb.mode", "disabled", "--distributed.timeout", "8")
+    hurt = ["0", "gan_dist.training.engine", where, fault]
+    with two_without_a_launcher([HURT, *hurt, *words], tmp_path / "log") as (_, other):
+        assert other.wait(timeout=120) == 1
+    log = (tmp_path / "log").read_text()
+    (said,) = lines_for_the_user(log)
+    assert "lost rank 0 (dead, hung or cut off)" in said
+    assert "Traceback" not in log
+
+
+@pytest.mark.processes(2)
+def test_a_mistake_in_what_rank_0_does_alone_is_said_once(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+    words = flags(tmp_path / "run", "--wandb.mode", "disabled")
+    hurt = ["0", "gan_dist.training.engine", "find_start", "KeyError"]
+    with two_without_a_launcher([HURT, *hurt, *words], tmp_path / "log") as processes:
+        assert [process.wait(timeout=120) for process in processes] == [1, 1]
+    log = (tmp_path / "log").read_text()
+    assert log.count("Traceback") == 1
+    assert log.count("KeyError: 'hurt'") == 1
+    assert lines_for_the_user(log) == []
+
+
 # --- the preflight
 
 
@@ -338,6 +437,22 @@ def test_the_preflight_of_a_machine_that_is_fit(tmp_path: Path) -> None:
         assert seen in ended.out
     assert ended.out.count("│ ok") == 6
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 12, 13, 16, 100, 1000])
+def test_the_preflight_has_images_for_any_number_of_ranks(ranks: int) -> None:
+    config = preflight_config(Path("scratch"), ranks, 30.0)
+    validate(config)
+    check_processes(config, ranks)
+    epoch = len(scratch_images(ranks)) / config.train.batch_size
+    assert epoch > 2  # it stops and goes on inside an epoch
+    assert config.train.steps is not None
+    assert config.train.steps > epoch  # and goes through several
+
+
+def test_ranks_that_share_a_core_get_more_time_in_the_preflight() -> None:
+    assert timeout_for(local_ranks=2, cores=2) == timeout_for(local_ranks=1, cores=8) == 30
+    assert timeout_for(local_ranks=16, cores=2) == 240
 
 
 @pytest.mark.processes(1)

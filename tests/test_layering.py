@@ -13,7 +13,7 @@ PACKAGE = REPOSITORY / "gan_dist"
 
 # From top to bottom, in the order in which a batch meets them.
 MODULES = """
-config files memory openmp seeding tensors signals output_streams suggestions options helptext arguments
+config files memory openmp seeding tensors signals output_streams suggestions options helptext launched arguments
 data.location data.idx data.download data.sources data.dataset data
 models.mlp models.conv models.ema models models.cost
 evaluation.cache evaluation.classifier evaluation.observed evaluation.metrics evaluation.reference
@@ -62,7 +62,8 @@ def test_imports_point_upwards(name: str) -> None:
         assert ORDER.index(imported) < ORDER.index(name), f"{name} imports {imported}, which is below it"
         rooms = name.split(".")[0], imported.split(".")[0]
         if rooms == ("run", "run"):
-            assert imported in ("run.lock", "run.records", "run.folder"), f"{name} imports its neighbour {imported}"
+            neighbours = ("run.lock", "run.records", "run.folder", "run.peers")
+            assert imported in neighbours, f"{name} imports its neighbour {imported}"
         assert rooms != ("results", "training"), f"{name} imports {imported}: results are made of a run's folder"
 
 

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
+import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 import wandb_file
-from conftest import environment, picture_size, run_command
+from conftest import TRAIN, environment, picture_size, run_command
 from PIL import Image
 from torch import nn
 
 from gan_dist.config import InputError, TrainingFailed, WandbConfig
-from gan_dist.run import launcher
+from gan_dist.launched import Launched, read_launched
+from gan_dist.run import launcher, sharedmemory
 from gan_dist.run.checkpoint import Checkpoints, Damaged, load_optimizer_tensors, optimizer_tensors, read_checkpoint
 from gan_dist.run.curves import draw_curves
 from gan_dist.run.disk import Disk
@@ -318,10 +324,30 @@ def in_ranks(count: int, work: Callable[[int, Callable[[object], list[object]]],
         return list(pool.map(lambda rank: work(rank, partial(exchange, rank)), range(count)))
 
 
+NUMBERS = 10  # most in a row of these tests
+
+
 def open_memory(rank: int, ranks: int, exchange: Callable[[object], list[object]]) -> SharedMemory:
-    memory = SharedMemory.open(rank, ranks, exchange, patience=0.5)
-    assert memory is not None
+    said: list[str] = []
+    memory = SharedMemory.open(rank, ranks, NUMBERS, exchange, 10.0, said.append)
+    assert memory is not None, said
     return memory
+
+
+def refusals(ranks: int, seen: Callable[[Any], Any] = lambda offer: offer) -> list[object]:
+    """What each rank announces when it opens memory that can't be had, and sees something of the others' offers."""
+
+    def work(rank: int, exchange: Callable[[object], list[object]]) -> object:
+        said: list[str] = []
+
+        def meet(mine: object) -> list[object]:
+            return [(seen(offer), problem) for offer, problem in exchange(mine)]  # type: ignore[misc]
+
+        assert SharedMemory.open(rank, ranks, NUMBERS, meet, 2.0, said.append) is None
+        (line,) = said
+        return line
+
+    return in_ranks(ranks, work)
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 5])
@@ -330,9 +356,9 @@ def test_every_rank_sees_every_rows_in_order(ranks: int) -> None:
         memory = open_memory(rank, ranks, exchange)
         for call in range(20):
             memory.wish = call == 7 and rank == ranks - 1
-            seen = memory.gather(torch.full((2, 3 + call % 2), float(100 * call + rank)))
+            seen = memory.gather(torch.full((2, 3 + call % 3), float(100 * call + rank)))
             assert memory.wished == (call == 7)
-            assert seen.shape == (2 * ranks, 3 + call % 2)
+            assert seen.shape == (2 * ranks, 3 + call % 3)
             assert seen[:, 0].tolist() == [100 * call + other for other in range(ranks) for _ in range(2)]
         memory.close()
 
@@ -342,7 +368,9 @@ def test_every_rank_sees_every_rows_in_order(ranks: int) -> None:
 @pytest.mark.parametrize("leaves", [True, False])
 def test_a_rank_that_is_gone_or_does_not_come_ends_the_meeting(leaves: bool) -> None:
     def work(rank: int, exchange: Callable[[object], list[object]]) -> None:
-        memory = open_memory(rank, 2, exchange)
+        said: list[str] = []
+        memory = SharedMemory.open(rank, 2, NUMBERS, exchange, 1.0, said.append)
+        assert memory is not None, said
         memory.gather(torch.zeros(1, 1))
         if rank == 0:
             with pytest.raises(dist.DistNetworkError, match="closed its connection" if leaves else "in time"):
@@ -356,13 +384,130 @@ def test_a_rank_that_is_gone_or_does_not_come_ends_the_meeting(leaves: bool) -> 
 
 
 def test_ranks_that_can_not_see_each_other_all_know_it() -> None:
-    def work(rank: int, exchange: Callable[[object], list[object]]) -> object:
-        def elsewhere(mine: object) -> list[object]:
-            return ["\0nobody" if isinstance(name, str) else name for name in exchange(mine)]
+    lines = refusals(3, lambda offer: offer and ("\0nobody", offer[1]))
+    assert len(set(lines)) == 1
+    assert lines[0] == (
+        "shared memory is unavailable (rank 1: another rank can't be reached, as on another host); "
+        "the gradients are added through gloo"
+    )
 
-        return SharedMemory.open(rank, 3, elsewhere, patience=0.5)
 
-    assert in_ranks(3, work) == [None, None, None]
+def refuse(code: int) -> Callable[..., object]:
+    def refused(*_: object) -> object:
+        raise OSError(code, os.strerror(code))
+
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "code", "rank"),
+    [
+        (os, "memfd_create", errno.ENOSYS, 0),
+        (os, "ftruncate", errno.EFBIG, 0),
+        (os, "posix_fallocate", errno.ENOSPC, 0),
+        (fcntl, "fcntl", errno.EINVAL, 0),
+        (sharedmemory, "_map", errno.ENOMEM, 0),
+        (socket, "send_fds", errno.EPIPE, 0),
+        (socket, "recv_fds", errno.EMFILE, 1),
+        (sharedmemory, "_connect", errno.EACCES, 1),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_the_kernel_refuses_one_rank_all_ranks_do_without(
+    module: object, name: str, code: int, rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, name, refuse(code))
+    lines = refusals(3)
+    assert len(set(lines)) == 1
+    assert f"(rank {rank}: {os.strerror(code)})" in str(lines[0])
+
+
+def test_shared_memory_needs_no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(rank: int, exchange: Callable[[object], list[object]]) -> list[float]:
+        memory = open_memory(rank, 2, exchange)
+        try:
+            return memory.gather(torch.full((1, 1), float(rank)))[:, 0].tolist()
+        finally:
+            memory.close()
+
+    monkeypatch.setattr(torch, "from_file", refuse(errno.ENOENT))  # what opened /proc/self/fd
+    assert in_ranks(2, work) == [[0.0, 1.0]] * 2
+
+
+def test_no_rank_can_shorten_the_memory_under_another_one() -> None:
+    file = sharedmemory._create_memory(8192)
+    try:
+        for size in (0, 4096, 16384):
+            with pytest.raises(PermissionError):
+                os.ftruncate(file, size)
+        with pytest.raises(PermissionError):
+            fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+        assert os.fstat(file).st_blocks * 512 >= 8192  # its pages are there
+    finally:
+        os.close(file)
+
+
+def received(stranger: socket.socket) -> tuple[bytes, list[int]]:
+    """What a stranger gets, up to the end of its connection."""
+    stranger.settimeout(20)
+    try:
+        content, files, _, _ = socket.recv_fds(stranger, 100, 10)
+    except ConnectionResetError:
+        return b"", []
+    return content, files
+
+
+def test_strangers_neither_stop_the_ranks_nor_get_the_memory() -> None:
+    """They connect to every listener, many of them, and say nothing, half of a greeting, or the wrong secret."""
+    strangers: list[socket.socket] = []
+
+    def work(rank: int, exchange: Callable[[object], list[object]]) -> list[float]:
+        def visited(mine: object) -> list[object]:
+            everyones = exchange(mine)
+            offer = everyones[rank][0]  # type: ignore[index]
+            if offer is not None:  # the listeners are open, and no rank has connected yet
+                for i in range(300):
+                    stranger = socket.socket(socket.AF_UNIX)
+                    stranger.settimeout(20)
+                    while True:
+                        try:
+                            stranger.connect(offer[0])
+                            break
+                        except BlockingIOError:  # the queue is full
+                            time.sleep(0.01)
+                    with contextlib.suppress(BrokenPipeError):  # it is closed already
+                        stranger.sendall([b"", b"GET", bytes(20), os.urandom(5000)][i % 4])
+                    strangers.append(stranger)
+            return everyones
+
+        memory = open_memory(rank, 3, visited)
+        try:
+            return memory.gather(torch.full((1, 1), float(rank)))[:, 0].tolist()
+        finally:
+            memory.close()
+
+    try:
+        assert in_ranks(3, work) == [[0.0, 1.0, 2.0]] * 3
+        assert len(strangers) == 900
+        assert all(received(stranger) == (b"", []) for stranger in strangers)
+    finally:
+        for stranger in strangers:
+            stranger.close()
+
+
+def test_a_process_of_another_user_is_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The secret would not help it."""
+    with contextlib.closing(sharedmemory._Listener()) as listener:
+        monkeypatch.setattr(os, "geteuid", lambda: 1 + os.getuid())
+        with pytest.raises(PermissionError, match="another user"):
+            sharedmemory._connect(listener.name, listener.secret, 1, time.monotonic() + 5)
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.connect(listener.name)
+            with contextlib.suppress(BrokenPipeError):
+                stranger.sendall(listener.secret + (1).to_bytes(4, "big"))
+            assert received(stranger) == (b"", [])
+        with pytest.raises(TimeoutError, match="rank 1 did not connect in time"):
+            listener.wait_for({1}, time.monotonic() + 0.2)
 
 
 # --- W&B
@@ -406,6 +551,136 @@ def test_cores_are_those_that_this_process_may_use() -> None:
         assert launcher.usable_cores() == 1
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.parametrize(
+    ("content", "cores"),
+    [
+        ("150000 100000", 1),
+        ("300000 100000\n", 3),
+        ("5000 100000", 1),  # less than one core
+        ("max 100000", 8),
+        ("100000 0", 8),
+        ("-1 100000", 8),
+        ("100000", 8),
+        ("1e5 100000", 8),
+        ("\N{SUPERSCRIPT TWO} 1", 8),
+        ("", 8),
+        (None, 8),
+    ],
+)
+def test_the_quota_of_a_container_counts_if_it_is_one(
+    content: str | None, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(launcher, "CPU_QUOTA", str(tmp_path / "cpu.max"))
+    if content is not None:
+        (tmp_path / "cpu.max").write_text(content)
+    assert launcher.usable_cores() == cores
+    (tmp_path / "cpu.max").write_bytes(b"\xff\xfe")
+    assert launcher.usable_cores() == 8
+
+
+@pytest.fixture
+def launched_with(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]]:
+    """(options of accelerate launch) -> what a single process is told of them."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    with contextlib.ExitStack() as stack:
+
+        def advice(*options: str | Path) -> list[str]:
+            words = [sys.executable, "-c", "input()", "launch", *map(str, options)]
+            parent = stack.enter_context(subprocess.Popen(words, stdin=subprocess.PIPE))
+            stack.callback(parent.kill)
+            monkeypatch.setattr(os, "getppid", lambda: parent.pid)
+            return launcher.launch_advice(1)
+
+        yield advice
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "num_processes: 2",
+        "- num_processes: 2",
+        "2",
+        "",
+        "num_processes: {a: 2}",
+        "num_processes: \N{SUPERSCRIPT TWO}",
+        "num_processes: " + 5000 * "9",
+        "num_processes: '" + 5000 * "9" + "'",
+        "num_processes: 2026-99-99",
+        "{[}",
+        10_000 * "[",
+        "num_processes: 2\n" + 100_000 * "# large\n",
+    ],
+    ids=lambda content: content[:20],
+)
+def test_a_launch_configuration_may_hold_anything(
+    content: str, launched_with: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(content)
+    assert bool(launched_with("--config_file", file)) == (content == "num_processes: 2")
+
+
+def test_a_launch_configuration_may_be_anything(launched_with: Callable[..., list[str]], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "binary").write_bytes(bytes(range(256)))
+    for name in ("fifo", "binary", "", "nothing"):
+        assert launched_with("--config_file", tmp_path / name) == []
+    assert launched_with("--num_processes", 5000 * "9") == []
+    assert launched_with(os.fsdecode(b"--\xff=2"), "--num-processes=3") != []
+
+
+TOGETHER = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE='abc' must be a whole number of at least 1"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE='0' must be"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE='' must be"),
+        ({"RANK": "-1"}, "RANK='-1' must be a whole number of at least 0"),
+        ({"RANK": "\N{SUPERSCRIPT TWO}"}, "RANK='.' must be"),
+        ({"RANK": "7"}, "RANK=7 can't be used with WORLD_SIZE=2"),
+        ({"LOCAL_RANK": "1.0"}, "LOCAL_RANK='1.0' must be"),
+        ({"LOCAL_WORLD_SIZE": "many"}, "LOCAL_WORLD_SIZE='many' must be"),
+        ({"MASTER_PORT": "x"}, "MASTER_PORT='x' must be"),
+        ({"MASTER_PORT": "65536"}, "MASTER_PORT=65536 can't be used"),
+        ({"MASTER_PORT": None}, "WORLD_SIZE=2 is set and MASTER_PORT is not"),
+        ({"MASTER_ADDR": None}, "WORLD_SIZE=2 is set and MASTER_ADDR is not"),
+        ({"RANK": None}, "WORLD_SIZE=2 is set and RANK is not"),
+    ],
+    ids=str,
+)
+def test_variables_of_a_launcher_that_make_no_sense_are_named(
+    variables: dict[str, str | None], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in TOGETHER.items():
+        monkeypatch.setenv(name, value)
+    assert read_launched() == Launched(rank=1, ranks=2, local_rank=0, local_ranks=1)
+    for name, changed in variables.items():
+        monkeypatch.delenv(name) if changed is None else monkeypatch.setenv(name, changed)
+    with pytest.raises(InputError, match=says):
+        launcher.start_accelerator(None, 1, 5.0)
+
+
+def test_every_process_says_itself_that_its_variables_make_no_sense(tmp_path: Path) -> None:
+    variables = TOGETHER | {"RANK": "7", "LOCAL_RANK": "1"}
+    ended = run_command("python", TRAIN, "--run.dir", tmp_path / "run", **variables)
+    assert ended.code == 2
+    assert ended.err.startswith("gan_dist: RANK=7 can't be used with WORLD_SIZE=2")
+    assert len(ended.err.splitlines()) == 1
+
+
+def test_a_first_host_whose_name_can_not_be_resolved_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name, value in (TOGETHER | {"MASTER_ADDR": "no.such.host.invalid", "LOCAL_WORLD_SIZE": "1"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TrainingFailed, match=r"no\.such\.host\.invalid:29500 \(the name can't be resolved: ") as caught:
+        launcher.start_accelerator(None, 1, 1.0)
+    assert caught.value.spoken_by == 1
 
 
 def test_threads_follow_the_cores_whatever_the_launcher_set(monkeypatch: pytest.MonkeyPatch) -> None:

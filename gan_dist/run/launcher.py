@@ -7,6 +7,7 @@ import datetime
 import errno
 import os
 import platform
+import socket
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -22,8 +23,14 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from gan_dist.config import InputError, Stopped, TrainingFailed, package_version
+from gan_dist.files import BadFile, read_file
+from gan_dist.launched import read_launched
+from gan_dist.run.peers import Peers
 
 T = TypeVar("T")
+
+CPU_QUOTA = "/sys/fs/cgroup/cpu.max"  # of this container: microseconds of processor time, in how many
+MAX_LAUNCH_CONFIG_BYTES = 64 * 2**10  # YAML is parsed at about 100 kB/s
 
 
 def start_accelerator(mixed_precision: str | None, threads: int | None, patience: float) -> Accelerator:
@@ -35,7 +42,8 @@ def start_accelerator(mixed_precision: str | None, threads: int | None, patience
         patience: seconds that a collective waits for the other processes.
 
     Raises:
-        InputError: fp16 without a GPU, or a launcher that starts its processes another way.
+        InputError: fp16 without a GPU, variables of a launcher that make no sense, or a launcher that starts its
+            processes another way.
         TrainingFailed: the ranks did not find each other in time; said by the first one of each host.
     """
     has_gpu = torch.accelerator.is_available()
@@ -45,7 +53,7 @@ def start_accelerator(mixed_precision: str | None, threads: int | None, patience
     if precision == "fp16" and not has_gpu:
         raise InputError("mixed_precision=fp16 needs a GPU, and there is none here; use bf16 or no")
     timeout = datetime.timedelta(seconds=patience)
-    launched = int(os.environ.get("WORLD_SIZE", 1))
+    launched = read_launched()
     try:
         _meet_again_after_a_restart(has_gpu, timeout)
         accelerator = Accelerator(
@@ -58,21 +66,32 @@ def start_accelerator(mixed_precision: str | None, threads: int | None, patience
         )
     except dist.DistError as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        why = _resolution_error() or str(error).splitlines()[0].rstrip(".")
         raise TrainingFailed(
-            f"the {launched} processes did not meet at {where} ({str(error).splitlines()[0].rstrip('.')}); see that "
-            "all of them are started, and that this is an address of the first host and its port is free and open",
-            spoken_by=int(os.environ.get("RANK", 0)) - int(os.environ.get("LOCAL_RANK", 0)),
+            f"the {launched.ranks} processes did not meet at {where} ({why}); see that all of them "
+            "are started, that this is an address of the first host, and that its port is free and open",
+            spoken_by=launched.rank - launched.local_rank,
         ) from error
+    except ValueError as error:  # variables of MPI, which Accelerate reads as well, and which don't say enough
+        raise InputError(f"the launcher's variables can't be used: {str(error).splitlines()[0]}") from error
     _keep_freed_memory()
     # The launcher sets OMP_NUM_THREADS=1 whatever the machine, and Accelerate sets threads where it is unset.
-    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    torch.set_num_threads(threads or max(1, usable_cores() // local_ranks))
-    if accelerator.num_processes != launched:
+    torch.set_num_threads(threads or max(1, usable_cores() // launched.local_ranks))
+    if accelerator.num_processes != launched.ranks:
         raise InputError(
-            f"the launcher started {launched} processes and {accelerator.num_processes} found each other; "
+            f"the launcher started {launched.ranks} processes and {accelerator.num_processes} found each other; "
             "launch with accelerate_config.yaml, or with torchrun"
         )
     return accelerator
+
+
+def _resolution_error() -> str | None:
+    """Why the name of the first host has no address, where that is so; torch says then that it has waited in vain."""
+    try:
+        socket.getaddrinfo(os.environ.get("MASTER_ADDR"), None)
+    except (OSError, UnicodeError) as error:
+        return f"the name can't be resolved: {getattr(error, 'strerror', None) or error}"
+    return None
 
 
 def _meet_again_after_a_restart(has_gpu: bool, timeout: datetime.timedelta) -> None:
@@ -85,7 +104,9 @@ def _meet_again_after_a_restart(has_gpu: bool, timeout: datetime.timedelta) -> N
     if attempt == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), ranks, is_master=False)
+    store = dist.TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), ranks, is_master=False, timeout=timeout
+    )
     dist.init_process_group(
         None if has_gpu else "gloo",
         store=dist.PrefixStore(f"attempt-{attempt}", store),
@@ -152,10 +173,10 @@ def usable_cores() -> int:
     """Cores that this process may use: those it is bound to, or fewer if its container has a smaller quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, int(quota) // int(period)))
+        quota, period = (int(word) for word in Path(CPU_QUOTA).read_text().split())
     except (OSError, ValueError):  # no cgroup, or the quota is "max"
         return cores
+    return max(1, min(cores, quota // period)) if quota > 0 and period > 0 else cores
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
@@ -165,8 +186,16 @@ def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
 
     So files are read and written once, and no rank can disagree with another about what is in them. A collective:
     every rank must reach it. The result travels pickled between our own processes.
+
+    Where the ranks have their `Peers`, the others wait for as long as rank 0 is alive, however long `work` takes.
+
+    Raises:
+        TrainingFailed: on the other ranks, if `work` raised something else; rank 0, which says it, raises just that.
+        dist.DistError, RuntimeError: a rank was lost meanwhile.
     """
     outcome: list[Any] = [None]
+    unexpected: Exception | None = None
+    peers = Peers.current
     if accelerator.is_main_process:
         try:
             outcome[0] = work()
@@ -174,7 +203,16 @@ def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
             outcome[0] = error
         except OSError as error:
             outcome[0] = _describe(error)
+        except Exception as error:  # a mistake of ours; the others must not wait for rank 0 in vain
+            unexpected = error
+            outcome[0] = TrainingFailed(f"rank 0 failed: {type(error).__name__}: {error}")
+        if peers is not None:
+            peers.main_is_done()
+    elif peers is not None:
+        peers.wait_for_main()
     broadcast_object_list(outcome)
+    if unexpected is not None:
+        raise unexpected
     if isinstance(outcome[0], InputError | Stopped | TrainingFailed):
         raise outcome[0]
     return outcome[0]
@@ -207,7 +245,7 @@ def launch_advice(processes: int) -> list[str]:
 def _processes_asked_for() -> int | None:
     """The number on accelerate launch's command line, else in its config file; None where that can't be seen."""
     try:
-        words = Path(f"/proc/{os.getppid()}/cmdline").read_text().split("\0")
+        words = Path(f"/proc/{os.getppid()}/cmdline").read_text(errors="replace").split("\0")
     except OSError:
         return None
     if "ACCELERATE_MIXED_PRECISION" not in os.environ or "launch" not in words:
@@ -216,10 +254,12 @@ def _processes_asked_for() -> int | None:
     asked: Any = _option(options, "num_processes")
     if asked is None and (file := _option(options, "config_file")) is not None:
         try:
-            asked = yaml.safe_load(Path(file).read_text()).get("num_processes")
-        except (OSError, yaml.YAMLError, AttributeError):
+            config = yaml.safe_load(read_file(Path(file), MAX_LAUNCH_CONFIG_BYTES))
+        except (BadFile, yaml.YAMLError, ValueError, RecursionError):  # accelerate launch has read more into it
             return None
-    return int(asked) if str(asked).isdigit() else None
+        asked = config.get("num_processes") if isinstance(config, dict) else None
+    digits = str(asked)
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else None
 
 
 def _option(words: list[str], name: str) -> str | None:

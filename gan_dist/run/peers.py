@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
+import socket
 import threading
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, TypeVar
 
 import torch.distributed as dist
 
-ROLL_CALL = 2.0  # seconds that a living process has to answer
+from gan_dist.config import TrainingFailed
+
+T = TypeVar("T")
+ROLL_CALL = 2.0  # seconds that a roll call takes at most; a living process has answered by then
 _FOREVER = datetime.timedelta(days=10_000)
 
 
@@ -32,37 +39,78 @@ class Peers:
 
     Args:
         rank, ranks: this one, of how many.
+        patience: seconds that a rank waits for another one at most, before a roll call.
+
+    Raises:
+        TrainingFailed: the store is gone, and rank 0 or its launcher with it.
     """
 
-    def __init__(self, rank: int, ranks: int) -> None:
+    current: ClassVar[Peers | None] = None
+    """Those of this process, as long as they are open, if there are several ranks."""
+
+    def __init__(self, rank: int, ranks: int, patience: float) -> None:
         self.rank = rank
         self.ranks = ranks
+        self._patience = patience
         self._thread: threading.Thread | None = None
+        self._works_of_main = 0
+        self._waits = False
         if ranks > 1:
             self._silent = False
-            self._own = self._store(_FOREVER)  # when this process ends the store may be gone
-            self._thread = threading.Thread(target=self._answer, args=(self._store(_FOREVER),), daemon=True)
+            stores = _in_time(lambda: (self._store(patience / 4), self._store(patience / 4)), patience)
+            if stores is None:
+                raise TrainingFailed(f"{_lost([0])} before the first step; start the same command again", spoken_by=1)
+            self._own, answers = stores
+            self._thread = threading.Thread(target=self._answer, args=(answers,), daemon=True)
             self._thread.start()
+            Peers.current = self
 
-    def missing(self) -> list[int]:
+    def missing(self, among: Sequence[int] | None = None) -> list[int]:
         """Call the roll. Needs no other process to do anything, and takes `ROLL_CALL` seconds if one is missing.
+
+        Args:
+            among: whom to call; None: all others.
 
         Returns:
             Ranks that do not answer, in order. Only rank 0, if the store went with it.
         """
-        others = [rank for rank in range(self.ranks) if rank != self.rank]
-        try:
-            store = self._store(datetime.timedelta(seconds=ROLL_CALL))
-            for rank in others:
-                store.set(f"call/{rank}", "")
-            give_up = time.monotonic() + ROLL_CALL
-            while missing := [rank for rank in others if not store.check([f"here/{rank}"])]:
-                if time.monotonic() > give_up:
-                    break
-                time.sleep(0.05)
-            return missing
-        except (dist.DistError, RuntimeError):
-            return [0] if others else []
+        others = [rank for rank in range(self.ranks) if rank != self.rank] if among is None else among
+        if not others:
+            return []
+        missing = _in_time(lambda: self._call(others, time.monotonic() + ROLL_CALL - 0.2), ROLL_CALL)
+        return [0] if missing is None else missing
+
+    def main_is_done(self) -> None:
+        """Tell the others, who are in `wait_for_main`, that what rank 0 did alone is done."""
+        self._works_of_main += 1
+        self._own.set(f"done/{self._works_of_main}", "")
+
+    def wait_for_main(self) -> None:
+        """Wait until rank 0 calls `main_is_done`: however long that takes, as long as it answers a roll call.
+
+        Raises:
+            dist.DistNetworkError: rank 0 is lost; within `patience` and what `blame` takes.
+        """
+        self._works_of_main += 1
+        done, lost = threading.Event(), threading.Event()
+
+        def wait(key: str) -> None:
+            try:
+                self._own.wait([key], _FOREVER)
+            except (dist.DistError, RuntimeError):  # the store is gone
+                lost.set()
+            done.set()
+
+        # In a thread, for the same reason as in `_in_time`; and here Python runs its signal handlers.
+        self._waits = True
+        threading.Thread(target=wait, args=(f"done/{self._works_of_main}",), daemon=True).start()
+        while not done.wait(max(1.0, self._patience - ROLL_CALL)):
+            if self.missing([0]):
+                lost.set()
+                break
+        if lost.is_set():
+            raise dist.DistNetworkError("rank 0 was lost while the others waited for what it does alone")
+        self._waits = False
 
     def blame(self, error: BaseException) -> Blame | None:
         """Find out who is lost, if an error came from a collective: a connection broke, or nothing came in time."""
@@ -73,35 +121,81 @@ class Peers:
         here = min(set(range(self.ranks)) - set(lost))
         if not lost:
             return Blame("failed: the processes are all there, and waited for each other too long", here)
-        ranks = f"rank{'s' if len(lost) > 1 else ''} {', '.join(map(str, lost))}"
-        return Blame(f"lost {ranks} (dead, hung or cut off)", here)
+        return Blame(_lost(lost), here)
 
     def close(self) -> None:
         """Answer no more: this process is ending, for whatever reason."""
         if self._thread is not None:
+            Peers.current = None
             self._silent = True
-            try:
-                self._own.set(f"call/{self.rank}", "")
-                self._thread.join(ROLL_CALL)
-            except (dist.DistError, RuntimeError):  # the store is gone, and the thread has noticed
-                pass
+            if not self._waits:  # else the connection is taken, and rank 0 lost
+                with contextlib.suppress(dist.DistError, RuntimeError):  # the store is gone, and the thread has noticed
+                    self._own.set(f"call/{self.rank}", "")
+                    self._thread.join(ROLL_CALL)
             self._thread = None
 
-    def _answer(self, store: dist.Store) -> None:
-        try:
-            store.wait([f"call/{self.rank}"], _FOREVER)
-            if not self._silent:
-                store.set(f"here/{self.rank}", "")
-        except (dist.DistError, RuntimeError):  # the store is gone
-            pass
+    def _call(self, others: Sequence[int], deadline: float) -> list[int]:
+        """The roll call itself; each "here" is newer than its call."""
+        store = self._store(ROLL_CALL / 4)
+        for rank in others:
+            store.delete_key(f"here/{rank}")
+            store.set(f"call/{rank}", "")
+        while missing := [rank for rank in others if not store.check([f"here/{rank}"])]:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+        return missing
 
-    def _store(self, timeout: datetime.timedelta) -> dist.Store:
-        """The store of the launcher, or of rank 0; keys of this attempt."""
+    def _answer(self, store: dist.Store) -> None:
+        with contextlib.suppress(dist.DistError, RuntimeError):  # the store is gone
+            while True:
+                store.wait([f"call/{self.rank}"], _FOREVER)
+                if self._silent:
+                    break
+                # In this order a call that comes in between is answered, too: its caller has deleted "here" before.
+                store.delete_key(f"call/{self.rank}")
+                store.set(f"here/{self.rank}", "")
+
+    def _store(self, timeout: float) -> dist.Store:
+        """The store of the launcher, or of rank 0; keys of this attempt.
+
+        Args:
+            timeout: seconds of one try to connect; torch tries several times.
+
+        Raises:
+            OSError, dist.DistError: it is gone.
+        """
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        # torch would try for the whole time where nobody listens any more.
+        socket.create_connection((host, port), timeout).close()
         store = dist.TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
+            host,
+            port,
             is_master=False,
             wait_for_workers=False,
-            timeout=timeout,
+            timeout=datetime.timedelta(seconds=timeout),
         )
         return dist.PrefixStore(f"peers-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def _lost(ranks: Sequence[int]) -> str:
+    return f"lost rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))} (dead, hung or cut off)"
+
+
+def _in_time(work: Callable[[], T], seconds: float) -> T | None:
+    """What `work` returns; None if it does not in time, or the store is gone.
+
+    In a thread: where rank 0 has the store and is stopped, the store neither answers nor heeds its own time-outs. In
+    all other cases `work` must end by itself in that time: a thread that comes back from torch while the interpreter
+    shuts down aborts the process.
+    """
+    results: list[T] = []
+
+    def run() -> None:
+        with contextlib.suppress(OSError, dist.DistError, RuntimeError):
+            results.append(work())
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return results[0] if results else None

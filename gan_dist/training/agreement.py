@@ -9,10 +9,11 @@ import hashlib
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import accelerate
+import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
@@ -21,7 +22,8 @@ from gan_dist.run.checkpoint import Checkpoints
 from gan_dist.run.folder import RunFolder
 from gan_dist.run.launcher import on_main
 
-DECISIVE = ("torch", "accelerate")  # packages whose versions have a say in a run's numbers
+DECISIVE = {"torch": torch.__version__, "accelerate": accelerate.__version__}
+"""Packages that have a say in a run's numbers, and their versions, installed as a distribution or not."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def check_same_start(config: Config) -> None:
         InputError: the same on every rank; names the first rank that differs from rank 0, and in what.
     """
     values = {name: value for name, value in to_flat(config).items() if not name.startswith(HOSTS_OWN)}
-    software = {"gan_dist's code": _code()} | {f"{name}'s version": version(name) for name in DECISIVE}
+    software = {"gan_dist's code": _code()} | {f"{name}'s version": version for name, version in DECISIVE.items()}
     first, *others = gather_object([Brought(socket.gethostname(), values, software)])
     for rank, other in enumerate(others, 1):
         ranks = f"rank {rank} ({other.host}) and rank 0 ({first.host})"

@@ -51,7 +51,7 @@ from gan_dist.training.penalties import Judge, OneCentered, Plain, ZeroCentered
 from gan_dist.training.profiling import Profile
 from gan_dist.training.quality import Quality
 from gan_dist.training.recovery import BadStep, heed, recover, restore
-from gan_dist.training.reduction import ExactReduction, FastReduction, Gather, Reduction
+from gan_dist.training.reduction import ExactReduction, FastReduction, Gather, Reduction, add_whole_pairs
 from gan_dist.training.saving import checkpoint
 from gan_dist.training.schedule import Schedule
 from gan_dist.training.start import find_start
@@ -182,7 +182,12 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
 
     memory = None
     if ranks > 1 and device.type == "cpu" and config.distributed.shared_memory:
-        memory = SharedMemory.open(rank, ranks, lambda mine: gather_object([mine]), _patience(config))
+        rows = add_whole_pairs(torch.empty(make_reduction(config.train, ranks, None).rows, 0))
+        weights = max(sum(map(torch.numel, network.parameters())) for network in (generator, discriminator))
+        numbers = len(rows) * (weights + ranks)  # what an update sends: behind the gradients, the guard's numbers
+        memory = SharedMemory.open(
+            rank, ranks, numbers, lambda mine: gather_object([mine]), _patience(config), console.announce
+        )
     profile = Profile(config.profile and rank == 0, folder.profile, device, console.announce)
     reduction = profile.watch(make_reduction(config.train, ranks, memory.gather if memory else None))
     batch_size, seed, latent_dim = config.train.batch_size, config.train.seed, config.model.latent_dim
@@ -259,7 +264,8 @@ def run_to_end(config: Config) -> int:
     request, folder, run = StopRequest(), RunFolder(config.run.dir), None
     accelerator = start_processes(config)  # until here `train.main` handles signals: there is nothing to save
     with request.listening(), contextlib.closing(folder):
-        with contextlib.closing(Peers(accelerator.process_index, accelerator.num_processes)) as peers:
+        rank, ranks = accelerator.process_index, accelerator.num_processes
+        with contextlib.closing(Peers(rank, ranks, _patience(config))) as peers:
             try:
                 run = build(config, folder, request, accelerator)
                 state = train_through(run)

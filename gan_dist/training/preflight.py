@@ -35,10 +35,11 @@ from gan_dist.config import (
 )
 from gan_dist.data.dataset import GlobalBatches, ResidentImages, denormalize, make_loader
 from gan_dist.data.sources import write_idx_images
+from gan_dist.launched import read_launched
 from gan_dist.models import build_pair
 from gan_dist.run.folder import RunFolder, read_json_lines
-from gan_dist.run.launcher import launch_advice, on_main
-from gan_dist.run.peers import Peers
+from gan_dist.run.launcher import launch_advice, on_main, usable_cores
+from gan_dist.run.peers import ROLL_CALL, Peers
 from gan_dist.run.preemption import StopRequest
 from gan_dist.training.engine import build, start_processes, train_through
 from gan_dist.training.outputs import conclude, fingerprint
@@ -46,7 +47,8 @@ from gan_dist.training.saving import checkpoint_bytes
 from gan_dist.training.update import flatten
 
 STEPS = 20
-PER_RANK = 8
+PER_RANK = 8  # images of a batch
+IMAGES_PER_RANK = 50  # of the scratch data set: an epoch has as many steps on any number of ranks
 TIMEOUT = 30.0  # seconds: the whole preflight is to be over within a minute
 
 
@@ -80,13 +82,17 @@ def preflight(folder: Path) -> int:
         InputError: the folder can't be used.
         TrainingFailed: a process was lost.
     """
-    accelerator = start_processes(Config(distributed=DistributedConfig(timeout=TIMEOUT)))
+    timeout = timeout_for(read_launched().local_ranks, usable_cores())
+    accelerator = start_processes(Config(distributed=DistributedConfig(timeout=timeout)))
+    rank, ranks = accelerator.process_index, accelerator.num_processes
     rows, failed = [], False
-    with contextlib.closing(Peers(accelerator.process_index, accelerator.num_processes)) as peers:
+    with contextlib.closing(Peers(rank, ranks, timeout - ROLL_CALL)) as peers:
         try:
-            scratch = Path(on_main(accelerator, lambda: _make_scratch(folder)))
+            # What differs from host to host is rank 0's: all ranks of a run have one configuration.
+            made, timeout = on_main(accelerator, lambda: (_make_scratch(folder, ranks), timeout))
+            scratch = Path(made)
             try:
-                checked = Preflight(accelerator, scratch, _config(scratch, accelerator.num_processes))
+                checked = Preflight(accelerator, scratch, preflight_config(scratch, ranks, timeout))
                 for name, check in CHECKS.items():
                     ok, said = _agreed(check, checked)
                     failed |= not ok
@@ -211,24 +217,34 @@ def _agreed(check: Callable[[Preflight], Verdict], checked: Preflight) -> Verdic
     return next((other for other in verdicts if not other[0]), verdicts[0])
 
 
-def _make_scratch(folder: Path) -> str:
-    run_folder = RunFolder(folder)
-    run_folder.check_usable()
-    scratch = Path(tempfile.mkdtemp(prefix="check-", dir=run_folder.nearest_existing().absolute()))
-    images = np.random.default_rng(0).integers(0, 256, (100, 28, 28), dtype=np.uint8)
-    write_idx_images(scratch / "data", "mnist", images)
-    return str(scratch)
+def timeout_for(local_ranks: int, cores: int) -> float:
+    """Seconds that the ranks wait for each other: several on one core start, and work, one after the other."""
+    return TIMEOUT * max(1.0, local_ranks / cores)
 
 
-def _config(scratch: Path, ranks: int) -> Config:
+def preflight_config(scratch: Path, ranks: int, timeout: float) -> Config:
+    """Of the small run that is stopped and started again."""
     return Config(
         data=DataConfig(root=scratch / "data", source="local"),
         train=TrainConfig(steps=STEPS, batch_size=PER_RANK * ranks, log_hashes=5),
         log=LogConfig(every_steps=5),
-        distributed=DistributedConfig(timeout=TIMEOUT),
+        distributed=DistributedConfig(timeout=timeout),
         evaluate=EvaluateConfig(every_epochs=None),
         wandb=WandbConfig(mode="disabled", timeout=1.0),
     )
+
+
+def scratch_images(ranks: int) -> np.ndarray:
+    """Images for `preflight_config`: (n, 28, 28) of noise."""
+    return np.random.default_rng(0).integers(0, 256, (max(100, IMAGES_PER_RANK * ranks), 28, 28), dtype=np.uint8)
+
+
+def _make_scratch(folder: Path, ranks: int) -> str:
+    run_folder = RunFolder(folder)
+    run_folder.check_usable()
+    scratch = Path(tempfile.mkdtemp(prefix="check-", dir=run_folder.nearest_existing().absolute()))
+    write_idx_images(scratch / "data", "mnist", scratch_images(ranks))
+    return str(scratch)
 
 
 def _train(config: Config, accelerator: Accelerator, stop: bool) -> int:
