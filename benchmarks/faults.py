@@ -4,16 +4,19 @@
 
 Prints a table: fault, times injected, times survived, what was looked at. Survived means: the next start trains on,
 every hash that it writes is the clean run's, and no step stands twice in metrics.jsonl. The faults of a disk mount one
-of their own, which needs root; without it they are left out, and the table says so.
+of their own, which needs root, as does process 1 of a namespace; without it they are left out, and the table says so.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
+import json
 import os
 import pickle
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -24,6 +27,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
+import safetensors.torch
+import torch
 from launching import REPOSITORY, TRAIN, launcher
 from rich.console import Console
 from rich.table import Table
@@ -319,12 +325,178 @@ def damaged(campaign: Campaign, name: str) -> Row:
     return (f"a file of the newest checkpoint {name}", len(files), survived, ", ".join(file.name for file in files))
 
 
+def without_newest(campaign: Campaign, name: str) -> tuple[RunFolder, Path]:
+    """A copy of the clean run that has its last checkpoint's steps to do again; and where that checkpoint was."""
+    folder = campaign.copy(name, campaign.clean)
+    newest = folder.checkpoints / f"step-{Checkpoints(folder.checkpoints, 1).steps()[-1]:08d}"
+    shutil.rmtree(newest)
+    return folder, newest
+
+
+def two_at_once(campaign: Campaign, times: int) -> Row:
+    """Two runs start in one fresh folder, up to three seconds apart: one trains, the other is refused or finds it done."""
+    survived, codes = 0, []
+    for _ in range(times):
+        folder = campaign.fresh("two")
+        first = subprocess.Popen(campaign.command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(campaign.random.uniform(0, 3))
+        second = campaign.train(folder)
+        codes.append((first.wait(), second.returncode))
+        survived += sorted(codes[-1]) in ([0, 0], [0, 2]) and campaign.is_clean(folder)
+    return ("two runs start in one fresh folder", times, survived, f"exit codes {codes}")
+
+
+BAD_LINES = {"blank": b"", "NUL": b"\0" * 64, "garbage": b"}{", "invalid UTF-8": b"\xff\xfe", "no object": b"5"}
+
+
+def bad_lines(campaign: Campaign) -> Row:
+    """A bad line in the middle of metrics.jsonl and of hashes.jsonl costs no other line, and is kept aside."""
+    survived, tried = 0, 0
+    for bad in BAD_LINES.values():
+        folder, _ = without_newest(campaign, "bad lines")
+        for file in (folder.metrics, folder.hashes):
+            lines = file.read_bytes().split(b"\n")
+            file.write_bytes(b"\n".join([*lines[:5], bad, *lines[5:]]))
+        kept = [file.with_name(f"{file.name}.damaged") for file in (folder.metrics, folder.hashes)]
+        tried += 1
+        survived += campaign.goes_on_cleanly(folder) and all(file.read_bytes() == bad + b"\n" for file in kept)
+    return ("a bad line in metrics.jsonl and hashes.jsonl", tried, survived, ", ".join(BAD_LINES))
+
+
+IN_THE_WAY: dict[str, Callable[[Path], object]] = {
+    "a file": lambda place: place.write_text("x"),
+    "a folder": lambda place: place.mkdir(),
+    "a link": lambda place: place.symlink_to("/"),
+    "a dangling link": lambda place: place.symlink_to("nowhere"),
+    "a FIFO": lambda place: os.mkfifo(place),
+}
+
+
+def in_the_way(campaign: Campaign) -> Row:
+    """Something else in the place of a checkpoint that is due: it gets another name."""
+    survived = 0
+    for put in IN_THE_WAY.values():
+        folder, place = without_newest(campaign, "in the way")
+        put(place)
+        survived += campaign.goes_on_cleanly(folder) and os.path.lexists(place.with_name(f"replaced-1-{place.name}"))
+    return ("something in the place of a checkpoint", len(IN_THE_WAY), survived, ", ".join(IN_THE_WAY))
+
+
+def of_another_run(campaign: Campaign) -> Row:
+    """A newer checkpoint of another seed in the folder is passed over and left alone."""
+    other = campaign.fresh("other")
+    campaign.train(other, "--train.seed", "9", "--train.steps", str(STEPS + CHECKPOINT_EVERY))
+    folder, _ = without_newest(campaign, "foreign")
+    newest = f"step-{Checkpoints(other.checkpoints, 1).steps()[-1]:08d}"
+    shutil.copytree(other.checkpoints / newest, folder.checkpoints / newest)
+    survived = campaign.goes_on_cleanly(folder) and (folder.checkpoints / newest).is_dir()
+    return ("a newer checkpoint of another run", 1, int(survived), newest)
+
+
+def forged(campaign: Campaign) -> Row:
+    """Tensors of another shape under a manifest whose sums fit: passed over, not a crash."""
+    survived, names = 0, ["generator_optimizer", "discriminator_optimizer", "generator", "discriminator"]
+    for name in names:
+        folder = campaign.copy("forged", campaign.clean)
+        newest = folder.checkpoints / f"step-{Checkpoints(folder.checkpoints, 1).steps()[-1]:08d}"
+        tensors = safetensors.torch.load_file(newest / f"{name}.safetensors")
+        content = safetensors.torch.save({key: torch.zeros(3) for key in tensors})
+        (newest / f"{name}.safetensors").write_bytes(content)
+        manifest = read_json(newest / "manifest.json")
+        entry = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        manifest["files"][f"{name}.safetensors"] = entry
+        (newest / "manifest.json").write_text(json.dumps(manifest))
+        survived += campaign.goes_on_cleanly(folder)
+    return ("tensors of another shape, sums that fit", len(names), survived, ", ".join(names))
+
+
+def wandb_stopped(campaign: Campaign, times: int) -> Row:
+    """W&B's service is stopped in mid-run: the run finishes, with all its lines."""
+    survived, seconds = 0, []
+    for _ in range(times):
+        folder = campaign.fresh("wandb")
+        words = [*campaign.command(folder), "--wandb.mode", "offline", "--wandb.timeout", "2"]
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not folder.metrics.exists():
+            time.sleep(0.01)
+        services = [child for child in psutil.Process(process.pid).children() if child.name() == "wandb-core"]
+        for service in services:
+            service.suspend()
+        began = time.monotonic()
+        code = process.wait()
+        seconds.append(round(time.monotonic() - began, 1))
+        for service in services:
+            with contextlib.suppress(psutil.Error):
+                service.kill()
+        survived += bool(services) and code == 0 and campaign.is_clean(folder)
+    return ("SIGSTOP of W&B's service", times, survived, f"finished {seconds} s later")
+
+
+CONSOLES = ("| head -n 1", "> /dev/full", "2> /dev/full", ">&-", "2>&1 | true")
+
+
+def console_gone(campaign: Campaign) -> Row:
+    """Nobody reads the console, or its disk is full: the run finishes."""
+    survived = 0
+    for redirection in CONSOLES:
+        folder = campaign.fresh("console")
+        words = f"{shlex.join(campaign.command(folder))} {redirection}"
+        subprocess.run(["bash", "-c", words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        survived += read_json(folder.status)["state"] == "finished" and campaign.is_clean(folder)
+    return ("nobody reads the console", len(CONSOLES), survived, ", ".join(CONSOLES))
+
+
+def launcher_killed(campaign: Campaign, times: int) -> Row:
+    """SIGKILL of the launcher of two ranks at any moment, start-up included: no process is left, the run goes on."""
+    survived, seconds = 0, []
+    for _ in range(times):
+        folder = campaign.fresh("launcher")
+        words = campaign.command(folder, 2)
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(campaign.random.uniform(1, 10))
+        process.kill()
+        process.wait()
+        began = time.monotonic()
+        while group_of(process.pid) and time.monotonic() - began < 60:
+            time.sleep(0.02)
+        seconds.append(round(time.monotonic() - began, 1))
+        survived += seconds[-1] < TIMEOUT and campaign.goes_on_cleanly(folder)
+    return ("SIGKILL of the launcher of two ranks", times, survived, f"all processes gone after {seconds} s")
+
+
+def group_of(leader: int) -> list[int]:
+    """The living processes of a session."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
+
+
+def launcher_is_process_1(campaign: Campaign) -> Row:
+    """accelerate launch as process 1 of its namespace, as in a container."""
+    folder = campaign.fresh("container")
+    command = shlex.join(campaign.command(folder, 1, launch=("--max_restarts", "0")))
+    words = ["unshare", "--pid", "--fork", "--mount-proc", "bash", "-c", f"exec {command}"]
+    if subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True, check=False).returncode:
+        raise PermissionError
+    code = subprocess.run(words, capture_output=True, check=False).returncode
+    survived = code == 0 and campaign.is_clean(folder)
+    return ("the launcher is process 1", 1, int(survived), f"exit code {code}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--cycles", type=int, default=50)
     parser.add_argument("--times", type=int, default=5)
-    parser.add_argument("--only", nargs="+", default=[], help="such as: disk-full damaged signal rank nan cycles kills")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        help="such as: disk-full damaged signal rank nan bad-lines wandb console launcher cycles kills",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=None)
     arguments = parser.parse_args()
@@ -350,6 +522,15 @@ def main() -> int:
             "rank-stopped, restarts": lambda: in_one_rank(campaign, "SIGSTOP", 1, 2),
             "nan": lambda: in_one_rank(campaign, "nan", 0, times),
             "nan, rollback": lambda: in_one_rank(campaign, "nan", 0, times, "--train.on-nonfinite", "rollback"),
+            "two-at-once": lambda: two_at_once(campaign, times),
+            "bad-lines": lambda: bad_lines(campaign),
+            "in-the-way": lambda: in_the_way(campaign),
+            "foreign": lambda: of_another_run(campaign),
+            "forged": lambda: forged(campaign),
+            "wandb": lambda: wandb_stopped(campaign, 2),
+            "console": lambda: console_gone(campaign),
+            "launcher-killed": lambda: launcher_killed(campaign, times),
+            "launcher-1": lambda: launcher_is_process_1(campaign),
             "cycles": lambda: kill_and_resume(campaign, arguments.cycles),
             "kills": lambda: sigkill(campaign, arguments.kills),
         }
@@ -359,7 +540,7 @@ def main() -> int:
             try:
                 name, injected, survived, looked_at = fault()
             except PermissionError:
-                table.add_row("a fault of the disk", "0", "0", "left out: mounting one needs root")
+                table.add_row(label, "0", "0", "left out: it needs root")
                 continue
             lost += injected - survived
             table.add_row(name, str(injected), str(survived), looked_at)
