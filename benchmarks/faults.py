@@ -334,7 +334,7 @@ def without_newest(campaign: Campaign, name: str) -> tuple[RunFolder, Path]:
 
 
 def two_at_once(campaign: Campaign, times: int) -> Row:
-    """Two runs start in one fresh folder, up to three seconds apart: one trains, the other is refused or finds it done."""
+    """Two runs start in one fresh folder, up to 3 seconds apart: one trains, the other is refused or finds it done."""
     survived, codes = 0, []
     for _ in range(times):
         folder = campaign.fresh("two")
@@ -495,7 +495,7 @@ def main() -> int:
         "--only",
         nargs="+",
         default=[],
-        help="such as: disk-full damaged signal rank nan bad-lines wandb console launcher cycles kills",
+        help="such as: disk-full damaged signal rank nan wandb console launcher cycles kills",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=None)
