@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "gan_dist/train.py"
 def _announce_import() -> None:
     """Say on rank 0 what the next 3 to 40 seconds are spent on, unless they were spent already in this process."""
     if "torch" not in sys.modules and os.environ.get("RANK", "0") == "0":
-        print("gan_dist: loading PyTorch ...", flush=True)
+        print("loading PyTorch ...", flush=True)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,8 @@ class Started:
 
     @property
     def said(self) -> list[str]:
-        return self.log.read_text().splitlines()
+        """Its lines on both streams, less the one that any run begins with."""
+        return [line for line in self.log.read_text().splitlines() if line != "loading PyTorch ..."]
 
     def ended(self, within: float) -> int:
         """Its exit code, `within` so many seconds."""

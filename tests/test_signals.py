@@ -170,35 +170,63 @@ with request.listening():
 """
 
 
-@pytest.mark.parametrize("first", [None, signal.SIGINT])
-def test_the_end_of_the_launcher_is_no_second_request(first: signal.Signals | None) -> None:
-    """After a Ctrl-C in a terminal a launcher ends seconds later, while its worker saves."""
+@contextlib.contextmanager
+def patient_worker(**variables: str) -> Iterator[tuple[subprocess.Popen[str], int, Iterator[str]]]:
+    """PATIENT, started by a process that ends only if it is killed.
+
+    Yields:
+        That process, the worker, and what the worker says.
+    """
     launch = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
     with subprocess.Popen(
         [sys.executable, "-c", launch, PATIENT],
         stdout=subprocess.PIPE,
         text=True,
-        env=environment() | {"TORCHELASTIC_RUN_ID": "none"},
+        env=environment() | variables,
         cwd=REPOSITORY,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout is not None
         said = iter(process.stdout.readline, "")
         worker = int(next(said))
+        try:
+            yield process, worker, said
+        finally:
+            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+
+
+def assert_lives(said: Iterator[str], seconds: float) -> None:
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up:
+        assert next(said, ""), "it ended"
+
+
+@pytest.mark.parametrize("first", [None, signal.SIGINT])
+def test_the_end_of_the_launcher_is_no_second_request(first: signal.Signals | None) -> None:
+    """After a Ctrl-C in a terminal a launcher ends seconds later, while its worker saves."""
+    with patient_worker(TORCHELASTIC_RUN_ID="none") as (process, worker, said):
         if first is not None:
             os.kill(worker, first)
             time.sleep(2.5)
         process.kill()
-        reason = next(line for line in said if line not in ("\n", "SIGTERM\n"))
-        assert reason == ("the launcher ended\n" if first is None else "SIGINT\n")
-        give_up = time.monotonic() + 3
-        while time.monotonic() < give_up:
-            assert next(said), "it ended"
+        reason = "the launcher ended\n" if first is None else "SIGINT\n"
+        wait_until(lambda: next(said) == reason, 20)
+        assert_lives(said, 3)
         os.kill(worker, signal.SIGTERM)
         if first is None:  # the first request of a person
-            time.sleep(2.5)
+            assert_lives(said, 2.5)
             os.kill(worker, signal.SIGTERM)
         wait_until(lambda: not next(said, ""), 20)
+
+
+def test_who_is_started_from_a_shell_outlives_it() -> None:
+    with patient_worker(ACCELERATE_MIXED_PRECISION="bf16") as (process, _, said):
+        process.kill()
+        process.wait()
+        assert_lives(said, 1)
+        assert next(said) == "\n"  # nobody asked it to stop
 
 
 # --- a launcher that is process 1, as in a container
