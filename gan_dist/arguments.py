@@ -1,11 +1,17 @@
-"""Command lines: the words become a dataclass, and every mistake is one line that names the way out."""
+"""Command lines: tyro turns the words into a dataclass, and every mistake is one line that names the way out."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from operator import attrgetter
+from typing import TypeVar
+
+import tyro
+from tyro import _errors
 
 from gan_dist.config import (
     STOPPED_EXIT_CODE,
@@ -14,16 +20,15 @@ from gan_dist.config import (
     Stopped,
     TrainingFailed,
     package_version,
-    shortened,
 )
 from gan_dist.helptext import full_help, short_help, show
 from gan_dist.launched import Launched, read_launched
-from gan_dist.options import REQUIRED, Option, docstrings, fill, options_of
-from gan_dist.suggestions import did_you_mean
+from gan_dist.mistakes import HELP, HELP_ALL, CommandLine, dashed
+from gan_dist.options import docstrings, options_of
 
 T = TypeVar("T")
 BAD_INPUT_EXIT_CODE = 2  # what argparse and most shell commands use, too
-HELP, HELP_ALL, VERSION = ("-h", "--help"), "--help-all", "--version"
+VERSION = "--version"
 
 
 def read_arguments(
@@ -39,7 +44,9 @@ def read_arguments(
     """Fill a dataclass from a command line. Where a flag comes twice, the last one counts.
 
     Args:
-        cls: the dataclass; see `options_of` for the types of its fields. Their docstrings are the help.
+        cls: the dataclass. Its fields are bool, int, float, str, Path, a Literal of strings, one of these or None, or
+            a dataclass. One that is given by its place among the words is an `Annotated[Positional[...], arg(metavar=
+            ...)]`, both of tyro.conf, and may be a tuple. The docstrings of the fields are the help.
         arguments: the words after the command, and after the preset.
         prog: the command, for the help.
         description: what the command does, for the help.
@@ -53,9 +60,9 @@ def read_arguments(
         SystemExit: --help, --help-all or --version was asked for and printed.
     """
     options = options_of(cls, default)
-    words = [option.metavar for option in options if option.metavar is not None]
-    flags = ["[--FLAG VALUE ...]"] if len(words) < len(options) else []
-    usage = " ".join([prog, *(["[PRESET]"] if presets else []), *words, *flags])
+    positionals = [option.metavar for option in options if option.metavar is not None]
+    flags = ["[--FLAG VALUE ...]"] if len(positionals) < len(options) else []
+    usage = " ".join([prog, *(["[PRESET]"] if presets else []), *positionals, *flags])
     if asked := next((word for word in arguments if word in (*HELP, HELP_ALL, VERSION)), None):
         if asked == VERSION:
             show(f"gan_dist {package_version()}\n")
@@ -65,78 +72,54 @@ def read_arguments(
         else:
             show(full_help(usage, description, options, docstrings(cls)))
         raise SystemExit(0)
-    values, loose = _read_flags(arguments, [option for option in options if option.metavar is None])
-    values |= _read_positionals(loose, options, usage, presets or {})
+    line = CommandLine(arguments, options, usage, tuple(presets or ()))
+    read = _parse(cls, line, default)
+    line.check_texts(read)
     for name, accepted in (ranges or {}).items():
-        if values.get(name) is not None:
-            accepted.check(name, values[name])
-    return fill(cls, values, default)
+        if (value := attrgetter(name)(read)) is not None:
+            accepted.check(name, value)
+    return read
 
 
-def _read_flags(arguments: Sequence[str], options: Sequence[Option]) -> tuple[dict[str, Any], list[str]]:
-    """The values that flags give, by field, and the words that belong to no flag."""
-    by_flag = {option.flag: option for option in options}
-    switched_off = {option.off_flag: option for option in options if option.kind is bool}
-    values: dict[str, Any] = {}
-    words, loose = list(arguments), []
-    while words:
-        word = words.pop(0)
-        if not _is_flag(word):
-            loose.append(word)
-            continue
-        name, equals, value = word.partition("=")
-        name = name.replace("_", "-")
-        option = by_flag.get(name) or switched_off.get(name)
-        if option is None:
-            way_out = did_you_mean(name, [*by_flag, *switched_off]) or f"{HELP_ALL} lists all flags"
-            raise InputError(f"there is no flag {_printable(word.partition('=')[0])}; {way_out}")
-        if option.kind is bool:
-            if equals or (words and words[0].lower() in ("true", "false")):
-                raise InputError(f"{name} takes no value; write {option.flag} or {option.off_flag}")
-            values[option.name] = name in by_flag
-            continue
-        if not equals:
-            if not words or _is_flag(words[0]):
-                example = "" if option.example is None else f", as in {option.flag} {option.example}"
-                raise InputError(f"{name} needs a value: {option.wanted}{example}")
-            value = words.pop(0)
-        values[option.name] = option.value_of(value)
-    return values, loose
+def _parse(cls: type[T], line: CommandLine, default: T | None) -> T:
+    """Let tyro read a command line.
 
+    tyro prints its errors as boxes of several lines. Only its private module `_errors` says what they are about, so
+    nothing else here uses that module, and pyproject.toml names the versions that have it.
 
-def _read_positionals(
-    words: Sequence[str], options: Sequence[Option], usage: str, presets: Mapping[str, str]
-) -> dict[str, Any]:
-    """The values of the words that belong to no flag, by field."""
-    values: dict[str, Any] = {}
-    rest = list(words)
-    for option in options:
-        if option.metavar is None or (not rest and option.default is not REQUIRED):
-            continue
-        taken, rest = rest[: option.words], rest[option.words :]
-        if len(taken) < option.words:
-            given = f", and only {len(taken)} is given" if taken else ""
-            raise InputError(f"{option.metavar} is missing{given}; the command is: {usage}")
-        read = tuple(option.value_of(word) for word in taken)
-        values[option.name] = read if option.words > 1 else read[0]
-    if rest:
-        word = rest[0]
-        if word in presets:
-            raise InputError(f"the preset {word} has to be the first word, and the only one: {usage}")
-        flags = [option.flag for option in options if option.metavar is None]
-        way_out = did_you_mean(word, flags) or f"the command is: {usage}; {HELP[1]} says more"
-        raise InputError(f"{shortened(word)} belongs to no flag; {way_out}")
-    return values
+    Raises:
+        InputError: the line can't be read.
+    """
 
+    def explain(event: _errors.ParseErrorEvent) -> None:
+        if isinstance(event, _errors.MissingArgs):
+            raise line.without_value(event.missing_arguments[0].arg.get_output_key(), "is missing")
+        if isinstance(event, _errors.BadValue) and event.reason == "too_few_values":
+            raise line.without_value(event.argument.get_output_key(), "is incomplete")
+        if isinstance(event, _errors.InvalidChoice):
+            raise line.with_bad_value(event.argument.get_output_key(), event.value)
+        if isinstance(event, _errors.InstantiationFailure) and event.argument is not None:
+            raise line.with_bad_value(event.argument.get_output_key())
+        # tyro prints any other event, and exits.
 
-def _is_flag(word: str) -> bool:
-    """Whether a word is a flag, and not a value such as -1, -.5 or -inf."""
-    return word.startswith("-") and not re.match(r"-(\.?\d|inf|nan)", word, re.IGNORECASE) and word != "-"
-
-
-def _printable(word: str) -> str:
-    """A word as it was written, where it can be shown in a line."""
-    return word if word.isprintable() and len(word) <= 60 else shortened(word)
+    if line.words and dashed(line.words[0]).startswith("--tyro-"):  # tyro's own: they print or write shell scripts
+        raise line.with_unknown(line.words[0])
+    printed = io.StringIO()
+    try:
+        with _errors.on_parse_error(explain), contextlib.redirect_stderr(printed):
+            read, unknown = tyro.cli(
+                cls,
+                args=line.words,
+                default=tyro.MISSING_NONPROP if default is None else default,
+                return_unknown_args=True,
+                add_help=False,
+            )
+    except SystemExit:
+        said = " ".join(re.findall(r"[^\s│─╭╮╰╯|]+", printed.getvalue()))
+        raise InputError(f"the command line can't be read; {HELP_ALL} lists all flags ({said})") from None
+    if unknown:
+        raise line.with_unknown(unknown[0])
+    return read
 
 
 def exit_code(prog: str, work: Callable[[], int]) -> int:

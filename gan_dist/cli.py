@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+from tyro.conf import Positional, arg
+
 from gan_dist import train
-from gan_dist.arguments import HELP, HELP_ALL, VERSION, exit_code, read_arguments
+from gan_dist.arguments import VERSION, exit_code, read_arguments
 from gan_dist.config import (
     RANGES,
     SEEDS,
@@ -25,8 +27,8 @@ from gan_dist.config import (
 )
 from gan_dist.helptext import show
 from gan_dist.memory import available_memory
+from gan_dist.mistakes import HELP, HELP_ALL
 from gan_dist.openmp import limit_spinning
-from gan_dist.options import Positional
 from gan_dist.output_streams import nonblocking_output
 from gan_dist.suggestions import nearest
 
@@ -38,7 +40,7 @@ PROCESS_BYTES = 300_000_000  # of one that has imported torch, without what it s
 
 @dataclass(frozen=True)
 class SampleArguments:
-    run: Annotated[Path, Positional("RUN")]
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
     """The run's folder, or one of its .safetensors files."""
     count: int = 64
     """Images to generate (1 to 1,000,000; in a .png 1 to 10,000)."""
@@ -83,7 +85,7 @@ class EvaluateData:
 
 @dataclass(frozen=True)
 class EvaluateArguments:
-    run: Annotated[Path | None, Positional("[RUN]")] = None
+    run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None
     """The run's folder, or one of its .safetensors files: figures of NAME.safetensors go to NAME-evaluation.json beside
     it."""
     count: int = 10_000
@@ -126,7 +128,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class DoctorArguments:
-    run: Annotated[Path, Positional("RUN")]
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
     """The run's folder; it may still be training."""
 
 
@@ -156,7 +158,7 @@ def doctor(arguments: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class DiffArguments:
-    runs: Annotated[tuple[Path, Path], Positional("RUN RUN")]
+    runs: Annotated[Positional[tuple[Path, Path]], arg(metavar="RUN RUN")]
     """Folders of two runs that were trained with --train.log-hashes."""
 
 

@@ -1,30 +1,18 @@
-"""The options of a command line: the fields of a dataclass, with their types, defaults and docstrings."""
+"""The options of a command, for its help and its messages. tyro makes its own list of them, and keeps it private."""
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
-import itertools
 import types
 import typing
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, cast
 
-from gan_dist.config import InputError, check_text, shortened
-from gan_dist.suggestions import nearest
+from docstring_parser import parse_from_object
+from tyro.conf import Positional
 
-T = TypeVar("T")
 REQUIRED = dataclasses.MISSING  # the default of an option that has none
-
-
-@dataclass(frozen=True)
-class Positional:
-    """Annotates a field that is given by its place among the words, not by a flag."""
-
-    metavar: str
 
 
 @dataclass(frozen=True)
@@ -42,44 +30,30 @@ class Option:
     default: Any
     metavar: str | None = None
     """Of a positional one."""
-    words: int = 1
-    """Words that a positional one takes; more than one make a tuple."""
 
     @property
     def flag(self) -> str:
-        return flag(self.name)
+        """ "train.batch_size" -> "--train.batch-size"."""
+        return "--" + self.name.replace("_", "-")
 
     @property
     def off_flag(self) -> str:
         """The flag that makes a switch False: "--run.no-shared"."""
-        section, dot, name = self.name.rpartition(".")
-        return flag(f"{section}{dot}no-{name}")
+        section, dot, name = self.flag[2:].rpartition(".")
+        return f"--{section}{dot}no-{name}"
+
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """The choices, with None where that is one."""
+        return self.choices + (("None",) if self.optional else ())
 
     @property
     def wanted(self) -> str:
         """What a value has to be."""
         if self.choices:
-            return "one of " + ", ".join(self.choices)
-        return {int: "a whole number", float: "a number", Path: "a path"}.get(self.kind, "a name")
-
-    def value_of(self, word: str) -> Any:
-        """Read a value.
-
-        Raises:
-            InputError: it is of another type, or no choice.
-        """
-        if self.optional and word in ("None", "none"):
-            return None
-        if self.choices:
-            if word not in self.choices:
-                raise InputError(f"{self.name}={shortened(word)} can't be used; {nearest(word, self.choices)}")
-            return word
-        if self.kind in (str, Path):
-            check_text(self.name, word, path=self.kind is Path)
-        try:
-            return self.kind(word)
-        except ValueError:
-            raise InputError(f"{self.name}={shortened(word)} is not {self.wanted}") from None
+            return "one of " + ", ".join(self.accepted)
+        kind = {int: "a whole number", float: "a number", Path: "a path"}.get(self.kind, "a name")
+        return f"{kind} or None" if self.optional else kind
 
     @property
     def example(self) -> str | None:
@@ -91,78 +65,54 @@ class Option:
     def metavars(self) -> str:
         """What stands for the value in the help."""
         if self.choices:
-            return "|".join(self.choices + (("None",) if self.optional else ()))
+            return "|".join(self.accepted)
         return {int: "N", float: "X", Path: "PATH"}.get(self.kind, "NAME")
-
-
-def flag(name: str) -> str:
-    """The flag of a field: "train.batch_size" -> "--train.batch-size"."""
-    return "--" + name.replace("_", "-")
 
 
 def options_of(cls: type, default: Any = None, prefix: str = "") -> list[Option]:
     """The fields of a dataclass and of those inside it, in their order.
 
     Args:
-        cls: the dataclass. Its fields are bool, int, float, str, Path, a Literal of strings, one of these or None, or
-            a dataclass; an Annotated one with a `Positional` may also be a tuple.
+        cls: the dataclass.
         default: an instance whose values are the defaults; None: the fields' own.
         prefix: of their names.
     """
     hints = typing.get_type_hints(cls, include_extras=True)
     found = []
     for field in dataclasses.fields(cls):
-        kind, positional = hints[field.name], None
-        if typing.get_origin(kind) is Annotated:
-            kind, positional = typing.get_args(kind)
-        value = getattr(default, field.name) if default is not None else _own_default(field)
+        own = field.default if field.default_factory is REQUIRED else field.default_factory()
+        value, kind = getattr(default, field.name, own), hints[field.name]
         if dataclasses.is_dataclass(kind):
-            found += options_of(typing.cast(type, kind), value, f"{prefix}{field.name}.")
+            found += options_of(cast(type, kind), value, f"{prefix}{field.name}.")
             continue
-        metavar = positional.metavar if positional is not None else None
-        words = len(typing.get_args(kind)) if typing.get_origin(kind) is tuple else 1
-        found.append(Option(f"{prefix}{field.name}", *_plain_kind(kind), value, metavar, words))
+        parts, extras = _parts(kind), getattr(kind, "__metadata__", ())
+        choices = tuple(part for part in parts if isinstance(part, str))
+        metavar = next((extra.metavar for extra in extras if hasattr(extra, "metavar")), None)
+        found.append(
+            Option(
+                f"{prefix}{field.name}",
+                kind=str if choices else parts[0],
+                choices=choices,
+                optional=types.NoneType in parts,
+                default=value,
+                metavar=metavar if Positional in extras else None,
+            )
+        )
     return found
-
-
-def fill(cls: type[T], values: Mapping[str, Any], default: Any = None, prefix: str = "") -> T:
-    """Make a dataclass from values by dotted name; what they lack is the default's, or the field's own."""
-    hints = typing.get_type_hints(cls)
-    filled = {}
-    for field in dataclasses.fields(typing.cast(Any, cls)):
-        name = prefix + field.name
-        value = getattr(default, field.name) if default is not None else _own_default(field)
-        if dataclasses.is_dataclass(hints[field.name]):
-            value = fill(hints[field.name], values, value, f"{name}.")
-        filled[field.name] = values.get(name, value)
-    return cls(**filled)
 
 
 def docstrings(cls: type, prefix: str = "") -> dict[str, str]:
     """The docstrings below the fields of a dataclass and of those inside it, by dotted name, each on one line."""
-    tree = ast.parse(inspect.getsource(inspect.getmodule(cls) or cls))
-    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == cls.__name__)
-    found = {}
-    for field, below in itertools.pairwise(body):
-        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            found[prefix + ast.unparse(field.target)] = " ".join(str(below.value.value).split())
+    found = {
+        prefix + field.arg_name: " ".join((field.description or "").split()) for field in parse_from_object(cls).params
+    }
     for name, kind in typing.get_type_hints(cls).items():
         if dataclasses.is_dataclass(kind):
-            found |= docstrings(typing.cast(type, kind), f"{prefix}{name}.")
+            found |= docstrings(cast(type, kind), f"{prefix}{name}.")
     return found
 
 
-def _own_default(field: dataclasses.Field[Any]) -> Any:
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-
-
-def _plain_kind(hint: Any) -> tuple[type, tuple[str, ...], bool]:
-    """Type, choices, and whether None is allowed."""
-    optional = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    if optional:
-        (hint,) = (kind for kind in typing.get_args(hint) if kind is not types.NoneType)
-    if typing.get_origin(hint) is Literal:
-        return str, typing.get_args(hint), optional
-    if typing.get_origin(hint) is tuple:
-        hint = typing.get_args(hint)[0]
-    return hint, (), optional
+def _parts(hint: Any) -> list[Any]:
+    """The plain types and the choices in a type: `Literal["a"] | None` -> ["a", NoneType]."""
+    inside = (hint.__origin__,) if hasattr(hint, "__metadata__") else typing.get_args(hint)
+    return [part for kind in inside for part in _parts(kind)] if inside else [hint]

@@ -9,13 +9,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 from conftest import TRAIN, environment, run_command
 
-from gan_dist.arguments import exit_code
+from gan_dist.arguments import exit_code, read_arguments
 from gan_dist.config import (
     PRESETS,
     RANGES,
@@ -123,6 +124,36 @@ def test_flags_override_the_preset() -> None:
     assert parse([]) == PRESETS["seed"]()
 
 
+def test_words_become_values() -> None:
+    """What tyro is relied on for."""
+    words = ["--train.epochs", "many", "--train.epochs=7", "--train.epochs", "8", "--train.batch_size", "60"]
+    words += ["--run.no-shared", "--train.compile", "--data.root=-x", "--evaluate.every-epochs", "None"]
+    flat = to_flat(parse([*words, "--wandb.name=None", "--optimizer.beta1", "5e-1"]))
+    assert (flat["train.epochs"], flat["train.batch_size"]) == (8, 60)  # the last one counts
+    assert (flat["run.shared"], flat["train.compile"], flat["data.root"]) == (False, True, "-x")
+    assert (flat["evaluate.every_epochs"], flat["wandb.name"], flat["optimizer.beta1"]) == (None, None, 0.5)
+
+
+@dataclass(frozen=True)
+class Refusing:
+    """Of a library's kinds of errors one that has no text of ours."""
+
+    size: int = 1
+    """Any size."""
+
+    def __post_init__(self) -> None:
+        raise ValueError(f"{self.size} is\nodd")
+
+
+def test_an_error_that_only_tyro_can_name_is_one_line_too() -> None:
+    with pytest.raises(InputError) as refused:
+        read_arguments(Refusing, ["--size", "3"], prog="x", description="x")
+    said = str(refused.value)
+    assert said.startswith("the command line can't be read; --help-all lists all flags (")
+    assert "Error parsing Refusing: 3 is odd" in said
+    assert "\n" not in said
+
+
 def test_configuration_survives_json() -> None:
     config = parse(["--train.steps", "9", "--run.dir", "somewhere/else", "--wandb.name", "x"])
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
@@ -183,6 +214,12 @@ BAD = [
     (["--train.epochs="], "train.epochs=''", "is not a whole number"),
     (["--train.compile=True"], "--train.compile", "takes no value; write --train.compile or --train.no-compile"),
     (["--run.no-shared", "false"], "--run.no-shared", "write --run.shared or --run.no-shared"),
+    (["--train.compile", "yes"], "--train.compile", "takes no value; write --train.compile or --train.no-compile"),
+    (["--train.compile", "r3"], "r3", "has to be the first word"),
+    (["--train.steps", "all"], "train.steps='all'", "is not a whole number or None"),
+    (["--train.mixed-precision", "int8"], "train.mixed_precision='int8'", "choose from no, bf16, fp16, None"),
+    (["--train.loss", "-x"], "--train.loss", "needs a value: one of bce"),
+    (["--tyro-write-completion", "bash", "/nowhere/x"], "--tyro-write-completion", "--help-all lists all flags"),
     (["seed", "foo"], "'foo'", "gan_dist/train.py [PRESET] [--FLAG VALUE ...]"),
     (["seed", "r3"], "r3", "has to be the first word"),
     (["--train.epochs", "3", "r3"], "r3", "has to be the first word"),

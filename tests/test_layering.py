@@ -13,7 +13,7 @@ PACKAGE = REPOSITORY / "gan_dist"
 
 # From top to bottom, in the order in which a batch meets them.
 MODULES = """
-config files memory openmp seeding tensors signals output_streams suggestions options helptext launched arguments
+config files memory openmp seeding tensors signals output_streams suggestions options helptext mistakes launched arguments
 data.location data.idx data.download data.sources data.dataset data
 models.mlp models.conv models.ema models models.cost
 evaluation.cache evaluation.classifier evaluation.observed evaluation.metrics evaluation.reference
@@ -74,8 +74,8 @@ def test_nothing_in_the_package_hides_another_module() -> None:
 
 
 def test_the_configuration_is_read_without_torch() -> None:
-    names = "config files memory openmp signals output_streams suggestions options helptext arguments data.location"
-    for name in (*names.split(), "run.lock", "run.records", "run.folder", "run.early", "train"):
+    names = "config files memory openmp signals output_streams suggestions options helptext mistakes arguments"
+    for name in (*names.split(), "data.location", "run.lock", "run.records", "run.folder", "run.early", "train"):
         for node in modules()[name].body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 assert "torch" not in ast.dump(node)

@@ -160,7 +160,11 @@ def test_gan_dist_train_is_the_same_door(finished: Path, flags: Callable[..., li
         (["sample", "RUN", "--weights", "bset"], "weights"),
         (["sample", "/nowhere/a.safetensors", "--weights", "best"], "weights=best names a file in a run's folder"),
         (["sample"], "RUN is missing; the command is: gan-dist sample RUN"),
-        (["diff", "RUN"], "RUN RUN is missing, and only 1 is given; the command is: gan-dist diff RUN RUN"),
+        (["diff", "RUN"], "RUN RUN is incomplete; the command is: gan-dist diff RUN RUN"),
+        (["diff", "RUN", "--typo", "RUN"], "there is no flag --typo"),
+        (["diff", "--typo"], "there is no flag --typo"),
+        (["diff", "RUN", ""], "runs='' can't be used: it is empty"),
+        (["sample", "RUN", "--output", ""], "output='' can't be used: it is empty"),
         (["diff", "RUN", "RUN"], "holds no hashes; train with --train.log-hashes N"),
     ],
 )
