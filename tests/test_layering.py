@@ -13,7 +13,8 @@ PACKAGE = REPOSITORY / "gan_dist"
 
 # From top to bottom, in the order in which a batch meets them.
 MODULES = """
-config files memory openmp seeding tensors signals output_streams suggestions options helptext mistakes launched arguments
+config files memory openmp seeding tensors signals output_streams
+suggestions options helptext mistakes launched arguments
 data.location data.idx data.download data.sources data.dataset data
 models.mlp models.conv models.ema models models.cost
 evaluation.cache evaluation.classifier evaluation.observed evaluation.metrics evaluation.reference

@@ -308,7 +308,7 @@ def test_an_array_is_the_images_rounded_chunk_by_chunk(finished: Path, monkeypat
     generate.generate_pixels(generator, count, seed=1)
     assert largest == generate.CHUNK
     monkeypatch.setattr(generate, "available_memory", lambda: 10**6)
-    with pytest.raises(InputError, match=r"count=1100 can't be used: .* 0.0 GB are available; use fewer"):
+    with pytest.raises(InputError, match=r"count=576 can't be used: .* 0.0 GB are available; use fewer"):
         generate.generate_pixels(generator, count, seed=1)
 
 

@@ -74,7 +74,7 @@ def _group_lives(group: int) -> bool:
             command = (status.parent / "cmdline").read_text()
         except OSError:
             continue
-        if int(process_group) == group and state != "Z" and "wandb" not in command:
+        if int(process_group) == group and state != "Z" and "wandb-core" not in command:
             return True
     return False
 
