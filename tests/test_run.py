@@ -591,6 +591,8 @@ def launched_with(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., lis
             words = [sys.executable, "-c", "input()", "launch", *map(str, options)]
             parent = stack.enter_context(subprocess.Popen(words, stdin=subprocess.PIPE))
             stack.callback(parent.kill)
+            while b"launch" not in Path(f"/proc/{parent.pid}/cmdline").read_bytes():  # still starting
+                time.sleep(0.01)
             monkeypatch.setattr(os, "getppid", lambda: parent.pid)
             return launcher.launch_advice(1)
 
