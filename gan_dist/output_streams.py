@@ -186,7 +186,8 @@ class _Target:
     def give_up(self) -> None:
         """Write no more, and let nobody else fail or wait where this stream did."""
         self._gone = True
-        if self._descriptor is not None:
+        # The number of a stream that was closed may be that of another file by now.
+        if self._descriptor is not None and not getattr(self.stream, "closed", False):
             with contextlib.suppress(OSError):
                 _point_to_null(self._descriptor)
 
@@ -197,7 +198,7 @@ class _Target:
         except UnicodeError:
             data = text.encode(encoding, "replace")
         if self._descriptor is None:
-            self.stream.write(data.decode(encoding))
+            self.stream.write(data.decode(encoding, "replace"))
             self.stream.flush()
             self.chunks += 1
             return

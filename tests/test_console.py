@@ -182,8 +182,11 @@ def test_a_stream_that_is_closed_meanwhile_is_left_alone(tmp_path: Path, monkeyp
         with nonblocking_output():
             print("one")
             sys.stdout.close()
-            print("two")
-        print("outside", file=sys.stderr)
+            with open(tmp_path / "other", "w") as other:  # it has the number that the log had
+                print("two")
+                wait_until(lambda: sys.stdout._target._gone)  # type: ignore[attr-defined]
+                other.write("whole")
+        assert (tmp_path / "other").read_text() == "whole"
 
 
 # --- runs and commands
