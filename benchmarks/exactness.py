@@ -58,8 +58,8 @@ from gan_dist.run.folder import RunFolder
 from gan_dist.run.launcher import on_main
 from gan_dist.run.preemption import StopRequest
 from gan_dist.run.records import read_json_lines
+from gan_dist.training import outputs
 from gan_dist.training.engine import build, start_processes, train_through
-from gan_dist.training.outputs import conclude
 
 IMAGES = 200
 STRAIGHT = "1 process, 1 thread, straight"
@@ -148,6 +148,7 @@ def job(case: Case, folder: Path, until: int, threads: int) -> Job:
 def work(jobs: list[Job]) -> None:
     """Do jobs, on every rank of this process group; all have one precision."""
     accelerator = start_processes(from_dict(jobs[0].config))
+    outputs.draw_curves = outputs.draw_panel = lambda folder: None  # most of the time of so short runs
     for piece in jobs:
         config = from_dict(piece.config)
         config = dataclasses.replace(
@@ -158,7 +159,8 @@ def work(jobs: list[Job]) -> None:
         with contextlib.closing(folder), contextlib.redirect_stdout(io.StringIO()):
             run = build(config, folder, request, accelerator)
             state = train_through(run)
-            on_main(accelerator, lambda: conclude(run, state, "the next session"))  # noqa: B023
+            on_main(accelerator, lambda: outputs.conclude(run, state, "the next session"))  # noqa: B023
+        accelerator.free_memory()  # else it keeps the networks of every run
     accelerator.end_training()
 
 

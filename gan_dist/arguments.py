@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
@@ -127,8 +128,8 @@ def exit_code(prog: str, work: Callable[[], int]) -> int:
     one of each host, where the processes have not met yet).
 
     Returns:
-        What `work` returned; 2 for input that can't be used; 75 if it was stopped before it had anything to save; 1 if
-        a run failed for a reason that we know.
+        What `work` returned; 2 for input that can't be used; 75 if it was stopped before it had anything to save; 130
+        for Ctrl-C in another command; 1 if a run failed for a reason that we know.
     """
     try:
         place = read_launched()
@@ -142,6 +143,8 @@ def exit_code(prog: str, work: Callable[[], int]) -> int:
         if (rank if error.common else place.local_rank) == 0:
             print(f"{prog}: {error}", file=sys.stderr, flush=True)
         return BAD_INPUT_EXIT_CODE
+    except KeyboardInterrupt:  # of a command that has nothing to save
+        return 128 + signal.SIGINT
     except Stopped as stopped:
         if rank == 0:
             print(f"{prog}: {stopped}", file=sys.stderr, flush=True)

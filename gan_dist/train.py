@@ -13,16 +13,17 @@ if not __package__:
     # their own. The package's parent belongs there: this checkout is what runs, whatever else is installed.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from gan_dist.output_streams import nonblocking_output, occupy_closed_descriptors
 from gan_dist.signals import starting
 
 _process = contextlib.ExitStack()
 if __name__ == "__main__":
+    occupy_closed_descriptors()  # before anything is opened: it would get the number of a closed stdout
     _process.enter_context(starting())  # before the imports below: they take part of a second
 
 from gan_dist.arguments import exit_code, read_arguments  # noqa: E402
 from gan_dist.config import PRESETS, Config, InputError, shortened, validate  # noqa: E402
 from gan_dist.openmp import limit_spinning  # noqa: E402
-from gan_dist.output_streams import nonblocking_output  # noqa: E402
 from gan_dist.run.early import check_early  # noqa: E402
 from gan_dist.suggestions import nearest  # noqa: E402
 
