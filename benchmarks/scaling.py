@@ -35,8 +35,9 @@ from launching import TRAIN, launcher
 
 from gan_dist.config import Config, ModelConfig
 from gan_dist.models import build_pair
-from gan_dist.run.folder import RunFolder, read_json
+from gan_dist.run.folder import RunFolder
 from gan_dist.run.launcher import usable_cores
+from gan_dist.run.records import read_json
 
 SPACES = ("gan-dist-a", "gan-dist-b")
 LINKS = {"1 Gbit/s": ("1gbit", 0.2), "10 Gbit/s": ("10gbit", 0.05)}  # name -> tc's rate, delay in ms each way

@@ -41,8 +41,10 @@ from gan_dist.evaluation.classifier import classifier_for
 from gan_dist.evaluation.metrics import class_shares, frechet_distance
 from gan_dist.evaluation.observed import observe
 from gan_dist.evaluation.reference import reference_for
+from gan_dist.files import write_json
 from gan_dist.results.generate import generate, load_generator
-from gan_dist.run.folder import RunFolder, read_json, write_json
+from gan_dist.run.folder import RunFolder
+from gan_dist.run.records import read_json
 
 NOTEBOOK, EPOCHS = "notebook", 100
 APART = 1.05  # two generators that are measured are at least this factor of time apart

@@ -216,7 +216,8 @@ class WandbConfig:
     name: str | None = None
     """Name of the run on the dashboard. None: the run folder's name."""
     timeout: float = 30.0
-    """Longest wait for the W&B server, at the start and again at the end, in seconds (0.1 to 604,800)."""
+    """Longest wait for W&B, at the start (again for the offline try) and at the end, in seconds (0.1 to 604,800). If
+    its service does not answer for so long, tracking ends; the run goes on."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from gan_dist import output_streams
 from gan_dist.config import Config, EvaluateConfig, TrainConfig
 from gan_dist.output_streams import OutputStream, nonblocking_output
 from gan_dist.run.console import Console, Progress
-from gan_dist.run.folder import RunFolder, read_json, read_json_lines
+from gan_dist.run.folder import RunFolder
+from gan_dist.run.records import read_json, read_json_lines
 from gan_dist.training.schedule import Schedule
 from gan_dist.training.timing import Timing
 

@@ -37,7 +37,8 @@ from safetensors.torch import load_file
 
 from gan_dist.config import check_processes, validate
 from gan_dist.results.diff import compare_hashes
-from gan_dist.run.folder import RunFolder, read_json_lines
+from gan_dist.run.folder import RunFolder
+from gan_dist.run.records import read_json_lines
 from gan_dist.training.meter import METRICS
 from gan_dist.training.preflight import preflight_config, scratch_images, timeout_for
 

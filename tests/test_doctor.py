@@ -32,9 +32,10 @@ from gan_dist.config import (
 )
 from gan_dist.evaluation import seen
 from gan_dist.evaluation.doctor import EXPLAINED, FINDINGS, Finding, examine
+from gan_dist.files import write_json
 from gan_dist.results import examine as results
 from gan_dist.results.examine import examine_run, report
-from gan_dist.run.folder import RunFolder, write_json
+from gan_dist.run.folder import RunFolder
 from gan_dist.run.records import StepLines
 from gan_dist.training import checkup, outputs
 

@@ -31,7 +31,8 @@ from conftest import (
     workers,
 )
 
-from gan_dist.run.folder import RunFolder, read_json
+from gan_dist.run.folder import RunFolder
+from gan_dist.run.records import read_json
 from gan_dist.train import parse
 
 Flags = Callable[..., list[str]]

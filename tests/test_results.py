@@ -23,7 +23,8 @@ from gan_dist import cli, train
 from gan_dist.config import PRESETS, InputError, package_version
 from gan_dist.data.dataset import quantize
 from gan_dist.results import generate
-from gan_dist.run.folder import RunFolder, read_json, read_json_lines
+from gan_dist.run.folder import RunFolder
+from gan_dist.run.records import read_json, read_json_lines
 from gan_dist.tensors import read_tensors
 
 

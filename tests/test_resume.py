@@ -33,7 +33,8 @@ from conftest import (
 )
 from safetensors.torch import load_file
 
-from gan_dist.run.folder import RunFolder, read_json_lines
+from gan_dist.run.folder import RunFolder
+from gan_dist.run.records import read_json_lines
 
 Flags = Callable[..., list[str]]
 

@@ -29,14 +29,15 @@ from PIL import Image
 from torch import nn
 
 from gan_dist.config import InputError, TrainingFailed, WandbConfig
+from gan_dist.files import replacing, write_json
 from gan_dist.launched import Launched, read_launched
 from gan_dist.run import launcher, sharedmemory
 from gan_dist.run.checkpoint import Checkpoints, Damaged, load_optimizer_tensors, optimizer_tensors, read_checkpoint
 from gan_dist.run.curves import draw_curves
 from gan_dist.run.disk import Disk
-from gan_dist.run.folder import RunFolder, read_json, read_json_lines, replacing, write_json
+from gan_dist.run.folder import RunFolder
 from gan_dist.run.preemption import StopAgreement, StopRequest
-from gan_dist.run.records import StepLines
+from gan_dist.run.records import StepLines, read_json, read_json_lines
 from gan_dist.run.samples import COUNT, draw_panel, save_grid, save_samples
 from gan_dist.run.sharedmemory import SharedMemory
 from gan_dist.run.tracking import WandbTracker

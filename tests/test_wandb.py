@@ -20,7 +20,8 @@ from wandb_server import serving
 
 from gan_dist.config import WandbConfig
 from gan_dist.run import launcher
-from gan_dist.run.folder import RunFolder, read_json_lines
+from gan_dist.run.folder import RunFolder
+from gan_dist.run.records import read_json_lines
 from gan_dist.run.tracking import WandbTracker, _Worker
 
 Flags = Callable[..., list[str]]

@@ -16,10 +16,10 @@ from torchvision.utils import save_image
 
 from gan_dist.config import Config, InputError, Weights, from_dict, validate
 from gan_dist.data.dataset import quantize
-from gan_dist.files import BadFile, parse_json, parse_json_object, read_file
+from gan_dist.files import BadFile, parse_json, parse_json_object, read_file, replacing
 from gan_dist.memory import available_memory
 from gan_dist.models import ImageShape, build_generator
-from gan_dist.run.folder import RunFolder, replacing
+from gan_dist.run.folder import RunFolder
 from gan_dist.seeding import sample_latents
 from gan_dist.tensors import check_tensors, read_tensors
 

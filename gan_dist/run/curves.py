@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from gan_dist.run.folder import RunFolder, read_json_lines, replacing
+from gan_dist.files import replacing
+from gan_dist.run.folder import RunFolder
+from gan_dist.run.records import read_json_lines
 
 
 def draw_curves(folder: RunFolder) -> None:

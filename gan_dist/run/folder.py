@@ -13,10 +13,7 @@ from pathlib import Path
 
 from gan_dist.config import InputError, TrainingFailed
 from gan_dist.files import UNFINISHED, write_json
-from gan_dist.files import replacing as replacing
 from gan_dist.run.lock import RunLock
-from gan_dist.run.records import read_json as read_json
-from gan_dist.run.records import read_json_lines as read_json_lines
 
 
 class RunFolder:

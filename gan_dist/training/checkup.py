@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gan_dist.evaluation.doctor import Verdict, diagnose
-from gan_dist.run.folder import write_json
+from gan_dist.files import write_json
 from gan_dist.run.records import StepLines
 from gan_dist.training.state import Best, Run
 

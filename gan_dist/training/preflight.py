@@ -37,10 +37,11 @@ from gan_dist.data.dataset import GlobalBatches, ResidentImages, denormalize, ma
 from gan_dist.data.sources import write_idx_images
 from gan_dist.launched import read_launched
 from gan_dist.models import build_pair
-from gan_dist.run.folder import RunFolder, read_json_lines
+from gan_dist.run.folder import RunFolder
 from gan_dist.run.launcher import launch_advice, on_main, usable_cores
 from gan_dist.run.peers import ROLL_CALL, Peers
 from gan_dist.run.preemption import StopRequest
+from gan_dist.run.records import read_json_lines
 from gan_dist.training.engine import build, start_processes, train_through
 from gan_dist.training.outputs import conclude, fingerprint
 from gan_dist.training.saving import checkpoint_bytes

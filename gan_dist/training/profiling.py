@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.profiler import profile, record_function
 
-from gan_dist.run.folder import replacing, write_json
+from gan_dist.files import replacing, write_json
 from gan_dist.training.reduction import Reduction
 
 PHASES = ("data", "discriminator step", "generator step", "outputs")  # of a step, in their order
