@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -126,7 +127,7 @@ def _reason(code: int, said: str) -> str:
     if code < 0:
         return f"the process that downloads was ended by signal {-code}"
     lines = [line.strip(" <>.") for line in said.splitlines() if line.strip(" <>.")] or ["no message"]
-    line = lines[-1].split("urlopen error ")[-1][:200]
+    line = re.sub(r"\[Errno -?\d+\] ", "", lines[-1].split("urlopen error ")[-1])[:200]
     return f"no network: {line}" if any(words in line for words in _NO_NETWORK) else line
 
 
