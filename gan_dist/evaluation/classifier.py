@@ -92,6 +92,11 @@ def train_classifier(
         epochs: passes over the images.
     """
     sha256 = train.provenance.sha256
+    if held_out is None and len(train.images) < HELD_OUT_EVERY:
+        raise InputError(
+            f"{train.provenance.file} holds {len(train.images)} images, too few to train a classifier on; "
+            f"it takes {HELD_OUT_EVERY} or more"
+        )
     if held_out is None:
         out = torch.arange(len(train.images)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
         held_out = replace(train, images=train.images[out], labels=train.labels[out])

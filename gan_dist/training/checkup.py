@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from gan_dist.evaluation.doctor import Verdict, diagnose
 from gan_dist.files import write_json
 from gan_dist.run.records import StepLines
@@ -15,7 +17,7 @@ def evaluate(run: Run) -> None:
     if measured is None:
         return
     distance = measured["distance/frechet"]
-    if run.best is None or distance < run.best.distance:
+    if math.isfinite(distance) and (run.best is None or distance < run.best.distance):
         run.best = Best(run.step, distance)
     if not run.writes:
         return
