@@ -337,13 +337,16 @@ HURT = REPOSITORY / "tests" / "hurt_call.py"
 
 @contextlib.contextmanager
 def two_without_a_launcher(words: list[str | Path], log: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Two ranks as a cluster's scheduler starts them: rank 0 has the store where they meet. They are killed after."""
+    """Two ranks as a cluster's scheduler starts them: rank 0 has the store where they meet. They are killed after.
+
+    log: gets what both say on stderr.
+    """
     ranks = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     with open(log, "w") as output:
         processes = [
             subprocess.Popen(
                 [sys.executable, *map(str, words)],
-                stdout=output,
+                stdout=subprocess.DEVNULL,
                 stderr=output,
                 env=environment() | ranks | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                 cwd=REPOSITORY,

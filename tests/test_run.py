@@ -477,7 +477,7 @@ def test_strangers_neither_stop_the_ranks_nor_get_the_memory() -> None:
                         except BlockingIOError:  # the queue is full
                             time.sleep(0.01)
                     with contextlib.suppress(BrokenPipeError):  # it is closed already
-                        stranger.sendall([b"", b"GET", bytes(20), os.urandom(5000)][i % 4])
+                        stranger.sendall([b"", b"GET", bytes(16) + (2).to_bytes(4, "big"), os.urandom(5000)][i % 4])
                     strangers.append(stranger)
             return everyones
 
