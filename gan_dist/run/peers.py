@@ -129,9 +129,10 @@ class Peers:
             Peers.current = None
             self._silent = True
             if not self._waits:  # else the connection is taken, and rank 0 lost
-                with contextlib.suppress(dist.DistError, RuntimeError):  # the store is gone, and the thread has noticed
+                with contextlib.suppress(dist.DistError, RuntimeError):  # the store is gone
                     self._own.set(f"call/{self.rank}", "")
-                    self._thread.join(ROLL_CALL)
+            # Also where the store is gone, which the thread is about to notice: see `_in_time` for why it has to end.
+            self._thread.join(ROLL_CALL)
             self._thread = None
 
     def _call(self, others: Sequence[int], deadline: float) -> list[int]:
