@@ -7,6 +7,7 @@ import io
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import TypeVar
@@ -28,6 +29,7 @@ from gan_dist.mistakes import HELP, HELP_ALL, CommandLine, dashed
 from gan_dist.options import docstrings, options_of
 
 T = TypeVar("T")
+SPOKEN_SECONDS = 2.0  # a launcher ends all processes when the first one ends: that is to be the one that says why
 BAD_INPUT_EXIT_CODE = 2  # what argparse and most shell commands use, too
 VERSION = "--version"
 
@@ -138,18 +140,17 @@ def exit_code(prog: str, work: Callable[[], int]) -> int:
     rank = place.rank
     try:
         return work()
-    except InputError as error:
-        # A host whose command line differs from the others' may be the only one with an error.
-        if (rank if error.common else place.local_rank) == 0:
-            print(f"{prog}: {error}", file=sys.stderr, flush=True)
-        return BAD_INPUT_EXIT_CODE
     except KeyboardInterrupt:  # of a command that has nothing to save
         return 128 + signal.SIGINT
+    except InputError as error:
+        # A host whose command line differs from the others' may be the only one with an error.
+        code, speaks, said = BAD_INPUT_EXIT_CODE, (rank if error.common else place.local_rank) == 0, str(error)
     except Stopped as stopped:
-        if rank == 0:
-            print(f"{prog}: {stopped}", file=sys.stderr, flush=True)
-        return STOPPED_EXIT_CODE
+        code, speaks, said = STOPPED_EXIT_CODE, rank == 0, str(stopped)
     except TrainingFailed as failure:
-        if rank == failure.spoken_by:
-            print(f"{prog}: {failure}", file=sys.stderr, flush=True)
-        return 1
+        code, speaks, said = 1, rank == failure.spoken_by, str(failure)
+    if speaks:
+        print(f"{prog}: {said}", file=sys.stderr, flush=True)
+    else:
+        time.sleep(SPOKEN_SECONDS)
+    return code

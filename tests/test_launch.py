@@ -171,7 +171,7 @@ def test_processes_that_do_not_meet_say_where(flags: Flags, start: Callable[...,
         cases = {
             f"did not meet at 127.0.0.1:{free} (Timed out after": host(0, 2, free),
             f"did not meet at 127.0.0.1:{used} (The server socket has failed": host(0, 2, used),
-            f"did not meet at nowhere.invalid:{free} (The client socket has timed": host(1, 2, free, "nowhere.invalid"),
+            f"did not meet at nowhere.invalid:{free} (the name can't be resolved": host(1, 2, free, "nowhere.invalid"),
         }
         alone = {said: start(words, variables) for said, variables in cases.items()}
         for said, one in alone.items():

@@ -83,22 +83,24 @@ class Peers:
     def main_is_done(self) -> None:
         """Tell the others, who are in `wait_for_main`, that what rank 0 did alone is done."""
         self._works_of_main += 1
-        self._own.set(f"done/{self._works_of_main}", "")
+        with contextlib.suppress(dist.DistError, RuntimeError):  # the store is gone, and they have noticed
+            self._own.set(f"done/{self._works_of_main}", "")
 
     def wait_for_main(self) -> None:
         """Wait until rank 0 calls `main_is_done`: however long that takes, as long as it answers a roll call.
+
+        Also comes back where the store is gone, as it is when the launcher that had it was killed: then the ranks may
+        be there all the same, and the collective that follows finds out.
 
         Raises:
             dist.DistNetworkError: rank 0 is lost; within `patience` and what `blame` takes.
         """
         self._works_of_main += 1
-        done, lost = threading.Event(), threading.Event()
+        done = threading.Event()
 
         def wait(key: str) -> None:
-            try:
+            with contextlib.suppress(dist.DistError, RuntimeError):
                 self._own.wait([key], _FOREVER)
-            except (dist.DistError, RuntimeError):  # the store is gone
-                lost.set()
             done.set()
 
         # In a thread, for the same reason as in `_in_time`; and here Python runs its signal handlers.
@@ -106,10 +108,7 @@ class Peers:
         threading.Thread(target=wait, args=(f"done/{self._works_of_main}",), daemon=True).start()
         while not done.wait(max(1.0, self._patience - ROLL_CALL)):
             if self.missing([0]):
-                lost.set()
-                break
-        if lost.is_set():
-            raise dist.DistNetworkError("rank 0 was lost while the others waited for what it does alone")
+                raise dist.DistNetworkError("rank 0 was lost while the others waited for what it does alone")
         self._waits = False
 
     def blame(self, error: BaseException) -> Blame | None:

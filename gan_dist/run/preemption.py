@@ -26,13 +26,20 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        self.reason = ""
+        self._reason = ""
         self._asked_at: float | None = None
         self._launcher_ended_at: float | None = None
 
     @property
     def pending(self) -> bool:
-        return bool(self.reason)
+        return bool(self._reason)
+
+    @property
+    def reason(self) -> str:
+        """Who asked first; empty if nobody did. The kernel may tell of a launcher's end before it has ended."""
+        if self._reason == signal.SIGTERM.name and launcher_ended():
+            self._reason = "the launcher ended"
+        return self._reason
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -42,14 +49,12 @@ class StopRequest:
 
     def ask(self, reason: str) -> None:
         """Ask the run to stop, as a signal does; the first reason counts."""
-        self.reason = self.reason or reason
+        self._reason = self._reason or reason
 
     def _on_signal(self, number: int) -> None:
-        now, first = time.monotonic(), not self.pending
+        now = time.monotonic()
         self.ask(signal.Signals(number).name)
         if number == signal.SIGTERM and self._tells_of_launcher(now):
-            if first:
-                self.reason = "the launcher ended"
             return
         if number == signal.SIGHUP:
             return

@@ -159,8 +159,9 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
 
     # Rank 0 reads, and sends what it read: every rank starts from the same, and needs no file of its own.
     start = on_main(accelerator, lambda: find_start(config, folder, console.announce, request))
-    folder.use(start.run_dir)
-    config = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=start.run_dir))
+    run_dir = config.run.dir.with_name(config.run.dir.name + start.folder_suffix)  # each host's own
+    folder.use(run_dir)
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=run_dir))
     if ranks > 1:
         check_same_folder(config.run.shared, folder, accelerator)
     found = start.checkpoint

@@ -6,7 +6,6 @@ import math
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,8 +29,8 @@ class Start:
     """None: begin at step 0."""
     run_id: str
     """What the run's checkpoints are known by."""
-    run_dir: Path
-    """Its folder, which is another one than asked for where it trains on other data than asked for."""
+    folder_suffix: str = ""
+    """Appended to the name of the run's folder where it trains on other data than asked for."""
 
 
 def find_start(config: Config, folder: RunFolder, announce: Callable[[str], None], request: StopRequest) -> Start:
@@ -49,12 +48,13 @@ def find_start(config: Config, folder: RunFolder, announce: Callable[[str], None
         InputError: the folder, the data or the checkpoints can't be used with this configuration.
         Stopped: the request came while the data were downloaded.
     """
-    there = _take_folder(config, folder, announce, request)
+    there, suffix = _take_folder(config, folder, announce, request), ""
     images = load_images(config.data, announce, lambda: request.pending)
     if images.provenance.fallback is not None and not there:
         # Another start, with the data that were asked for, must find a folder that is not full of something else.
         folder.close()
-        folder.use(folder.path.with_name(f"{folder.path.name}-sample"))
+        suffix = "-sample"
+        folder.use(folder.path.with_name(folder.path.name + suffix))
         announce(f"this run is kept in {folder.path}, apart from one with the full data set")
         there = _take_folder(config, folder, announce, request)
     count = len(images.images)
@@ -64,7 +64,7 @@ def find_start(config: Config, folder: RunFolder, announce: Callable[[str], None
             f"use at most {count}"
         )
     if not there:
-        return Start(images, None, uuid.uuid4().hex, folder.path)
+        return Start(images, None, uuid.uuid4().hex, suffix)
     earlier, _ = read_optional_json(folder.environment)
     run_id = earlier.get("run_id")
     run_id = run_id if isinstance(run_id, str) else ""
@@ -76,10 +76,10 @@ def find_start(config: Config, folder: RunFolder, announce: Callable[[str], None
     )
     if checkpoint is None:
         announce(f"the run in {folder.path} ended before its first checkpoint: it begins again")
-        return Start(images, None, run_id or uuid.uuid4().hex, folder.path)
+        return Start(images, None, run_id or uuid.uuid4().hex, suffix)
     if checkpoint.state["data_sha256"] != images.provenance.sha256:
         raise InputError(_other_images(folder, checkpoint, images))
-    return Start(images, checkpoint, checkpoint.run_id, folder.path)
+    return Start(images, checkpoint, checkpoint.run_id, suffix)
 
 
 def _take_folder(config: Config, folder: RunFolder, announce: Callable[[str], None], request: StopRequest) -> bool:
