@@ -8,11 +8,13 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
 import torch.distributed as dist
+from accelerate.utils import broadcast_object_list
 
 from gan_dist.config import TrainingFailed
 
@@ -41,8 +43,10 @@ class Peers:
         rank, ranks: this one, of how many.
         patience: seconds that a rank waits for another one at most, before a roll call.
 
+    Making one is a collective: every rank must reach it.
+
     Raises:
-        TrainingFailed: the store is gone, and rank 0 or its launcher with it.
+        TrainingFailed: another rank is lost already, or the store.
     """
 
     current: ClassVar[Peers | None] = None
@@ -57,6 +61,17 @@ class Peers:
         self._waits = False
         if ranks > 1:
             self._silent = False
+            # Keys of this attempt: launchers count their restarts each for itself, and the store outlives them.
+            token = [uuid.uuid4().hex]
+            try:
+                broadcast_object_list(token)
+            except (dist.DistError, RuntimeError) as error:
+                raise TrainingFailed(
+                    f"a process was lost before the first step ({str(error).splitlines()[0]}); "
+                    "start the same command again",
+                    spoken_by=rank,
+                ) from error
+            self._prefix = f"peers-{token[0]}"
             stores = _in_time(lambda: (self._store(patience / 4), self._store(patience / 4)), patience)
             if stores is None:
                 raise TrainingFailed(f"{_lost([0])} before the first step; start the same command again", spoken_by=1)
@@ -157,7 +172,7 @@ class Peers:
                 store.set(f"here/{self.rank}", "")
 
     def _store(self, timeout: float) -> dist.Store:
-        """The store of the launcher, or of rank 0; keys of this attempt.
+        """The store of the launcher, or of rank 0.
 
         Args:
             timeout: seconds of one try to connect; torch tries several times.
@@ -175,7 +190,7 @@ class Peers:
             wait_for_workers=False,
             timeout=datetime.timedelta(seconds=timeout),
         )
-        return dist.PrefixStore(f"peers-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        return dist.PrefixStore(self._prefix, store)
 
 
 def _lost(ranks: Sequence[int]) -> str:
