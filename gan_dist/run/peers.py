@@ -66,10 +66,9 @@ class Peers:
             try:
                 broadcast_object_list(token)
             except (dist.DistError, RuntimeError) as error:
+                who = _lost([1 - rank]) if ranks == 2 else "lost a process (dead, hung or cut off)"
                 raise TrainingFailed(
-                    f"a process was lost before the first step ({str(error).splitlines()[0]}); "
-                    "start the same command again",
-                    spoken_by=rank,
+                    f"{who} before the first step; start the same command again", spoken_by=rank
                 ) from error
             self._prefix = f"peers-{token[0]}"
             stores = _in_time(lambda: (self._store(patience / 4), self._store(patience / 4)), patience)
