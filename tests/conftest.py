@@ -21,7 +21,7 @@ from PIL import Image
 
 # Before the first matrix product: runs in this process and runs in others must not differ by their kernels.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the package sets it where torch is not loaded yet
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as the package sets it where torch is not loaded yet
 
 # Before anything imports the package: every shape and type in its signatures is checked in every test.
 jaxtyping.install_import_hook("gan_dist", "beartype.beartype")
