@@ -74,7 +74,7 @@ def parse_json(content: bytes) -> Any:
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        raise BadFile(f"is not valid JSON ({_first_line(error)})") from None
+        raise BadFile(f"is not valid JSON ({first_line(error)})") from None
     if not _is_shallow(value):
         raise BadFile(f"is not valid JSON (nested more than {MAX_NESTING} deep)")
     return value
@@ -100,8 +100,9 @@ def _is_shallow(value: Any, depth: int = 0) -> bool:
     return depth < MAX_NESTING and all(_is_shallow(child, depth + 1) for child in children)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def first_line(error: BaseException) -> str:
+    """What an error says, for a message of one line: its first line, or its type if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 UNFINISHED = ".writing-"  # begins the name of whatever is not complete yet

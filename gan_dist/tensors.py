@@ -8,7 +8,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from gan_dist.files import BadFile, parse_json_object
+from gan_dist.files import BadFile, first_line, parse_json_object
 
 HEADER_SIZE_BYTES = 8  # a little-endian integer before the header, which is JSON
 METADATA = "__metadata__"  # its entry of the header; each other one is a tensor's
@@ -36,10 +36,10 @@ def read_tensors(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         return safetensors.torch.load(content), metadata
     except SafetensorError as error:
-        raise BadFile(f"is not a safetensors file, or is damaged ({_first_line(error)})") from None
+        raise BadFile(f"is not a safetensors file, or is damaged ({first_line(error)})") from None
     # torch does not know a dtype; an empty tensor's shape overflows, or is not empty.
     except (KeyError, AssertionError, RuntimeError, ValueError, TypeError) as error:
-        raise BadFile(f"holds a tensor that can't be read ({_first_line(error)})") from None
+        raise BadFile(f"holds a tensor that can't be read ({first_line(error)})") from None
 
 
 def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -63,7 +63,3 @@ def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor])
     for name in tensors:
         if name not in expected:
             raise BadFile(f"holds a tensor {name[:100]!r} that does not belong there")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

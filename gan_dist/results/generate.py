@@ -16,7 +16,7 @@ from torchvision.utils import save_image
 
 from gan_dist.config import Config, InputError, Weights, from_dict, validate
 from gan_dist.data.dataset import quantize
-from gan_dist.files import BadFile, parse_json, parse_json_object, read_file, replacing
+from gan_dist.files import BadFile, first_line, parse_json, parse_json_object, read_file, replacing
 from gan_dist.memory import available_memory
 from gan_dist.models import ImageShape, build_generator
 from gan_dist.run.folder import RunFolder
@@ -120,7 +120,7 @@ def _description(metadata: Mapping[str, str]) -> tuple[Config, ImageShape, int]:
         validate(config)
     # A value of another type, which a comparison refuses.
     except (InputError, BadFile, TypeError, AttributeError, OverflowError) as error:
-        raise BadFile(f"has metadata whose config can't be used ({_first_line(error)})") from None
+        raise BadFile(f"has metadata whose config can't be used ({first_line(error)})") from None
     shape = parse_json(metadata["image_shape"].encode())
     step = parse_json(metadata["step"].encode())
     if not isinstance(shape, list) or len(shape) != 3 or not all(_is_whole(side) and side > 0 for side in shape):
@@ -144,11 +144,7 @@ def _build(config: Config, shape: ImageShape) -> nn.Module:
         return build_generator(config.model, shape)
     # Sizes that torch can't count, or values of another type.
     except (InputError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise BadFile(f"describes a network that can't be built ({_first_line(error)})") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise BadFile(f"describes a network that can't be built ({first_line(error)})") from None
 
 
 def generate(generator: nn.Module, count: int, seed: int) -> Float[Tensor, "count c h w"]:

@@ -199,7 +199,7 @@ def _lost(ranks: Sequence[int]) -> str:
 def _in_time(work: Callable[[], T], seconds: float) -> T | None:
     """What `work` returns; None if it does not in time, or the store is gone.
 
-    In a thread: where rank 0 has the store and is stopped, the store neither answers nor heeds its own time-outs. In
+    In a thread: where rank 0 has the store and is stopped, the store neither answers nor keeps its own time-outs. In
     all other cases `work` must end by itself in that time: a thread that comes back from torch while the interpreter
     shuts down aborts the process.
     """

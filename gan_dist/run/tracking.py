@@ -23,6 +23,7 @@ import psutil
 from accelerate import Accelerator
 
 from gan_dist.config import WandbConfig
+from gan_dist.files import first_line
 from gan_dist.run.folder import RunFolder
 
 T = TypeVar("T")
@@ -115,7 +116,7 @@ class WandbTracker:
         try:
             content = picture.read_bytes()
         except OSError as error:
-            self._give_up(f"failed ({_first_line(error)})")
+            self._give_up(f"failed ({first_line(error)})")
             return
 
         def send() -> None:
@@ -147,7 +148,7 @@ class WandbTracker:
         if not in_time or isinstance(worker.error, TimeoutError):  # ours, or wandb's own
             problem = f"did not take everything within {self.config.timeout:g} s (wandb.timeout)"
         elif worker.error is not None:
-            problem = f"failed ({_first_line(worker.error)})"
+            problem = f"failed ({first_line(worker.error)})"
         elif self._warnings.last is not None:
             problem = f"warns: {self._warnings.last}"
         if problem and self.mode != "disabled":
@@ -169,7 +170,7 @@ class WandbTracker:
         except _NoAnswer:
             raise
         except Exception as error:  # whatever W&B, the network or the disk does: the run goes on
-            self.announce(f"W&B {mode} is unavailable ({_first_line(error)})")
+            self.announce(f"W&B {mode} is unavailable ({first_line(error)})")
             return False
         self.mode, self.id, self._sync_dir = mode, run.id, Path(run.sync_dir)
         # Registered after wandb's own handler, so called before it, which would wait without a limit.
@@ -265,7 +266,7 @@ class WandbTracker:
         if self.mode == "disabled" or self._worker is None:
             return
         if self._worker.error is not None:
-            self._give_up(f"failed ({_first_line(self._worker.error)})")
+            self._give_up(f"failed ({first_line(self._worker.error)})")
         elif self._worker.stuck(self.config.timeout):
             self._give_up(f"has not answered for {self.config.timeout:g} s (wandb.timeout)")
             # The call under way fails when the service is gone; the training does not wait for that.
@@ -431,7 +432,3 @@ def _end_service() -> None:
 
 def _row(step: int, values: Mapping[str, Any]) -> dict[str, Any]:
     return {"train/step": step, **{name: value for name, value in values.items() if value is not None}}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

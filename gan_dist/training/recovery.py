@@ -8,7 +8,7 @@ from gan_dist.run.checkpoint import Checkpoint, load_optimizer_tensors
 from gan_dist.run.launcher import on_main
 from gan_dist.training.guard import NotFinite
 from gan_dist.training.outputs import go_back_to
-from gan_dist.training.start import check_state, expected_tensors
+from gan_dist.training.start import newest_checkpoint
 from gan_dist.training.state import Best, Run
 
 
@@ -92,8 +92,4 @@ def restore(run: Run, found: Checkpoint | None) -> None:
 def _newest_checkpoint(run: Run) -> Checkpoint | None:
     run.disk.wait()
     run.wandb.logged_through = max([run.wandb.logged_through, *(row["step"] for row in run.rows)])
-    return run.checkpoints.newest(
-        run.console.announce,
-        expected_tensors(run.config, run.images.shape),
-        lambda found: check_state(found.state, run.config),
-    )
+    return newest_checkpoint(run.checkpoints, run.config, run.images.shape, run.console.announce)

@@ -69,11 +69,7 @@ def find_start(config: Config, folder: RunFolder, announce: Callable[[str], None
     run_id = earlier.get("run_id")
     run_id = run_id if isinstance(run_id, str) else ""
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep, run_id=run_id)
-    checkpoint = checkpoints.newest(
-        announce,
-        expected_tensors(config, images.shape),
-        lambda found: check_state(found.state, config),
-    )
+    checkpoint = newest_checkpoint(checkpoints, config, images.shape, announce)
     if checkpoint is None:
         announce(f"the run in {folder.path} ended before its first checkpoint: it begins again")
         return Start(images, None, run_id or uuid.uuid4().hex, suffix)
@@ -99,6 +95,24 @@ def _other_images(folder: RunFolder, checkpoint: Checkpoint, images: ImageSet) -
         f"now {found.sha256[:12]} from {found.source}); {why}"
         "give --data.root and --data.source as they were, or choose another --run.dir"
     )
+
+
+def newest_checkpoint(
+    checkpoints: Checkpoints, config: Config, image_shape: ImageShape, announce: Callable[[str], None]
+) -> Checkpoint | None:
+    """The newest checkpoint that a run of this configuration can go on from; None if there are none.
+
+    Args:
+        checkpoints: of the run.
+        config: its resolved configuration.
+        image_shape: (C, H, W) of its images.
+        announce: called with one line for each one that is passed over.
+
+    Raises:
+        InputError: there are damaged ones, and not one is whole.
+    """
+    expected = expected_tensors(config, image_shape)
+    return checkpoints.newest(announce, expected, lambda found: check_state(found.state, config))
 
 
 def expected_tensors(config: Config, image_shape: ImageShape) -> dict[str, dict[str, Tensor]]:
