@@ -4,7 +4,8 @@
 
 Busy means: another process computes on one core without a pause. In every round each way of starting runs with the
 threads that it chooses, and with one and two threads by order, one after the other; with --other also another checkout
-of this project, as it is. Prints images a second (medians) and the chosen threads' share of the best other row.
+of this project, as it is, on the quiet machine. Prints images a second (medians) and the chosen threads' share of the
+best other row, and of the other checkout.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def main() -> int:
                 for name, (way, _processes) in WAYS.items():
                     label = f"{'busy' if busy else 'quiet'}, batch {batch}, {name}"
                     columns = [("chosen", "None", REPOSITORY), ("1", "1", REPOSITORY), ("2", "2", REPOSITORY)]
-                    if asked.other is not None:
+                    if asked.other is not None and not busy:
                         columns.append(("other checkout", "None", asked.other.absolute()))
                     for column, threads, checkout in columns:
                         with occupied(busy):
@@ -90,11 +91,12 @@ def main() -> int:
                             chosen.setdefault(label, []).append(count)
                     print(label, {c: round(median(v)) for c, v in rows[label].items()}, chosen[label], flush=True)
     names = list(next(iter(rows.values())))
-    table = Table("images/s", *names, "threads chosen", "chosen / best of 1 and 2")
+    table = Table("images/s", *names, "threads chosen", "chosen / best of 1 and 2", "chosen / other")
     for label, row in rows.items():
-        best = max(median(row["1"]), median(row["2"]))
-        values = [f"{median(row[column]):,.0f}" for column in names]
-        table.add_row(label, *values, str(chosen[label]), f"{median(row['chosen']) / best:.2f}")
+        ours, best = median(row["chosen"]), max(median(row["1"]), median(row["2"]))
+        values = [f"{median(row[column]):,.0f}" if column in row else "-" for column in names]
+        beside = f"{ours / median(row['other checkout']):.2f}" if "other checkout" in row else "-"
+        table.add_row(label, *values, str(chosen[label]), f"{ours / best:.2f}", beside)
     print(f"{os.cpu_count()} cores")
     Console(width=160).print(table)
     return 0

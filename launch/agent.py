@@ -24,9 +24,13 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous.api import RendezvousError, RendezvousTimeoutError
 
-from gan_dist.arguments import BAD_INPUT_EXIT_CODE
+from gan_dist.arguments import BAD_INPUT_EXIT_CODE, SPOKEN_SECONDS
 from gan_dist.config import STOPPED_EXIT_CODE
 from gan_dist.signals import heard_by
+
+# The processes of other hosts are silent for SPOKEN_SECONDS and then need some time to end; if the meeting place goes
+# before that, their agents report its loss instead of the bad input.
+OTHERS_END_SECONDS = SPOKEN_SECONDS + 5
 
 
 class BadInput(SignalException):
@@ -53,7 +57,8 @@ def main(script: str, late: str, lost: str, command: Sequence[str]) -> int:
             print(f"{script}: rank {rank} was ended by {signal.Signals(-failure.exitcode).name}", file=sys.stderr)
         return STOPPED_EXIT_CODE if failure.exitcode == STOPPED_EXIT_CODE else 1
     except BadInput:
-        time.sleep(2)  # the other hosts' processes end as well, and shall find the meeting place until then
+        if any("is_host=1" in word for word in command):  # the meeting place is in this process
+            time.sleep(OTHERS_END_SECONDS)
         return BAD_INPUT_EXIT_CODE
     except SignalException:
         return STOPPED_EXIT_CODE

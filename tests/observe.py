@@ -5,9 +5,13 @@ Started through the launcher by the tests: observe.py OUTPUT STEPS [flags of tra
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -19,57 +23,69 @@ from gan_dist.train import parse
 from gan_dist.training.engine import build, start_processes
 from gan_dist.training.steps import discriminator_step, generator_step
 
-output, steps, flags = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
-config = parse(flags)
-calls: Counter[str] = Counter()
+COLLECTIVES = ("all_reduce", "all_gather", "broadcast", "reduce", "all_gather_into_tensor", "reduce_scatter_tensor")
 
 
-def gather(self: SharedMemory, rows: torch.Tensor) -> torch.Tensor:
-    calls[f"{phase} shared {rows.numel()}"] += 1
-    return gathered(self, rows)
+class Calls:
+    """Counts collectives by the network whose update makes them, their name and the number of their floats."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.network = ""
+
+    @contextlib.contextmanager
+    def counted(self, place: Any, name: str, tensor: int, shown: str) -> Iterator[None]:
+        """Count the calls of a function; `tensor` is the place of the tensor among its arguments."""
+        original = getattr(place, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.counts[f"{self.network} {shown} {arguments[tensor].numel()}"] += 1
+            return original(*arguments, **options)
+
+        with mock.patch.object(place, name, call):
+            yield
 
 
-gathered, SharedMemory.gather = SharedMemory.gather, gather  # type: ignore[method-assign]
-run = build(config, RunFolder(config.run.dir), StopRequest(), start_processes(config))
+def main(arguments: Sequence[str]) -> int:
+    output, steps, config = Path(arguments[0]), int(arguments[1]), parse(arguments[2:])
+    calls = Calls()
+    images, latents = [], []
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(contextlib.closing(RunFolder(config.run.dir)))
+        stack.enter_context(calls.counted(SharedMemory, "gather", 1, "shared"))
+        run = build(config, folder, StopRequest(), start_processes(config))
+        for name in COLLECTIVES:
+            stack.enter_context(calls.counted(dist, name, int(name == "all_gather"), name))
+        for step, real in enumerate(run.loader, run.step + 1):
+            images.append(real.clone())
+            uses = [run.gan.latents(step, use).clone() for use in ("discriminator", "generator")]
+            latents.append(torch.stack(uses, 1))
+            calls.network = "discriminator"
+            discriminator_step(run.gan, real, step)
+            calls.network = "generator"
+            generator_step(run.gan, real, step)
+            run.guard.look(step)
+            if len(images) == steps:
+                break
+    output.mkdir(parents=True, exist_ok=True)
+    networks = {"generator": run.gan.generator, "discriminator": run.gan.discriminator}
+    torch.save(
+        {
+            "images": torch.stack(images),
+            "latents": torch.stack(latents),
+            "calls": dict(calls.counts),
+            "weights": {name: sum(map(torch.numel, network.parameters())) for name, network in networks.items()},
+        },
+        output / f"rank-{run.accelerator.process_index}.pt",
+    )
+    run.accelerator.wait_for_everyone()
+    if run.memory is not None:
+        run.memory.close()
+    run.wandb.finish(0)
+    run.accelerator.trackers = []
+    run.accelerator.end_training()
+    return 0
 
 
-def counted(name: str) -> None:
-    """Count a collective by its name and the number of its floats."""
-    original = getattr(dist, name)
-
-    def call(*arguments, **options):
-        tensor = arguments[1] if name == "all_gather" else arguments[0]
-        calls[f"{phase} {name} {tensor.numel()}"] += 1
-        return original(*arguments, **options)
-
-    setattr(dist, name, call)
-
-
-for name in ("all_reduce", "all_gather", "broadcast", "reduce", "all_gather_into_tensor", "reduce_scatter_tensor"):
-    counted(name)
-
-images, latents = [], []
-for step, real in enumerate(run.loader, run.step + 1):
-    images.append(real.clone())
-    latents.append(torch.stack([run.gan.latents(step, use).clone() for use in ("discriminator", "generator")], 1))
-    phase = "discriminator"
-    discriminator_step(run.gan, real, step)
-    phase = "generator"
-    generator_step(run.gan, real, step)
-    run.guard.look(step)
-    if len(images) == steps:
-        break
-output.mkdir(parents=True, exist_ok=True)
-rank = run.accelerator.process_index
-counts = {"generator": 0, "discriminator": 0}
-for name in counts:
-    network = getattr(run.gan, name)
-    counts[name] = sum(parameter.numel() for parameter in network.parameters())
-torch.save(
-    {"images": torch.stack(images), "latents": torch.stack(latents), "calls": dict(calls), "weights": counts},
-    output / f"rank-{rank}.pt",
-)
-run.accelerator.wait_for_everyone()
-run.wandb.finish(0)
-run.accelerator.trackers = []
-run.accelerator.end_training()
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

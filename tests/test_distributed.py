@@ -33,6 +33,7 @@ from conftest import (
     train_here,
     workers,
 )
+from many import Group
 from safetensors.torch import load_file
 
 from gan_dist.config import check_processes, validate
@@ -61,6 +62,41 @@ def one(flags: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactor
     ended = run_command("python", TRAIN, *flags(folder, "--train.epochs", "2"))
     assert ended.code == 0, ended.err
     return RunFolder(folder), ended
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
+    """Two processes under the launcher, for one run after the other."""
+    folder = tmp_path_factory.mktemp("group")
+    with contextlib.closing(Group(launcher(2), 2, folder, environment())) as processes:
+        yield processes
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
+    """Four of them."""
+    folder = tmp_path_factory.mktemp("four")
+    with contextlib.closing(Group(launcher(4), 4, folder, environment())) as processes:
+        yield processes
+
+
+@pytest.fixture(scope="module")
+def train_on(flags: Callable[..., list[str]], group: Group, four: Group) -> Callable[..., RunFolder]:
+    """Train on so many processes: those of a group, where there is one, and one in this process."""
+    groups = {2: group, 4: four}
+
+    def train(processes: int, folder: Path, *more: str) -> RunFolder:
+        words = flags(folder, "--wandb.mode", "disabled", "--train.log-hashes", "1", *more)
+        if processes in groups:
+            groups[processes].run("gan_dist.train", words)
+        elif processes == 1 and "--train.threads" not in more:
+            assert train_here(words) == 0
+        else:
+            ended = run_command(*(launcher(processes) if processes > 1 else ["python"]), TRAIN, *words)
+            assert ended.code == 0, ended.err
+        return RunFolder(folder)
+
+    return train
 
 
 GRADIENTS = ("gradient/discriminator", "gradient/generator")
@@ -267,10 +303,10 @@ def test_a_run_without_cuda_says_that_nothing_is_captured(
 
 
 @pytest.mark.processes(2)
-def test_a_profile_tells_where_the_time_goes(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_a_profile_tells_where_the_time_goes(train_on: Callable[..., RunFolder], tmp_path: Path) -> None:
     """A trace of steps 50 to 60, and the phases of the other 59; a profile changes nothing else."""
     more = ["--train.steps", "80", "--train.exact-shards", "2"]
-    watched = train_on(2, tmp_path / "watched", flags, *more, "--profile")
+    watched = train_on(2, tmp_path / "watched", *more, "--profile")
     phases = read(watched.profile / "phases.json")
     names = ["data", "discriminator step", "generator step", "communication", "outputs"]
     assert list(phases["milliseconds_per_step"]) == names
@@ -281,7 +317,7 @@ def test_a_profile_tells_where_the_time_goes(flags: Callable[..., list[str]], tm
     spans = Counter(event["name"] for event in read(watched.profile / "trace.json")["traceEvents"] if "dur" in event)
     assert {name: spans[name] for name in names} == dict.fromkeys(names, 11) | {"communication": 22}
     assert spans["aten::addmm"] >= 11 * 14
-    plain = train_on(1, tmp_path / "plain", flags, *more)
+    plain = train_on(1, tmp_path / "plain", *more)
     assert not plain.profile.exists()
     assert_same_bits(plain, watched, 80)
 
@@ -475,23 +511,28 @@ def test_the_preflight_of_a_machine_that_is_not_fit(tmp_path: Path) -> None:
 # --- one trajectory
 
 
-def observe(processes: int, output: Path, steps: int, words: list[str]) -> list[dict[str, Any]]:
+def observe(
+    processes: int, output: Path, steps: int, words: list[str], group: Group | None = None
+) -> list[dict[str, Any]]:
     """What every rank of a run saw and sent in its first steps; in the order of the ranks."""
-    script = REPOSITORY / "tests" / "observe.py"
-    python = launcher(processes) if processes > 1 else ["python"]
-    ended = run_command(*python, script, output, str(steps), *words, "--wandb.mode", "disabled")
-    assert ended.code == 0, ended.err
+    words = [str(output), str(steps), *words, "--wandb.mode", "disabled"]
+    if group is not None:
+        group.run("observe", words)
+    else:
+        python = launcher(processes) if processes > 1 else ["python"]
+        ended = run_command(*python, REPOSITORY / "tests" / "observe.py", *words)
+        assert ended.code == 0, ended.err
     return [torch.load(output / f"rank-{rank}.pt", weights_only=True) for rank in range(processes)]
 
 
 @pytest.mark.processes(4)
-def test_every_number_of_processes_sees_the_same(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_every_number_of_processes_sees_the_same(flags: Callable[..., list[str]], four: Group, tmp_path: Path) -> None:
     """Images and latents of every step, in global order, bit for bit; every image once an epoch."""
     steps = 17  # 200 images, 12 a batch: 16.67 batches an epoch
     seen = {}
     for processes in (1, 3, 4):
         words = flags(tmp_path / f"run-{processes}", "--train.batch-size", "12")
-        ranks = observe(processes, tmp_path / f"seen-{processes}", steps, words)
+        ranks = observe(processes, tmp_path / f"seen-{processes}", steps, words, four if processes == 4 else None)
         seen[processes] = [torch.cat([rank[what] for rank in ranks], 1) for what in ("images", "latents")]
     for processes in (3, 4):
         assert torch.equal(seen[processes][0], seen[1][0])
@@ -504,12 +545,12 @@ def test_every_number_of_processes_sees_the_same(flags: Callable[..., list[str]]
 @pytest.mark.parametrize("through", ["shared", "gloo"])
 @pytest.mark.parametrize("more", [[], ["--train.accumulation", "2"], ["--train.exact-shards", "4"]], ids=str)
 def test_gradients_cross_between_the_ranks_once_an_update(
-    more: list[str], through: str, flags: Callable[..., list[str]], tmp_path: Path
+    more: list[str], through: str, flags: Callable[..., list[str]], group: Group, tmp_path: Path
 ) -> None:
     steps, words = 6, flags(tmp_path / "run", *more)
     if through == "gloo":
         words += ["--distributed.no-shared-memory"]
-    for rank in observe(2, tmp_path / "seen", steps, words):
+    for rank in observe(2, tmp_path / "seen", steps, words, group):
         collective = {"shared": "shared", "gloo": "all_gather" if "--train.exact-shards" in more else "all_reduce"}
         assert rank["calls"] == {  # behind the gradients, a number of each rank for the guard
             f"{network} {collective[through]} {rank['weights'][network] + 2}": steps
@@ -518,42 +559,34 @@ def test_gradients_cross_between_the_ranks_once_an_update(
 
 
 @pytest.mark.processes(2)
-def test_shared_memory_and_gloo_give_the_same(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_shared_memory_and_gloo_give_the_same(train_on: Callable[..., RunFolder], tmp_path: Path) -> None:
     exact = ["--train.steps", "12", "--train.exact-shards", "4"]
-    shared = train_on(2, tmp_path / "shared", flags, *exact)
-    gloo = train_on(2, tmp_path / "gloo", flags, *exact, "--distributed.no-shared-memory")
+    shared = train_on(2, tmp_path / "shared", *exact)
+    gloo = train_on(2, tmp_path / "gloo", *exact, "--distributed.no-shared-memory")
     assert_same_bits(shared, gloo, 12)
 
 
-def train_on(processes: int, folder: Path, flags: Callable[..., list[str]], *more: str) -> RunFolder:
-    words = flags(folder, "--wandb.mode", "disabled", "--train.log-hashes", "1", *more)
-    if processes == 1 and "--train.threads" not in more:
-        assert train_here(words) == 0
-    else:
-        ended = run_command(*(launcher(processes) if processes > 1 else ["python"]), TRAIN, *words)
-        assert ended.code == 0, ended.err
-    return RunFolder(folder)
-
-
 @pytest.mark.processes(4)
-def test_the_exact_mode_is_bit_for_bit_on_1_2_and_4_processes(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_the_exact_mode_is_bit_for_bit_on_1_2_and_4_processes(
+    train_on: Callable[..., RunFolder], tmp_path: Path
+) -> None:
     """Weights, optimizers and figures; with 1 and 2 threads; and stopped on 4, gone on with on 1, ended on 2."""
     more = ["--train.exact-shards", "4"]
-    whole = train_on(1, tmp_path / "1", flags, *more, "--train.steps", "27")
-    threads = train_on(1, tmp_path / "threads", flags, *more, "--train.steps", "27", "--train.threads", "2")
+    whole = train_on(1, tmp_path / "1", *more, "--train.steps", "27")
+    threads = train_on(1, tmp_path / "threads", *more, "--train.steps", "27", "--train.threads", "2")
     for processes, steps in ((4, "14"), (1, "19"), (2, "27")):
-        pieces = train_on(processes, tmp_path / "pieces", flags, *more, "--train.steps", steps)
+        pieces = train_on(processes, tmp_path / "pieces", *more, "--train.steps", steps)
     for other in (threads, pieces):
         assert_same_bits(whole, other, 27)
     assert all(row["ranks_differ"] == [] for row in read_json_lines(pieces.hashes))
 
 
 @pytest.mark.processes(2)
-def test_the_exact_mode_is_bit_for_bit_in_bf16(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_the_exact_mode_is_bit_for_bit_in_bf16(train_on: Callable[..., RunFolder], tmp_path: Path) -> None:
     more = ["--train.exact-shards", "4", "--train.mixed-precision", "bf16", "--train.steps"]
-    whole = train_on(1, tmp_path / "whole", flags, *more, "27")
+    whole = train_on(1, tmp_path / "whole", *more, "27")
     for processes, steps in ((2, "13"), (1, "27")):
-        pieces = train_on(processes, tmp_path / "pieces", flags, *more, steps)
+        pieces = train_on(processes, tmp_path / "pieces", *more, steps)
     assert_same_bits(whole, pieces, 27)
 
 
@@ -566,20 +599,20 @@ def assert_same_bits(a: RunFolder, b: RunFolder, steps: int) -> None:
 
 @pytest.mark.processes(3)
 def test_the_fast_mode_is_equal_to_rounding_wherever_it_goes_on(
-    flags: Callable[..., list[str]], tmp_path: Path
+    train_on: Callable[..., RunFolder], tmp_path: Path
 ) -> None:
     """Resumed 2 -> 1 and 1 -> 3 inside an epoch."""
     common = ["--train.batch-size", "12", "--log.every-steps", "2"]
-    whole = train_on(1, tmp_path / "whole", flags, *common, "--train.steps", "40")
+    whole = train_on(1, tmp_path / "whole", *common, "--train.steps", "40")
     for processes, steps in ((2, "7"), (1, "13"), (3, "40")):
-        pieces = train_on(processes, tmp_path / "pieces", flags, *common, "--train.steps", steps)
+        pieces = train_on(processes, tmp_path / "pieces", *common, "--train.steps", steps)
     assert_equal_to_rounding(whole, pieces)
 
 
 @pytest.mark.processes(2)
-def test_accumulation_gives_the_update_of_the_whole_batch(flags: Callable[..., list[str]], tmp_path: Path) -> None:
-    whole = train_on(1, tmp_path / "whole", flags, "--train.steps", "20")
-    parts = train_on(2, tmp_path / "parts", flags, "--train.steps", "20", "--train.accumulation", "5")
+def test_accumulation_gives_the_update_of_the_whole_batch(train_on: Callable[..., RunFolder], tmp_path: Path) -> None:
+    whole = train_on(1, tmp_path / "whole", "--train.steps", "20")
+    parts = train_on(2, tmp_path / "parts", "--train.steps", "20", "--train.accumulation", "5")
     assert_equal_to_rounding(whole, parts)
     for name in ("generator", "discriminator"):
         optimizer = load_file(parts.checkpoints / "step-00000020" / f"{name}_optimizer.safetensors")
@@ -593,23 +626,23 @@ WASSERSTEIN = ["--train.loss", "wasserstein", "--penalty.gradient", "10"]
 @pytest.mark.processes(2)
 @pytest.mark.parametrize("loss", [RELATIVISTIC, WASSERSTEIN], ids=["relativistic", "wasserstein"])
 def test_penalties_on_two_processes_are_those_of_one(
-    loss: list[str], flags: Callable[..., list[str]], tmp_path: Path
+    loss: list[str], train_on: Callable[..., RunFolder], tmp_path: Path
 ) -> None:
     """To rounding, which grows faster here: a unit that is active for every image has a bias without a gradient where
     only differences of logits count, and Adam makes steps of what rounding leaves of it."""
     more = [*loss, "--train.steps", "10"]
-    one, two = (train_on(processes, tmp_path / str(processes), flags, *more) for processes in (1, 2))
+    one, two = (train_on(processes, tmp_path / str(processes), *more) for processes in (1, 2))
     assert_equal_to_rounding(one, two, 1e-3)
     penalties = [name for name in figures(one)[0] if name.startswith("penalty/")]
     assert len(penalties) == len([word for word in loss if word.startswith("--penalty")])
 
 
 @pytest.mark.processes(2)
-def test_penalties_and_the_average_are_exact_too(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_penalties_and_the_average_are_exact_too(train_on: Callable[..., RunFolder], tmp_path: Path) -> None:
     more = [*RELATIVISTIC, "--train.mixed-precision", "bf16", "--train.exact-shards", "4", "--train.steps"]
-    whole = train_on(1, tmp_path / "whole", flags, *more, "20")
+    whole = train_on(1, tmp_path / "whole", *more, "20")
     for processes, steps in ((2, "7"), (1, "20")):
-        pieces = train_on(processes, tmp_path / "pieces", flags, *more, steps)
+        pieces = train_on(processes, tmp_path / "pieces", *more, steps)
     assert_same_bits(whole, pieces, 20)
     assert "average/layers.0.weight" in read_json_lines(whole.hashes)[0]["hashes"]
     average, live = load_file(whole.generator), load_file(whole.live_generator)
@@ -617,11 +650,11 @@ def test_penalties_and_the_average_are_exact_too(flags: Callable[..., list[str]]
 
 
 @pytest.mark.processes(2)
-def test_convolutions_are_exact_on_any_machine(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_convolutions_are_exact_on_any_machine(train_on: Callable[..., RunFolder], tmp_path: Path) -> None:
     """Whatever the number of cores: on one thread where a convolution's gradients depend on their number."""
     more = ["--model.architecture", "conv", *RELATIVISTIC, "--train.threads", "None", "--train.batch-size", "100"]
     more += ["--train.exact-shards", "2", "--train.steps"]
-    one, two = (train_on(processes, tmp_path / str(processes), flags, *more, "8") for processes in (1, 2))
+    one, two = (train_on(processes, tmp_path / str(processes), *more, "8") for processes in (1, 2))
     assert_same_bits(one, two, 8)
 
 

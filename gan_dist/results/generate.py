@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from torchvision.utils import save_image
 
 from gan_dist.config import Config, InputError, Weights, from_dict, validate
 from gan_dist.data.dataset import quantize
@@ -20,6 +19,7 @@ from gan_dist.files import BadFile, first_line, parse_json, parse_json_object, r
 from gan_dist.memory import available_memory
 from gan_dist.models import ImageShape, build_generator
 from gan_dist.run.folder import RunFolder
+from gan_dist.run.samples import save_picture
 from gan_dist.seeding import sample_latents
 from gan_dist.tensors import check_tensors, read_tensors
 
@@ -183,7 +183,7 @@ def save_pixels(pixels: UInt8[Tensor, "n c h w"], file: Path) -> None:
     try:
         with replacing(file) as beside:
             if file.suffix == ".png":
-                save_image(pixels / 255, beside, nrow=math.ceil(math.sqrt(len(pixels))), pad_value=0.5)
+                save_picture(pixels, math.ceil(math.sqrt(len(pixels))), beside)
             else:
                 np.savez_compressed(beside, images=pixels.numpy())
     except OSError as error:

@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast, gather_object
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -169,15 +169,16 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
     schedule = Schedule(config, len(images))
 
     on_main(accelerator, lambda: check_memory(config, start.images.shape, ranks, device))
-    prepared = accelerator.prepare(*build_pair(config.model, start.images.shape, config.train.seed))
-    # The bare modules: what adds the gradients over the ranks is the update, once, not DDP behind each backward; and
-    # what computes in half precision is the update's copy of a network, not autocast.
-    generator, discriminator = (accelerator.unwrap_model(network, keep_fp32_wrapper=False) for network in prepared)
-    # The optimizers are made for the weights where they train: prepare may have moved them.
+    # Not prepared by Accelerate: what adds the gradients over the ranks is the update, once, not DDP behind each
+    # backward; and what computes in half precision is the update's copy of a network, not autocast.
+    generator, discriminator = (
+        network.to(device) for network in build_pair(config.model, start.images.shape, config.train.seed)
+    )
     captured = config.train.compile and device.type == "cuda"
     if config.train.compile and not captured:
         console.announce("train.compile is for CUDA; this run goes on without it")
     adam = config.optimizer
+    # The optimizers are made for the weights where they train: moving a network may replace them.
     generator_optimizer = accelerator.prepare(_adam(generator, adam, adam.generator_factor, captured))
     discriminator_optimizer = accelerator.prepare(_adam(discriminator, adam, 1.0, captured))
 
@@ -316,6 +317,7 @@ def make_judge(config: PenaltyConfig, update: Update, factor: Float[Tensor, ""],
 def _adam(network: nn.Module, config: OptimizerConfig, factor: float, captured: bool) -> torch.optim.Adam:
     betas = (config.beta1, config.beta2)
     weights = flatten(network)
+    broadcast(weights.data)  # from rank 0: processors of another kind may draw other last bits
     rate: float | Tensor = config.learning_rate * factor
     if captured and config.final_learning_rate is not None:
         rate = torch.tensor(rate, device=weights.device)  # a graph reads what the schedule writes into it
