@@ -52,14 +52,15 @@ from gan_dist.config import (
     validate,
 )
 from gan_dist.data.sources import write_idx_images
-from gan_dist.openmp import limit_spinning
+from gan_dist.distributed.launcher import on_main_process
+from gan_dist.distributed.openmp import limit_spinning
+from gan_dist.distributed.preemption import StopRequest
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.records import read_json_lines
 from gan_dist.results.diff import compare_hashes
-from gan_dist.run.folder import RunFolder
-from gan_dist.run.launcher import on_main
-from gan_dist.run.preemption import StopRequest
-from gan_dist.run.records import read_json_lines
-from gan_dist.training import outputs
-from gan_dist.training.engine import build, start_processes, train_through
+from gan_dist.trainer import session
+from gan_dist.trainer.build import build, start_processes
+from gan_dist.trainer.loop import train_with_rollbacks
 
 IMAGES = 200
 STRAIGHT = "1 process, 1 thread, straight"
@@ -148,7 +149,7 @@ def job(case: Case, folder: Path, until: int, threads: int) -> Job:
 def work(jobs: list[Job]) -> None:
     """Do jobs, on every rank of this process group; all have one precision."""
     accelerator = start_processes(from_dict(jobs[0].config))
-    outputs.draw_curves = outputs.draw_panel = lambda folder: None  # most of the time of so short runs
+    session.draw_curves = session.draw_panel = lambda folder: None  # most of the time of so short runs
     for piece in jobs:
         config = from_dict(piece.config)
         config = dataclasses.replace(
@@ -158,8 +159,8 @@ def work(jobs: list[Job]) -> None:
         request, folder = StopRequest(), RunFolder(config.run.dir)
         with contextlib.closing(folder), contextlib.redirect_stdout(io.StringIO()):
             run = build(config, folder, request, accelerator)
-            state = train_through(run)
-            on_main(accelerator, lambda: outputs.conclude(run, state, "the next session"))  # noqa: B023
+            state = train_with_rollbacks(run)
+            on_main_process(accelerator, lambda: session.conclude(run, state, "the next session"))  # noqa: B023
         accelerator.free_memory()  # else it keeps the networks of every run
     accelerator.end_training()
 
@@ -224,14 +225,14 @@ def main() -> int:
             fitting = [i for i, case in enumerate(cases) if case.config.train.exact_shards % processes == 0]  # type: ignore[operator]
             run_jobs([j for i in fitting for j in pieces(cases[i], place(way, i), 1)], processes, scratch)
         # From one process to several and back, at each of its stops.
-        for session in range(4):
+        for number in range(4):
             for processes in (1, *asked.processes):
                 jobs = []
                 for i, case in enumerate(cases):
                     numbers = [n for n in (1, *asked.processes) if case.config.train.exact_shards % n == 0]  # type: ignore[operator]
                     until = (*case.stops, case.steps)
-                    if session < len(until) and numbers[(session + i) % len(numbers)] == processes:
-                        jobs.append(job(case, place(MOVED, i), until[session], 1 + processes % 2))
+                    if number < len(until) and numbers[(number + i) % len(numbers)] == processes:
+                        jobs.append(job(case, place(MOVED, i), until[number], 1 + processes % 2))
                 run_jobs(jobs, processes, scratch)
 
         table, failed = Table("way", "configurations", "different"), []

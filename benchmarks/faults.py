@@ -36,10 +36,10 @@ from rich.table import Table
 
 from gan_dist.config import STOPPED_EXIT_CODE
 from gan_dist.data.sources import write_idx_images
+from gan_dist.outputs.checkpoint import Checkpoints
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.records import read_json, read_json_lines
 from gan_dist.results.diff import compare_hashes
-from gan_dist.run.checkpoint import Checkpoints
-from gan_dist.run.folder import RunFolder
-from gan_dist.run.records import read_json, read_json_lines
 
 SCRIPT = [TRAIN]
 STEPS = 1000

@@ -22,9 +22,9 @@ file, flags = Path(sys.argv[1]), sys.argv[2:]
 
 def watched() -> None:
     """Put a look at the clock behind the first step, and at the memory behind the 50th."""
-    from gan_dist.training import engine
+    from gan_dist.trainer import loop
 
-    plain, seen = engine.generator_step, {}
+    plain, seen = loop.generator_step, {}
 
     def generator_step(gan, real, step):  # type: ignore[no-untyped-def]
         stats = plain(gan, real, step)
@@ -35,12 +35,12 @@ def watched() -> None:
             file.write_text(json.dumps(seen))
         return stats
 
-    engine.generator_step = generator_step
+    loop.generator_step = generator_step
 
 
 if __name__ == "__main__":
     config = train.parse(flags)  # before torch, as train.py does it: a typing error is told at once
     watched()
-    from gan_dist.training.engine import run_to_end
+    from gan_dist.trainer.loop import run_to_end
 
     sys.exit(run_to_end(config))

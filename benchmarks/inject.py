@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from torch import Tensor
 
 from gan_dist import train
-from gan_dist.training import engine
-from gan_dist.training.steps import Gan
-from gan_dist.training.update import Stats
+from gan_dist.gan.steps import Gan
+from gan_dist.gan.update import Stats
+from gan_dist.trainer import loop
 
 Step = Callable[..., Stats]
 
@@ -69,5 +69,5 @@ if __name__ == "__main__":
     fault, network, at_step, rank, times = sys.argv[1:6]
     if os.environ.get("RANK", "0") == rank and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         name = f"{network}_step"
-        setattr(engine, name, Hurt(getattr(engine, name), fault, int(at_step), int(times)))
+        setattr(loop, name, Hurt(getattr(loop, name), fault, int(at_step), int(times)))
     sys.exit(train.main(sys.argv[6:]))

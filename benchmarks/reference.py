@@ -27,8 +27,8 @@ from torchvision import transforms
 from torchvision.datasets import MNIST
 
 from gan_dist.config import Config, to_dict
-from gan_dist.run.checkpoint import save_generator
-from gan_dist.run.folder import RunFolder
+from gan_dist.outputs.checkpoint import save_generator
+from gan_dist.outputs.folder import RunFolder
 
 LATENT, HIDDEN, IMAGE = 64, 256, 784
 

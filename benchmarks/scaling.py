@@ -34,10 +34,10 @@ import numpy as np
 from launching import TRAIN, launcher
 
 from gan_dist.config import Config, ModelConfig
+from gan_dist.distributed.launcher import usable_cores
 from gan_dist.models import build_pair
-from gan_dist.run.folder import RunFolder
-from gan_dist.run.launcher import usable_cores
-from gan_dist.run.records import read_json
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.records import read_json
 
 SPACES = ("gan-dist-a", "gan-dist-b")
 LINKS = {"1 Gbit/s": ("1gbit", 0.2), "10 Gbit/s": ("10gbit", 0.05)}  # name -> tc's rate, delay in ms each way
@@ -64,7 +64,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Seen:
+class History:
     """Milliseconds a step."""
 
     step: float
@@ -118,7 +118,7 @@ def _do(*words: str) -> None:
     subprocess.run(words, check=True, capture_output=True, text=True)
 
 
-def measure(setting: Setting, data: Path, scratch: Path) -> Seen:
+def measure(setting: Setting, data: Path, scratch: Path) -> History:
     """Train some steps; all ranks have one thread."""
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         flags = [TRAIN, "--data.root", str(data), "--data.source", "local", "--run.dir", f"{folder}/run"]
@@ -143,7 +143,7 @@ def measure(setting: Setting, data: Path, scratch: Path) -> Seen:
         if any(process.returncode for process in started):
             sys.exit(f"{setting} failed:\n" + "\n".join(said))
         seen = read_json(RunFolder(Path(folder) / "run").profile / "phases.json")["milliseconds_per_step"]
-    return Seen(sum(seen.values()), seen["communication"])
+    return History(sum(seen.values()), seen["communication"])
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Model:
     cores: int
 
     @staticmethod
-    def fit(seen: dict[Setting, Seen], cores: int) -> Model:
+    def fit(seen: dict[Setting, History], cores: int) -> Model:
         alone = [(s.batch, o.step - o.communication) for s, o in seen.items() if s.ranks == 1]
         # Relative errors: else the largest batch alone would decide.
         rows = np.array([[1 / ms, batch / ms] for batch, ms in alone])
@@ -198,7 +198,7 @@ def table(head: list[str], rows: list[list[str]]) -> None:
     print()
 
 
-def report(seen: dict[Setting, Seen], model: Model, delays: dict[str, float]) -> None:
+def report(seen: dict[Setting, History], model: Model, delays: dict[str, float]) -> None:
     """Args: delays: of each of LINKS, in ms, that the measurements lack."""
     print("### Measured\n")
     errors: dict[bool, list[float]] = {True: [], False: []}
@@ -238,7 +238,7 @@ def report(seen: dict[Setting, Seen], model: Model, delays: dict[str, float]) ->
     table(["network", "global batch", "1 rank", *(f"{ranks} ranks" for ranks in RANKS)], rows)
 
 
-def plot(seen: dict[Setting, Seen], model: Model, delays: dict[str, float], file: Path) -> None:
+def plot(seen: dict[Setting, History], model: Model, delays: dict[str, float], file: Path) -> None:
     """Images a second over ranks: dots measured, lines predicted."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -279,7 +279,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=None)
     asked = parser.parse_args()
     links = os.geteuid() == 0 and all(map(shutil.which, ("ip", "tc")))
-    rounds: dict[Setting, list[Seen]] = {setting: [] for setting in settings(links)}
+    rounds: dict[Setting, list[History]] = {setting: [] for setting in settings(links)}
     with tempfile.TemporaryDirectory(dir=asked.folder) as scratch:
         for number in range(1, asked.rounds + 1):
             for setting, results in rounds.items():
@@ -291,7 +291,7 @@ def main() -> int:
                     results.append(measure(setting, asked.data, Path(scratch)))
                 print(f"round {number}: {setting} {results[-1]}", file=sys.stderr, flush=True)
     seen = {
-        setting: Seen(median(r.step for r in results), median(r.communication for r in results))
+        setting: History(median(r.step for r in results), median(r.communication for r in results))
         for setting, results in rounds.items()
     }
     if not links:

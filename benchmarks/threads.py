@@ -24,8 +24,8 @@ from launching import ACCELERATE, REPOSITORY, environment, launcher
 from rich.console import Console
 from rich.table import Table
 
-from gan_dist.run.folder import RunFolder
-from gan_dist.run.records import read_json, read_json_lines
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.records import read_json, read_json_lines
 
 WAYS: dict[str, tuple[list[str], int]] = {
     "python": ([sys.executable], 1),

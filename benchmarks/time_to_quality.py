@@ -35,16 +35,16 @@ import torch
 from launching import REPOSITORY, TRAIN, environment
 
 from gan_dist.config import PRESETS, STOPPED_EXIT_CODE, DataConfig
-from gan_dist.data.dataset import quantize
+from gan_dist.data.pixels import quantize
 from gan_dist.data.sources import load_images
 from gan_dist.evaluation.classifier import classifier_for
 from gan_dist.evaluation.metrics import class_shares, frechet_distance
-from gan_dist.evaluation.observed import observe
+from gan_dist.evaluation.observations import observe
 from gan_dist.evaluation.reference import reference_for
 from gan_dist.files import write_json
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.records import read_json
 from gan_dist.results.generate import generate, load_generator
-from gan_dist.run.folder import RunFolder
-from gan_dist.run.records import read_json
 
 NOTEBOOK, EPOCHS = "notebook", 100
 APART = 1.05  # two generators that are measured are at least this factor of time apart

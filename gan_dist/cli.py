@@ -12,9 +12,8 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from gan_dist import train
-from gan_dist.arguments import VERSION, exit_code, read_arguments
 from gan_dist.config import (
-    RANGES,
+    EVALUATED,
     SEEDS,
     DataConfig,
     DataName,
@@ -25,15 +24,17 @@ from gan_dist.config import (
     package_version,
     shortened,
 )
-from gan_dist.helptext import show
+from gan_dist.config.arguments import VERSION, read_arguments
+from gan_dist.config.helptext import show
+from gan_dist.config.mistakes import HELP, HELP_ALL
+from gan_dist.config.suggestions import nearest
+from gan_dist.distributed.exit_codes import exit_code
+from gan_dist.distributed.openmp import limit_spinning
+from gan_dist.distributed.output_streams import nonblocking_output
 from gan_dist.memory import available_memory
-from gan_dist.mistakes import HELP, HELP_ALL
-from gan_dist.openmp import limit_spinning
-from gan_dist.output_streams import nonblocking_output
-from gan_dist.suggestions import nearest
 
-SAMPLES = Range(1, 1_000_000, "all are kept in memory")
-IN_A_PICTURE = Range(1, 10_000, "a picture of more can't be looked at; use .npz")
+SAMPLES = Range(1, 1_000_000, "all images are kept in memory")
+IN_A_PICTURE = Range(1, 10_000, "a larger grid is unreadable; use .npz")
 PROCESSES = Range(1, 1_024, "no machine has more cores or GPUs")
 PROCESS_BYTES = 300_000_000  # of one that has imported torch, without what it shares with the others
 
@@ -41,16 +42,16 @@ PROCESS_BYTES = 300_000_000  # of one that has imported torch, without what it s
 @dataclass(frozen=True)
 class SampleArguments:
     run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """The run's folder, or one of its .safetensors files."""
-    count: int = 64
-    """Images to generate (1 to 1,000,000; in a .png 1 to 10,000)."""
+    """Run folder, or one of its .safetensors files."""
+    count: Annotated[int, SAMPLES] = 64
+    """Number of images, at most 10,000 in a .png."""
     output: Path = Path("samples.png")
-    """A grid (.png), or an array "images" of uint8 (n, C, H, W) (.npz)."""
-    seed: int = 0
-    """Other images for another seed (0 to 9,223,372,036,854,775,807)."""
+    """Output file: a grid (.png), or an array "images" of uint8 (n, C, H, W) (.npz)."""
+    seed: Annotated[int, SEEDS] = 0
+    """Random seed of the latents."""
     weights: Weights = "average"
-    """Which generator of the run. average: the one to use, which is the running average if the run keeps one. live: the
-    trained generator itself. best: the one to use as it was at the best evaluation."""
+    """Which generator of the run. average: the exponential moving average if the run keeps one, else the trained
+    generator. live: the trained generator. best: as average, at the best evaluation."""
 
 
 def sample(arguments: Sequence[str]) -> int:
@@ -60,7 +61,6 @@ def sample(arguments: Sequence[str]) -> int:
         arguments,
         prog="gan-dist sample",
         description="Generate images from a run's generator.",
-        ranges={"count": SAMPLES, "seed": SEEDS},
     )
     if asked.output.suffix not in (".png", ".npz"):
         raise InputError(f"output={asked.output} must end in .png (a grid) or .npz (an array)")
@@ -76,29 +76,29 @@ def sample(arguments: Sequence[str]) -> int:
 @dataclass(frozen=True)
 class EvaluateData:
     name: DataName = "mnist"
-    """Data set to train a classifier on, with --train-classifier; a run knows its own."""
+    """Data set of the classifier, with --train-classifier. A run knows its own."""
     root: Path | None = None
-    """Folder of the data. None: where the run had it."""
+    """Folder of the data set. None: as in the run."""
     source: DataSource | None = None
-    """Where images come from. None: where the run's came from, or the root that is given."""
+    """Where the images come from. None: as in the run, or local if root is given."""
 
 
 @dataclass(frozen=True)
 class EvaluateArguments:
     run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None
-    """The run's folder, or one of its .safetensors files: figures of NAME.safetensors go to NAME-evaluation.json beside
-    it."""
-    count: int = 10_000
-    """Images to generate (100 to 100,000)."""
-    seed: int = 0
-    """Other images for another seed (0 to 9,223,372,036,854,775,807)."""
+    """Run folder, or one of its .safetensors files: figures of NAME.safetensors are written to NAME-evaluation.json
+    beside it."""
+    count: Annotated[int, EVALUATED] = 10_000
+    """Number of images to generate."""
+    seed: Annotated[int, SEEDS] = 0
+    """Random seed of the latents."""
     weights: Weights = "average"
-    """Which generator of the run. average: the one to use, which is the running average if the run keeps one. live: the
-    trained generator itself. best: the one to use as it was at the best evaluation."""
+    """Which generator of the run. average: the exponential moving average if the run keeps one, else the trained
+    generator. live: the trained generator. best: as average, at the best evaluation."""
     data: EvaluateData = field(default_factory=EvaluateData)
     """The real images."""
     train_classifier: Path | None = None
-    """Without RUN: train the classifier of a data set and write it to this file. For who changes the package's own."""
+    """For maintainers: train the classifier of a data set and write it to this file. Takes no RUN."""
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -108,7 +108,6 @@ def evaluate(arguments: Sequence[str]) -> int:
         arguments,
         prog="gan-dist evaluate",
         description="Compare what a run's generator makes with real images, here and in RUN/evaluation.json.",
-        ranges={"count": RANGES["evaluate.count"], "seed": SEEDS},
     )
     if (asked.run is None) == (asked.train_classifier is None):
         raise InputError("give either a RUN to evaluate, or --train-classifier FILE")
@@ -129,7 +128,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 @dataclass(frozen=True)
 class DoctorArguments:
     run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """The run's folder; it may still be training."""
+    """Run folder; the run may still be training."""
 
 
 def doctor(arguments: Sequence[str]) -> int:
@@ -179,11 +178,10 @@ def diff(arguments: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class CheckArguments:
-    processes: int | None = None
-    """Processes to start on this machine (1 to 1,024); not under a launcher. None: one for each GPU, without a GPU
-    two."""
+    processes: Annotated[int, PROCESSES] | None = None
+    """Number of processes to start on this machine; not under a launcher. None: one per GPU, or two without a GPU."""
     folder: Path = Path("runs")
-    """Where the runs are going to be kept; whether its disk is fit for it is checked too."""
+    """Where runs will be stored; its disk is checked too."""
 
 
 def check(arguments: Sequence[str]) -> int:
@@ -193,7 +191,6 @@ def check(arguments: Sequence[str]) -> int:
         arguments,
         prog="gan-dist check",
         description="Check in under a minute that processes, network and disk can carry a run that stops and goes on.",
-        ranges={"processes": PROCESSES},
     )
     available = available_memory()
     if asked.processes is not None and available is not None and asked.processes * PROCESS_BYTES > available:
@@ -205,14 +202,14 @@ def check(arguments: Sequence[str]) -> int:
         if asked.processes is not None:
             raise InputError("processes can't be given here: the launcher has started them already; leave it out")
         return _preflight(asked.folder)
-    from gan_dist.run.launcher import launch_here
+    from gan_dist.distributed.launcher import launch_here
 
     return launch_here(_preflight, asked.folder, asked.processes)
 
 
 @nonblocking_output()  # here too: check starts processes for it
 def _preflight(folder: Path) -> int:
-    from gan_dist.training.preflight import preflight
+    from gan_dist.trainer.preflight import preflight
 
     return exit_code("gan-dist", lambda: preflight(folder))
 

@@ -13,19 +13,20 @@ if not __package__:
     # their own. The package's parent belongs there: this checkout is what runs, whatever else is installed.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from gan_dist.output_streams import nonblocking_output, occupy_closed_descriptors
-from gan_dist.signals import starting
+from gan_dist.distributed.output_streams import nonblocking_output, occupy_closed_descriptors
+from gan_dist.distributed.signals import starting
 
 _process = contextlib.ExitStack()
 if __name__ == "__main__":
     occupy_closed_descriptors()  # before anything is opened: it would get the number of a closed stdout
     _process.enter_context(starting())  # before the imports below: they take part of a second
 
-from gan_dist.arguments import exit_code, read_arguments  # noqa: E402
 from gan_dist.config import PRESETS, Config, InputError, shortened, validate  # noqa: E402
-from gan_dist.openmp import limit_spinning  # noqa: E402
-from gan_dist.run.early import check_early  # noqa: E402
-from gan_dist.suggestions import nearest  # noqa: E402
+from gan_dist.config.arguments import read_arguments  # noqa: E402
+from gan_dist.config.suggestions import nearest  # noqa: E402
+from gan_dist.distributed.exit_codes import exit_code  # noqa: E402
+from gan_dist.distributed.openmp import limit_spinning  # noqa: E402
+from gan_dist.trainer.early import check_early  # noqa: E402
 
 # What --help shows; --help-all shows all.
 FIRST_FLAGS = (
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "gan_dist/train.py"
         config = parse(sys.argv[1:] if arguments is None else arguments, prog)
         check_early(config)
         _announce_import()
-        from gan_dist.training.engine import run_to_end
+        from gan_dist.trainer.loop import run_to_end
 
         return run_to_end(config)
 

@@ -24,13 +24,13 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous.api import RendezvousError, RendezvousTimeoutError
 
-from gan_dist.arguments import BAD_INPUT_EXIT_CODE, SPOKEN_SECONDS
-from gan_dist.config import STOPPED_EXIT_CODE
-from gan_dist.signals import heard_by
+from gan_dist.config import BAD_INPUT_EXIT_CODE, STOPPED_EXIT_CODE
+from gan_dist.distributed.exit_codes import REPORT_SECONDS
+from gan_dist.distributed.signals import heard_by
 
 # The processes of other hosts are silent for SPOKEN_SECONDS and then need some time to end; if the meeting place goes
 # before that, their agents report its loss instead of the bad input.
-OTHERS_END_SECONDS = SPOKEN_SECONDS + 5
+OTHERS_END_SECONDS = REPORT_SECONDS + 5
 
 
 class BadInput(SignalException):

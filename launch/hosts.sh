@@ -25,7 +25,7 @@ whole() {
 check() {
     python - "$@" <<'END' || exit
 import sys
-from gan_dist.arguments import exit_code
+from gan_dist.config.arguments import exit_code
 from gan_dist.train import parse
 def check():
     parse(sys.argv[1:])

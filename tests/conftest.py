@@ -30,8 +30,8 @@ import torch  # noqa: E402
 from accelerate.state import AcceleratorState, GradientState, PartialState  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
-from gan_dist.run.folder import RunFolder  # noqa: E402
-from gan_dist.run.records import read_json_lines  # noqa: E402
+from gan_dist.outputs.folder import RunFolder  # noqa: E402
+from gan_dist.outputs.records import read_json_lines  # noqa: E402
 
 # python -m pytest -m fuzz --hypothesis-profile thorough tries what a commit's tests have no time for.
 FUZZ: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}

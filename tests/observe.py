@@ -16,12 +16,12 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
-from gan_dist.run.folder import RunFolder
-from gan_dist.run.preemption import StopRequest
-from gan_dist.run.sharedmemory import SharedMemory
+from gan_dist.distributed.preemption import StopRequest
+from gan_dist.distributed.shared_memory import SharedMemory
+from gan_dist.gan.steps import discriminator_step, generator_step
+from gan_dist.outputs.folder import RunFolder
 from gan_dist.train import parse
-from gan_dist.training.engine import build, start_processes
-from gan_dist.training.steps import discriminator_step, generator_step
+from gan_dist.trainer.build import build, start_processes
 
 COLLECTIVES = ("all_reduce", "all_gather", "broadcast", "reduce", "all_gather_into_tensor", "reduce_scatter_tensor")
 
@@ -53,22 +53,22 @@ def main(arguments: Sequence[str]) -> int:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(contextlib.closing(RunFolder(config.run.dir)))
         stack.enter_context(calls.counted(SharedMemory, "gather", 1, "shared"))
-        run = build(config, folder, StopRequest(), start_processes(config))
+        trainer = build(config, folder, StopRequest(), start_processes(config))
         for name in COLLECTIVES:
             stack.enter_context(calls.counted(dist, name, int(name == "all_gather"), name))
-        for step, real in enumerate(run.loader, run.step + 1):
+        for step, real in enumerate(trainer.loader, trainer.step + 1):
             images.append(real.clone())
-            uses = [run.gan.latents(step, use).clone() for use in ("discriminator", "generator")]
+            uses = [trainer.gan.latents(step, use).clone() for use in ("discriminator", "generator")]
             latents.append(torch.stack(uses, 1))
             calls.network = "discriminator"
-            discriminator_step(run.gan, real, step)
+            discriminator_step(trainer.gan, real, step)
             calls.network = "generator"
-            generator_step(run.gan, real, step)
-            run.guard.look(step)
+            generator_step(trainer.gan, real, step)
+            trainer.guard.collect(step)
             if len(images) == steps:
                 break
     output.mkdir(parents=True, exist_ok=True)
-    networks = {"generator": run.gan.generator, "discriminator": run.gan.discriminator}
+    networks = {"generator": trainer.gan.generator, "discriminator": trainer.gan.discriminator}
     torch.save(
         {
             "images": torch.stack(images),
@@ -76,14 +76,14 @@ def main(arguments: Sequence[str]) -> int:
             "calls": dict(calls.counts),
             "weights": {name: sum(map(torch.numel, network.parameters())) for name, network in networks.items()},
         },
-        output / f"rank-{run.accelerator.process_index}.pt",
+        output / f"rank-{trainer.accelerator.process_index}.pt",
     )
-    run.accelerator.wait_for_everyone()
-    if run.memory is not None:
-        run.memory.close()
-    run.wandb.finish(0)
-    run.accelerator.trackers = []
-    run.accelerator.end_training()
+    trainer.accelerator.wait_for_everyone()
+    if trainer.memory is not None:
+        trainer.memory.close()
+    trainer.tracker.finish(0)
+    trainer.accelerator.trackers = []
+    trainer.accelerator.end_training()
     return 0
 
 

@@ -20,10 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gan_dist.config import InputError, from_dict
-from gan_dist.run.checkpoint import MANIFEST, STATE, Checkpoints, Damaged, Foreign, read_checkpoint
-from gan_dist.run.folder import RunFolder
-from gan_dist.run.records import read_json
-from gan_dist.training.start import check_state, expected_tensors
+from gan_dist.outputs.checkpoint import MANIFEST, STATE, Checkpoints, Damaged, Foreign, read_checkpoint
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.records import read_json
+from gan_dist.trainer.start import check_state, expected_tensors
 
 Flags = Callable[..., list[str]]
 SHAPE = (1, 28, 28)

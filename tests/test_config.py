@@ -14,9 +14,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from conftest import TRAIN, environment, run_command
+from conftest import REPOSITORY, TRAIN, environment, run_command
 
-from gan_dist.arguments import exit_code, read_arguments
 from gan_dist.config import (
     PRESETS,
     RANGES,
@@ -25,15 +24,17 @@ from gan_dist.config import (
     TrainConfig,
     check_processes,
     differences,
-    doubts,
     from_dict,
     package_version,
     to_dict,
     to_flat,
     validate,
+    warnings,
 )
-from gan_dist.options import Option, docstrings, options_of
-from gan_dist.suggestions import ELSEWHERE
+from gan_dist.config.arguments import read_arguments
+from gan_dist.config.options import Option, docstrings, options_of
+from gan_dist.config.suggestions import ELSEWHERE
+from gan_dist.distributed.exit_codes import exit_code
 from gan_dist.train import main, parse
 
 NUMERIC = [option for option in options_of(Config) if option.kind in (int, float)]
@@ -265,7 +266,7 @@ def test_a_numeric_field_is_in_its_range_or_refused_in_one_line(
 ) -> None:
     """Every numeric field of Config is covered, a new one too."""
     accepted = RANGES[option.name]
-    assert f"{accepted}" in docstrings(Config)[option.name].replace("(1 or 3)", "1 to 3")
+    assert docstrings(Config)[option.name].endswith(f" Range: {accepted}.")
     accepted.check(option.name, option.kind(accepted.lowest))
     accepted.check(option.name, option.kind(accepted.highest))
 
@@ -385,7 +386,7 @@ def test_a_stored_configuration_from_elsewhere_is_refused() -> None:
 def test_presets_are_valid() -> None:
     for preset in PRESETS.values():
         validate(preset())
-        assert doubts(preset()) == []
+        assert warnings(preset()) == []
 
 
 @pytest.mark.parametrize(
@@ -397,13 +398,15 @@ def test_presets_are_valid() -> None:
     ],
 )
 def test_what_the_literature_doubts_is_said(words: list[str], says: str) -> None:
-    (said,) = doubts(parse(words))
+    (said,) = warnings(parse(words))
     assert said.endswith(says)
     assert "arXiv:" in said
 
 
-def test_the_readme_has_every_flag_with_its_default() -> None:
-    readme = (TRAIN.parent.parent / "README.md").read_text()
-    explained = docstrings(Config)
+def test_the_page_of_flags_is_the_one_that_its_command_writes() -> None:
+    page = run_command("python", "-m", "gan_dist.config.reference")
+    assert page.code == 0, page.err
+    assert (REPOSITORY / "docs" / "configuration.md").read_text() == page.out
     for name, value in to_flat(Config()).items():
-        assert f"| `--{name.replace('_', '-')}` | {value} | {explained[name]} |" in readme
+        assert f"| `--{name.replace('_', '-')}`" in page.out
+        assert f"| {value} |" in page.out

@@ -19,14 +19,14 @@ import pytest
 from conftest import REPOSITORY, TRAIN, Ended, environment, launcher, run_command, wait_for_step
 from rich.console import Console as RichConsole
 
-from gan_dist import output_streams
 from gan_dist.config import Config, EvaluateConfig, TrainConfig
-from gan_dist.output_streams import OutputStream, nonblocking_output
-from gan_dist.run.console import Console, Progress
-from gan_dist.run.folder import RunFolder
-from gan_dist.run.records import read_json, read_json_lines
-from gan_dist.training.schedule import Schedule
-from gan_dist.training.timing import Timing
+from gan_dist.distributed import output_streams
+from gan_dist.distributed.output_streams import OutputStream, nonblocking_output
+from gan_dist.outputs.console import Console, Progress
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.records import read_json, read_json_lines
+from gan_dist.trainer.schedule import Schedule
+from gan_dist.trainer.timing import Timing
 
 # --- output streams
 
@@ -67,7 +67,7 @@ def test_all_text_is_there_and_everything_is_put_back(capsys: pytest.CaptureFixt
 
 TALKER = """
 import os, sys
-from gan_dist.output_streams import nonblocking_output
+from gan_dist.distributed.output_streams import nonblocking_output
 
 def talk():
     if len(sys.argv) == 1:

@@ -29,10 +29,14 @@ from torchvision.datasets import MNIST
 from torchvision.transforms import ToTensor
 
 from gan_dist.config import DataConfig, InputError, Stopped
-from gan_dist.data import idx, sources
-from gan_dist.data.dataset import GlobalBatches, ResidentImages, denormalize, make_loader, normalize
-from gan_dist.data.location import find_local, require_local
+from gan_dist.data import sources
+from gan_dist.data.loader import make_loader
+from gan_dist.data.order import GlobalBatches
+from gan_dist.data.pixels import denormalize, normalize
+from gan_dist.data.readers import idx
+from gan_dist.data.readers.location import find_local, require_local
 from gan_dist.data.sources import LEAST_COMPARED, NoHeldOut, load_images, load_labelled
+from gan_dist.data.store import ResidentImages
 
 CPU = torch.device("cpu")
 
@@ -272,7 +276,7 @@ def test_a_root_without_the_data_set(tmp_path: Path) -> None:
 
 
 def test_where_data_are_is_known_without_torch() -> None:
-    code = "import sys, gan_dist.data.location; sys.exit(bool({'torch', 'numpy'} & sys.modules.keys()))"
+    code = "import sys, gan_dist.data.readers.location; sys.exit(bool({'torch', 'numpy'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment()).returncode == 0
 
 

@@ -37,11 +37,11 @@ from many import Group
 from safetensors.torch import load_file
 
 from gan_dist.config import check_processes, validate
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.records import read_json_lines
 from gan_dist.results.diff import compare_hashes
-from gan_dist.run.folder import RunFolder
-from gan_dist.run.records import read_json_lines
-from gan_dist.training.meter import METRICS
-from gan_dist.training.preflight import preflight_config, scratch_images, timeout_for
+from gan_dist.trainer.meter import METRICS
+from gan_dist.trainer.preflight import preflight_config, scratch_images, timeout_for
 
 STEPS = 20  # two epochs of 10
 
@@ -403,7 +403,7 @@ def test_a_rank_lost_while_shared_memory_is_opened_is_named(
     where: str, flags: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     words = flags(tmp_path / "run", "--wandb.mode", "disabled", "--distributed.timeout", "20")
-    hurt = ["1", "gan_dist.run.sharedmemory", where, "SIGKILL"]
+    hurt = ["1", "gan_dist.distributed.shared_memory", where, "SIGKILL"]
     with two_without_a_launcher([HURT, *hurt, *words], tmp_path / "log") as (main, other):
         assert main.wait(timeout=120) == 1
         assert other.wait(timeout=60) == -signal.SIGKILL
@@ -418,7 +418,9 @@ def test_ranks_that_get_no_shared_memory_use_gloo_and_say_it_once(
     flags: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     words = flags(tmp_path / "run", "--wandb.mode", "disabled", "--train.steps", "5")
-    ended = run_command(*launcher(2), HURT, "1", "gan_dist.run.sharedmemory", "_receive_memory", "OSError", *words)
+    ended = run_command(
+        *launcher(2), HURT, "1", "gan_dist.distributed.shared_memory", "_receive_memory", "OSError", *words
+    )
     assert ended.code == 0, ended.err
     assert ended.out.count("shared memory is unavailable (rank 1: hurt); the gradients are added through gloo") == 1
 
@@ -428,7 +430,7 @@ def test_the_others_wait_for_rank_0_as_long_as_it_lives(flags: Callable[..., lis
     """It reads the data for an evaluation for longer than distributed.timeout."""
     words = flags(tmp_path / "run", "--wandb.mode", "disabled", "--train.steps", "10", "--distributed.timeout", "5")
     words += ["--evaluate.every-epochs", "1", "--evaluate.count", "100"]
-    ended = run_command(*launcher(2), HURT, "0", "gan_dist.training.quality", "classifier_for", "sleep:9", *words)
+    ended = run_command(*launcher(2), HURT, "0", "gan_dist.trainer.evaluator", "classifier_for", "sleep:9", *words)
     assert ended.code == 0, ended.out + ended.err
     assert ended.err.count("hurt: sleep:9") == 1
     assert read(RunFolder(tmp_path / "run").status)["state"] == "finished"
@@ -444,7 +446,8 @@ def test_rank_0_lost_with_the_store_is_named(
 ) -> None:
     """In what it does alone, before, and after."""
     words = flags(tmp_path / "run", "--wandb.mode", "disabled", "--distributed.timeout", "8")
-    hurt = ["0", "gan_dist.training.engine", where, fault]
+    module = "gan_dist.trainer.build" if where == "find_start" else "gan_dist.trainer.loop"
+    hurt = ["0", module, where, fault]
     with two_without_a_launcher([HURT, *hurt, *words], tmp_path / "log") as (_, other):
         assert other.wait(timeout=120) == 1
     log = (tmp_path / "log").read_text()
@@ -456,7 +459,7 @@ def test_rank_0_lost_with_the_store_is_named(
 @pytest.mark.processes(2)
 def test_a_mistake_in_what_rank_0_does_alone_is_said_once(flags: Callable[..., list[str]], tmp_path: Path) -> None:
     words = flags(tmp_path / "run", "--wandb.mode", "disabled")
-    hurt = ["0", "gan_dist.training.engine", "find_start", "KeyError"]
+    hurt = ["0", "gan_dist.trainer.build", "find_start", "KeyError"]
     with two_without_a_launcher([HURT, *hurt, *words], tmp_path / "log") as processes:
         assert [process.wait(timeout=120) for process in processes] == [1, 1]
     log = (tmp_path / "log").read_text()
@@ -503,7 +506,7 @@ def test_the_preflight_of_a_machine_that_is_not_fit(tmp_path: Path) -> None:
     assert ended.code == 1
     assert "asked for 2 processes" in ended.out
     assert ended.out.count("FAILED") == 1
-    ended = run_command("python", *check, "--folder", "/proc/runs")
+    ended = run_command("python", *check, "--processes", "1", "--folder", "/proc/runs")
     assert ended.code == 2
     assert ended.err.startswith("gan-dist: run.dir=/proc/runs can't be used")
 

@@ -30,14 +30,15 @@ from gan_dist.config import (
     to_dict,
     to_flat,
 )
-from gan_dist.evaluation import seen
+from gan_dist.evaluation import history
 from gan_dist.evaluation.doctor import EXPLAINED, FINDINGS, Finding, examine
 from gan_dist.files import write_json
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.records import StepLines
 from gan_dist.results import examine as results
 from gan_dist.results.examine import examine_run, report
-from gan_dist.run.folder import RunFolder
-from gan_dist.run.records import StepLines
-from gan_dist.training import checkup, outputs
+from gan_dist.trainer import reporting
+from gan_dist.trainer.evaluation import report_diagnosis
 
 Rows = list[dict[str, Any]]
 
@@ -686,7 +687,7 @@ def test_while_it_trains_noise_is_said_and_nothing_is_called_good(
 ) -> None:
     monkeypatch.setenv("GAN_DIST_CACHE", str(tmp_path / "cache"))
     counted: list[object] = []
-    monkeypatch.setattr(outputs, "consult", lambda run: counted.append(checkup.consult(run)))
+    monkeypatch.setattr(reporting, "report_diagnosis", lambda trainer: counted.append(report_diagnosis(trainer)))
     words = ["--train.epochs", "1", "--evaluate.every-epochs", "1", "--evaluate.count", "1000"]
     assert train_here([*flags(tmp_path / "run"), *words, "--wandb.mode", "disabled"]) == 0
     said = capsys.readouterr().out
@@ -779,7 +780,7 @@ def test_a_real_run_made_ill(
     flags: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing holds this critic back: it grows steeper without end. Said while it trains and afterwards."""
-    monkeypatch.setattr(seen, "WINDOW", 5)  # 100 steps are enough then, not 2,000
+    monkeypatch.setattr(history, "WINDOW", 5)  # 100 steps are enough then, not 2,000
     run, ill = tmp_path / "run", ("--train.loss", "wasserstein", "--optimizer.learning-rate", "0.001")
     rare = ("--samples.every-epochs", "99", "--checkpoint.every-steps", "999", "--evaluate.every-epochs", "None")
     assert train_here(flags(run, *ill, *rare, "--train.steps", "150", "--wandb.mode", "disabled")) == 0

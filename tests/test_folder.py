@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from gan_dist.config import InputError
 from gan_dist.files import BadFile, parse_json, read_file
-from gan_dist.run import lock
-from gan_dist.run.folder import RunFolder
-from gan_dist.run.records import StepLines, read_floor, read_json, read_json_lines, read_optional_json
+from gan_dist.outputs import lock
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.records import StepLines, read_floor, read_json, read_json_lines, read_optional_json
 
 Flags = Callable[..., list[str]]
 QUIET = ("--wandb.mode", "disabled")
@@ -347,7 +347,7 @@ def test_a_run_is_found_after_its_environment_file_is_gone(flags: Flags, tmp_pat
 def test_sigkill_leaves_a_lock_that_the_next_run_takes(flags: Flags, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     program = (
-        "import sys, os, signal; from gan_dist.run.folder import RunFolder; from pathlib import Path\n"
+        "import sys, os, signal; from gan_dist.outputs.folder import RunFolder; from pathlib import Path\n"
         "RunFolder(Path(sys.argv[1])).lock(print, print); os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert run_command("python", "-c", program, folder.path).code == -9

@@ -31,8 +31,8 @@ from conftest import (
     workers,
 )
 
-from gan_dist.run.folder import RunFolder
-from gan_dist.run.records import read_json
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.records import read_json
 from gan_dist.train import parse
 
 Flags = Callable[..., list[str]]
@@ -263,16 +263,16 @@ def by_hand(number: int, of: int, **more: str) -> dict[str, str]:
 
 
 @pytest.mark.processes(3)
-def test_two_and_three_hosts_do_what_one_does(
+def test_three_hosts_go_on_as_one_would(
     flags: Flags, hosts: Hosts, start: Callable[..., Started], tmp_path: Path
 ) -> None:
     folder, straight = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "straight")
-    for of, steps in ((2, "21"), (3, "43")):
-        words = [MULTI_NODE, *flags(folder.path, *COMMON, "--train.steps", steps)]
-        all_of_them = [start(hosts.on(number, *words), by_hand(number, of)) for number in range(of)]
-        for one in all_of_them:
-            assert one.ended(90) == 0, one.said
-        assert read_json(folder.environment)["processes"] == of
+    assert train_here(flags(folder.path, *COMMON, "--train.steps", "21")) == 0
+    words = [MULTI_NODE, *flags(folder.path, *COMMON, "--train.steps", "43")]
+    all_of_them = [start(hosts.on(number, *words), by_hand(number, 3)) for number in range(3)]
+    for one in all_of_them:
+        assert one.ended(90) == 0, one.said
+    assert read_json(folder.environment)["processes"] == 3
     assert train_here(flags(straight.path, *COMMON, "--train.steps", "43")) == 0
     assert_same_end(folder, straight, 43)
 
@@ -284,14 +284,14 @@ def test_a_host_is_lost_and_the_run_goes_on(
 ) -> None:
     folder, straight = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "straight")
     words = [MULTI_NODE, *flags(folder.path, *COMMON)]
-    patience = {"killed": "30", "cut off": "12"}[fault]  # torch's agent counts a dead host as there for 15 s
-    main, other = (start(hosts.on(number, *words), by_hand(number, 2, TIMEOUT=patience)) for number in range(2))
+    timeout = {"killed": "30", "cut off": "12"}[fault]  # torch's agent counts a dead host as there for 15 s
+    main, other = (start(hosts.on(number, *words), by_hand(number, 2, TIMEOUT=timeout)) for number in range(2))
     wait_for_step(folder, 50, main.process)
     if fault == "killed":
         for pid in hosts.processes(1):
             os.kill(pid, signal.SIGKILL)
         lost = read_json(folder.status)["step"]
-        other = start(hosts.on(1, *words), by_hand(1, 2, TIMEOUT=patience))
+        other = start(hosts.on(1, *words), by_hand(1, 2, TIMEOUT=timeout))
         wait_for_step(folder, lost + 50, main.process)
         main.process.terminate()
         assert main.ended(60) == 75
@@ -356,7 +356,7 @@ def test_hosts_that_can_not_meet_are_told_in_one_line(
 # --- hosts that come and go
 
 
-@pytest.mark.processes(3)
+@pytest.mark.processes(2)
 def test_an_elastic_run_takes_hosts_as_they_come(
     flags: Flags, hosts: Hosts, start: Callable[..., Started], tmp_path: Path
 ) -> None:
@@ -374,13 +374,13 @@ def test_an_elastic_run_takes_hosts_as_they_come(
             time.sleep(0.1)
         wait_for_step(folder, read_json(folder.status)["step"] + 20, main.process)
 
-    main, second = join(0), join(1)
-    trained_by(2)
+    main = join(0)
+    trained_by(1)
     assert start(hosts.on(2, *words, "--train.sede", "3"), variables).ended(30) == 2  # disturbs nobody
-    join(2)
-    trained_by(3)
-    second.process.terminate()
+    second = join(1)
     trained_by(2)
+    second.process.terminate()
+    trained_by(1)
     gone = {line for line in main.said if "going on after step" in line}
     main.process.terminate()
     main.ended(60)
@@ -541,6 +541,6 @@ def test_one_machine(flags: Flags, start: Callable[..., Started], tmp_path: Path
     assert one.ended(60) == 75
     assert read_json(other.status)["state"] == "stopped"
 
-    one = start([*words, *flags(other.path, *COMMON, "--train.batch-size", "25")], {"PROCESSES": "2"})
+    one = start([*words, *flags(other.path, *COMMON, "--train.batch-size", "25")], {"PROCESSES": "1"})
     assert one.ended(60) == 2
     assert one.said == ["gan_dist: train.batch_size=25 is not divisible by train.exact_shards=6; use 24 or 30"]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from gan_dist.config import EmaConfig
-from gan_dist.models.ema import Average, Live, generator_to_use
-from gan_dist.training.losses import LOSSES
-from gan_dist.training.penalties import OneCentered, Plain, ZeroCentered, one_centered, zero_centered
+from gan_dist.gan.losses import LOSSES
+from gan_dist.gan.penalties import NoPenalty, OneCenteredPenalty, ZeroCenteredPenalty, one_centered, zero_centered
+from gan_dist.models.average import Average, NoAverage, make_average
 
 REAL, FAKE = torch.tensor([2.0, -0.5]), torch.tensor([0.5, -3.0])
 
@@ -45,7 +45,7 @@ def test_a_loss_that_says_it_is_not_paired_is_not(name: str) -> None:
     loss = LOSSES[name]
     same = torch.equal(loss.generator(FAKE, REAL), loss.generator(FAKE, REAL + 1))
     assert same != loss.paired
-    logits = loss.look_at(torch.ones(2, 1, 2, 2), lambda images: images.sum((1, 2, 3)))
+    logits = loss.real_logits(torch.ones(2, 1, 2, 2), lambda images: images.sum((1, 2, 3)))
     assert logits.tolist() == ([4, 4] if loss.paired else [0, 0])
 
 
@@ -86,9 +86,9 @@ def test_penalties_are_their_formulas() -> None:
 @pytest.mark.parametrize(("r1", "r2"), [(3.0, 0.0), (0.0, 5.0), (3.0, 5.0)])
 def test_r1_is_at_the_real_images_and_r2_at_the_fake_ones(r1: float, r2: float) -> None:
     real, fake, critic = images(1), 2 * images(2), Quadratic(1.5)
-    judge = ZeroCentered(critic, r1, r2, torch.ones(()))
+    judge = ZeroCenteredPenalty(critic, r1, r2, torch.ones(()))
     judged = judge(real, fake)
-    plain = Plain(critic)(real, fake)
+    plain = NoPenalty(critic)(real, fake)
     assert torch.allclose(judged.real_logits, plain.real_logits)
     assert torch.allclose(judged.fake_logits, plain.fake_logits)
     squares = {"penalty/r1": (norms(real) ** 2).mean() / 2, "penalty/r2": (norms(fake) ** 2).mean() / 2}
@@ -103,7 +103,7 @@ def test_r1_is_at_the_real_images_and_r2_at_the_fake_ones(r1: float, r2: float) 
 def test_wgan_gp_is_between_the_images() -> None:
     real, fake, critic = images(1), 2 * images(2), Quadratic(1.5)
     places = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
-    judge = OneCentered(critic, 10.0, lambda step: places)
+    judge = OneCenteredPenalty(critic, 10.0, lambda step: places)
     judged = judge(real, fake, *judge.draw(1))
     between = fake + places.view(-1, 1, 1, 1) * (real - fake)
     off = 1.5 * norms(between) - 1
@@ -149,7 +149,7 @@ def test_a_young_average_forgets_the_first_weights() -> None:
 
 def test_without_a_half_life_the_trained_generator_is_used() -> None:
     generator = Weights(torch.zeros(2, 2))
-    used = generator_to_use(EmaConfig(), generator, 100)
-    assert isinstance(used, Live)
+    used = make_average(EmaConfig(), generator, 100)
+    assert isinstance(used, NoAverage)
     assert used.network is generator
-    assert isinstance(generator_to_use(EmaConfig(half_life=5.0), generator, 100), Average)
+    assert isinstance(make_average(EmaConfig(half_life=5.0), generator, 100), Average)

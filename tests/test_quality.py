@@ -27,12 +27,12 @@ from conftest import (
 from safetensors.torch import load_file
 
 from gan_dist.evaluation.metrics import modes, real_figures
-from gan_dist.evaluation.observed import Estimate, Observed, Reference
+from gan_dist.evaluation.observations import Estimate, Observed, Reference
+from gan_dist.outputs.checkpoint import read_checkpoint
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.records import read_json, read_json_lines
 from gan_dist.results.evaluate import evaluate_run
 from gan_dist.results.generate import load_generator
-from gan_dist.run.checkpoint import read_checkpoint
-from gan_dist.run.folder import RunFolder
-from gan_dist.run.records import read_json, read_json_lines
 
 Flags = Callable[..., list[str]]
 EVERY_EPOCH = ["--wandb.mode", "disabled", "--evaluate.every-epochs", "1", "--evaluate.count", "101"]

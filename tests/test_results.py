@@ -21,10 +21,10 @@ from safetensors.torch import save
 import gan_dist
 from gan_dist import cli, train
 from gan_dist.config import PRESETS, InputError, package_version
-from gan_dist.data.dataset import quantize
+from gan_dist.data.pixels import quantize
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.records import read_json, read_json_lines
 from gan_dist.results import generate
-from gan_dist.run.folder import RunFolder
-from gan_dist.run.records import read_json, read_json_lines
 from gan_dist.tensors import read_tensors
 
 

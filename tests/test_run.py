@@ -29,18 +29,18 @@ from PIL import Image
 from torch import nn
 
 from gan_dist.config import InputError, TrainingFailed, WandbConfig
+from gan_dist.distributed import launcher, shared_memory
+from gan_dist.distributed.environment import ProcessEnvironment, read_environment
+from gan_dist.distributed.preemption import StopAgreement, StopRequest
+from gan_dist.distributed.shared_memory import SharedMemory
 from gan_dist.files import replacing, write_json
-from gan_dist.launched import Launched, read_launched
-from gan_dist.run import launcher, sharedmemory
-from gan_dist.run.checkpoint import Checkpoints, Damaged, load_optimizer_tensors, optimizer_tensors, read_checkpoint
-from gan_dist.run.curves import draw_curves
-from gan_dist.run.disk import Disk
-from gan_dist.run.folder import RunFolder
-from gan_dist.run.preemption import StopAgreement, StopRequest
-from gan_dist.run.records import StepLines, read_json, read_json_lines
-from gan_dist.run.samples import COUNT, draw_panel, save_grid, save_samples
-from gan_dist.run.sharedmemory import SharedMemory
-from gan_dist.run.tracking import WandbTracker
+from gan_dist.outputs.checkpoint import Checkpoints, Damaged, load_optimizer_tensors, optimizer_tensors, read_checkpoint
+from gan_dist.outputs.curves import draw_curves
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.pictures import COUNT, draw_panel, save_grid, save_samples
+from gan_dist.outputs.records import StepLines, read_json, read_json_lines
+from gan_dist.outputs.trackers.wandb import WandbTracker
+from gan_dist.outputs.writer import Writer
 
 # --- folder
 
@@ -118,7 +118,7 @@ def test_old_checkpoints_go_when_a_new_one_is_there(tmp_path: Path) -> None:
 
 
 def test_checkpoints_that_stay_for_good_outlive_the_others(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=1, stays=lambda step: step % 10 == 0)
+    checkpoints = Checkpoints(tmp_path, keep=1, is_permanent=lambda step: step % 10 == 0)
     for step in (5, 10, 15, 20, 25):
         save(checkpoints, step)
     assert checkpoints.steps() == [10, 20, 25]
@@ -281,19 +281,19 @@ def test_no_step_stands_twice_in_the_metrics_after_going_back(tmp_path: Path) ->
 def test_a_disk_that_refuses_is_reported_once_and_written_no_more() -> None:
     reported: list[str] = []
     done: list[str] = []
-    disk = Disk(reported.append)
+    disk = Writer(reported.append)
 
     def refused() -> None:
         raise OSError(28, "No space left on device")
 
-    disk.now(lambda: done.append("now"))
-    disk.soon(lambda: (time.sleep(0.1), done.append("soon")))
+    disk.save(lambda: done.append("now"))
+    disk.save_async(lambda: (time.sleep(0.1), done.append("soon")))
     assert done == ["now"]
-    disk.soon(refused)
+    disk.save_async(refused)
     assert done == ["now", "soon"]  # one after the other
     disk.wait()
-    disk.soon(refused)
-    disk.now(lambda: done.append("never"))
+    disk.save_async(refused)
+    disk.save(lambda: done.append("never"))
     disk.wait()
     assert reported == ["No space left on device"]
     assert disk.error is not None
@@ -301,8 +301,8 @@ def test_a_disk_that_refuses_is_reported_once_and_written_no_more() -> None:
 
 
 def test_what_goes_wrong_beside_the_training_is_not_lost() -> None:
-    disk = Disk(lambda reason: None)
-    disk.soon(lambda: 1 / 0)
+    disk = Writer(lambda reason: None)
+    disk.save_async(lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         disk.wait()
 
@@ -358,7 +358,7 @@ def test_every_rank_sees_every_rows_in_order(ranks: int) -> None:
         for call in range(20):
             memory.wish = call == 7 and rank == ranks - 1
             seen = memory.gather(torch.full((2, 3 + call % 3), float(100 * call + rank)))
-            assert memory.wished == (call == 7)
+            assert memory.stop_requested_anywhere == (call == 7)
             assert seen.shape == (2 * ranks, 3 + call % 3)
             assert seen[:, 0].tolist() == [100 * call + other for other in range(ranks) for _ in range(2)]
         memory.close()
@@ -407,10 +407,10 @@ def refuse(code: int) -> Callable[..., object]:
         (os, "ftruncate", errno.EFBIG, 0),
         (os, "posix_fallocate", errno.ENOSPC, 0),
         (fcntl, "fcntl", errno.EINVAL, 0),
-        (sharedmemory, "_map", errno.ENOMEM, 0),
+        (shared_memory, "_map", errno.ENOMEM, 0),
         (socket, "send_fds", errno.EPIPE, 0),
         (socket, "recv_fds", errno.EMFILE, 1),
-        (sharedmemory, "_connect", errno.EACCES, 1),
+        (shared_memory, "_connect", errno.EACCES, 1),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -436,7 +436,7 @@ def test_shared_memory_needs_no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_rank_can_shorten_the_memory_under_another_one() -> None:
-    file = sharedmemory._create_memory(8192)
+    file = shared_memory._create_memory(8192)
     try:
         for size in (0, 4096, 16384):
             with pytest.raises(PermissionError):
@@ -498,10 +498,10 @@ def test_strangers_neither_stop_the_ranks_nor_get_the_memory() -> None:
 
 def test_a_process_of_another_user_is_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
     """The secret would not help it."""
-    with contextlib.closing(sharedmemory._Listener()) as listener:
+    with contextlib.closing(shared_memory._Listener()) as listener:
         monkeypatch.setattr(os, "geteuid", lambda: 1 + os.getuid())
         with pytest.raises(PermissionError, match="another user"):
-            sharedmemory._connect(listener.name, listener.secret, 1, time.monotonic() + 5)
+            shared_memory._connect(listener.name, listener.secret, 1, time.monotonic() + 5)
         with socket.socket(socket.AF_UNIX) as stranger:
             stranger.connect(listener.name)
             with contextlib.suppress(BrokenPipeError):
@@ -662,7 +662,7 @@ def test_variables_of_a_launcher_that_make_no_sense_are_named(
 ) -> None:
     for name, value in TOGETHER.items():
         monkeypatch.setenv(name, value)
-    assert read_launched() == Launched(rank=1, ranks=2, local_rank=0, local_ranks=1)
+    assert read_environment() == ProcessEnvironment(rank=1, ranks=2, local_rank=0, local_ranks=1)
     for name, changed in variables.items():
         monkeypatch.delenv(name) if changed is None else monkeypatch.setenv(name, changed)
     with pytest.raises(InputError, match=says):
@@ -683,7 +683,7 @@ def test_a_first_host_whose_name_can_not_be_resolved_is_named(monkeypatch: pytes
         monkeypatch.setenv(name, value)
     with pytest.raises(TrainingFailed, match=r"no\.such\.host\.invalid:29500 \(the name can't be resolved: ") as caught:
         launcher.start_accelerator(None, 1, 1.0)
-    assert caught.value.spoken_by == 1
+    assert caught.value.reported_by == 1
 
 
 def test_threads_follow_the_cores_whatever_the_launcher_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -714,7 +714,7 @@ def test_a_step_gets_its_memory_back_without_asking_the_kernel() -> None:
     """Five tensors of 8 MB, each page written, again and again: without it that is 10,000 page faults each time."""
     program = """
 import resource, torch
-from gan_dist.run.launcher import start_accelerator
+from gan_dist.distributed.launcher import start_accelerator
 start_accelerator(None, 1, 60.0)
 faults = []
 for _ in range(11):
@@ -749,7 +749,7 @@ def test_a_signal_is_a_request_and_the_handlers_are_put_back() -> None:
 PATIENT = """
 import datetime, signal
 from torch.distributed import TCPStore
-from gan_dist.run.preemption import StopRequest
+from gan_dist.distributed.preemption import StopRequest
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 with StopRequest().listening():
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)

@@ -13,8 +13,8 @@ from conftest import STATE_FILES, figures, train_here
 from safetensors.torch import load_file
 
 from gan_dist.config import CHANGEABLE_ON_RESUME, Config, to_flat
-from gan_dist.run.folder import RunFolder
-from gan_dist.run.records import read_json_lines
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.records import read_json_lines
 
 Flags = Callable[..., list[str]]
 STOP, END = 13, 29  # an epoch has 10 steps, a log window 5

@@ -21,8 +21,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, TRAIN, environment, free_port, launcher, run_command, train_here, wait_for_step
 
-from gan_dist.run.folder import RunFolder
-from gan_dist.signals import heard_by
+from gan_dist.distributed.signals import heard_by
+from gan_dist.outputs.folder import RunFolder
 
 Flags = Callable[..., list[str]]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
@@ -80,7 +80,7 @@ def test_the_innermost_block_that_names_a_signal_hears_it() -> None:
 def test_a_forked_process_hears_its_own_signals() -> None:
     program = """
 import os, signal, time
-from gan_dist.signals import heard_by
+from gan_dist.distributed.signals import heard_by
 heard = []
 with heard_by(heard.append, signal.SIGTERM):
     reading, writing = os.pipe()
@@ -160,7 +160,7 @@ def test_a_launcher_that_is_killed_leaves_nobody_behind(after: int | None, flags
 
 PATIENT = """
 import os, signal, time
-from gan_dist.run.preemption import StopRequest
+from gan_dist.distributed.preemption import StopRequest
 request = StopRequest()
 with request.listening():
     print(os.getpid(), flush=True)
@@ -278,7 +278,7 @@ until [ -s pid ]; do sleep 0.05; done
 while [ -e /proc/$(cat pid)/exe ]; do sleep 0.05; done
 """
 WORKER = """
-from gan_dist.signals import starting
+from gan_dist.distributed.signals import starting
 print('parent', __import__('os').getppid(), flush=True)
 with starting():
     print('alive', flush=True)

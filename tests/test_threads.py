@@ -11,10 +11,10 @@ import torch
 from conftest import STATE_FILES, run_command, train_here
 from safetensors.torch import load_file
 
-from gan_dist.openmp import limit_spinning
-from gan_dist.run.folder import RunFolder
-from gan_dist.run.records import read_json
-from gan_dist.training import threads
+from gan_dist.distributed.openmp import limit_spinning
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.records import read_json
+from gan_dist.trainer import threads
 
 Flags = Callable[..., list[str]]
 QUIET = ("--wandb.mode", "disabled", "--train.steps", "3")
@@ -69,7 +69,7 @@ def test_the_faster_number_of_threads_is_taken_where_it_is_open(
         yield from ()
 
     monkeypatch.setattr(threads, "gradients", paced)
-    monkeypatch.setattr("gan_dist.run.launcher.usable_cores", lambda: 2)
+    monkeypatch.setattr("gan_dist.distributed.launcher.usable_cores", lambda: 2)
     assert train_here(flags(tmp_path / "run", *QUIET, "--train.threads", "None")) == 0
     assert read_json(RunFolder(tmp_path / "run").environment)["threads_per_process"] == taken
     assert ("computing on 1 thread, since 2 threads take" in capsys.readouterr().out) == (taken == 1)
@@ -78,9 +78,9 @@ def test_the_faster_number_of_threads_is_taken_where_it_is_open(
 
 
 def test_choosing_moves_nothing(flags: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, chosen in (("chosen", threads.settle_threads), ("not", lambda *arguments: None)):
-        monkeypatch.setattr("gan_dist.training.engine.settle_threads", chosen)
-        monkeypatch.setattr("gan_dist.run.launcher.usable_cores", lambda: 2)
+    for name, chosen in (("chosen", threads.choose_threads), ("not", lambda *arguments: None)):
+        monkeypatch.setattr("gan_dist.trainer.build.choose_threads", chosen)
+        monkeypatch.setattr("gan_dist.distributed.launcher.usable_cores", lambda: 2)
         words = flags(tmp_path / name, *QUIET, "--train.exact-shards", "2", "--train.threads", "None")
         assert train_here(words) == 0
     a, b = (load_file(tmp_path / name / "generator.safetensors") for name in ("chosen", "not"))

@@ -23,27 +23,27 @@ from gan_dist.config import (
     PenaltyConfig,
     TrainConfig,
 )
-from gan_dist.models import ARCHITECTURES, build_pair
-from gan_dist.models.ema import generator_to_use
-from gan_dist.run.folder import RunFolder
-from gan_dist.training.engine import make_judge
-from gan_dist.training.guard import Guard, NotFinite
-from gan_dist.training.latents import Latents, Places, fixed_latents
-from gan_dist.training.losses import LOSSES
-from gan_dist.training.meter import METRICS, Meter
-from gan_dist.training.outputs import gradient_norm
-from gan_dist.training.pace import Pace
-from gan_dist.training.penalties import Plain
-from gan_dist.training.reduction import (
+from gan_dist.gan.guard import Guard, NotFinite
+from gan_dist.gan.latents import InterpolationWeights, Latents, fixed_latents
+from gan_dist.gan.losses import LOSSES
+from gan_dist.gan.penalties import NoPenalty
+from gan_dist.gan.reduction import (
     ExactReduction,
     FastReduction,
     Reduction,
     add_in_a_tree,
-    add_whole_pairs,
+    add_local_pairs,
 )
-from gan_dist.training.schedule import Schedule
-from gan_dist.training.steps import Gan, discriminator_step, generator_step
-from gan_dist.training.update import Update, flatten
+from gan_dist.gan.steps import Gan, discriminator_step, generator_step
+from gan_dist.gan.update import Update, flatten
+from gan_dist.models import ARCHITECTURES, build_pair
+from gan_dist.models.average import make_average
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.trainer.hyperparameters import Hyperparameters
+from gan_dist.trainer.meter import METRICS, Meter
+from gan_dist.trainer.networks import make_critic
+from gan_dist.trainer.reporting import gradient_norm
+from gan_dist.trainer.schedule import Schedule
 
 CPU = torch.device("cpu")
 BATCH = 8
@@ -70,14 +70,14 @@ def make_gan(
         )
         for network in (generator, discriminator)
     ]
-    places = Places(0, (BATCH,), rank=0, ranks=1, device=CPU)
+    places = InterpolationWeights(0, (BATCH,), rank=0, ranks=1, device=CPU)
     return Gan(
         generator=updates[0].working,
         discriminator=updates[1].working,
         generator_update=updates[0],
         discriminator_update=updates[1],
         loss=LOSSES[loss],
-        judge=make_judge(penalty or PenaltyConfig(), updates[1], torch.ones(()), places),
+        critic=make_critic(penalty or PenaltyConfig(), updates[1], torch.ones(()), places),
         latents=Latents(0, 64, BATCH, rank=0, ranks=1, device=CPU, dtype=dtype),
     )
 
@@ -248,7 +248,7 @@ def test_penalties_are_computed_in_fp32_at_the_rounded_weights() -> None:
         rounded = {name: tensor.float() for name, tensor in ours.working.state_dict().items()}
         theirs.network.load_state_dict(rounded)
     fakes = gan.generator(gan.latents(1, "discriminator")).detach()
-    judged, expected = (of.judge(real_images(), fakes) for of in (gan, fp32))
+    judged, expected = (of.critic(real_images(), fakes) for of in (gan, fp32))
     assert torch.equal(judged.real_logits, expected.real_logits)
     assert judged.figures["penalty/r2"] > 0
     assert all(torch.equal(judged.figures[name], value) for name, value in expected.figures.items())
@@ -261,7 +261,7 @@ def test_penalties_are_computed_in_fp32_at_the_rounded_weights() -> None:
 
 def test_the_average_follows_the_fp32_weights() -> None:
     gan = make_gan(dtype=torch.bfloat16)
-    ema = generator_to_use(EmaConfig(half_life=4.0 * BATCH, warm_up=1e9), gan.generator_update.network, BATCH)
+    ema = make_average(EmaConfig(half_life=4.0 * BATCH, warm_up=1e9), gan.generator_update.network, BATCH)
     expected = weights(gan.generator_update.network)
     for step in (1, 2, 3):
         generator_step(gan, real_images(), step)
@@ -319,9 +319,9 @@ def test_a_falling_learning_rate_is_the_same_as_a_tensor(beta1: float) -> None:
     for make in (float, torch.tensor):
         weights = nn.Parameter(torch.linspace(-1, 1, 4096))
         adam = torch.optim.Adam([weights], lr=make(1e-3), betas=(beta1, 0.99), fused=True)
-        pace = Pace(schedule, adam, torch.optim.Adam([nn.Parameter(torch.zeros(1))]), torch.ones(()))
+        pace = Hyperparameters(schedule, adam, torch.optim.Adam([nn.Parameter(torch.zeros(1))]), torch.ones(()))
         for step in range(1, 40):
-            pace.keep(step)
+            pace.set(step)
             weights.grad = (weights.detach() * step).sin()
             adam.step()
         ends.append(weights.detach().clone())
@@ -358,7 +358,7 @@ def test_an_update_that_is_not_finite_is_not_applied(reduction: Reduction, how: 
     healthy, gan = make_gan(reduction), make_gan(reduction)
     guard = gan.generator_update.guard
     diverging = Diverging(gan.discriminator, how)
-    ill = dataclasses.replace(gan, discriminator=diverging, judge=Plain(diverging))
+    ill = dataclasses.replace(gan, discriminator=diverging, critic=NoPenalty(diverging))
     for step in (1, 2, 4):
         if step == 2:  # the same step in both, but for its ill part
             before = weights(gan.generator), weights(gan.discriminator)
@@ -380,18 +380,18 @@ def test_an_update_that_is_not_finite_is_not_applied(reduction: Reduction, how: 
             assert all(torch.equal(a[name], b[name]) for name in a)
     assert not any(moved(gan.generator, weights(healthy.generator)))
     # Judged in pairs: (D, G), (ill D, D), (ill G, G), (D, G).
-    assert guard.look(4) == [NotFinite(2, "discriminator", (0,)), NotFinite(3, "discriminator", (0,))]
-    assert guard.look(4) == []
+    assert guard.collect(4) == [NotFinite(2, "discriminator", (0,)), NotFinite(3, "discriminator", (0,))]
+    assert guard.collect(4) == []
 
 
 def test_the_guard_names_the_ranks() -> None:
     guard = Guard(window=3, rank=1, ranks=3, device=CPU)
     for sums in ([1, 2, 3], [4, 5, 6], [1, 1, 1], [0, torch.nan, torch.inf], [7, 7, 7], [7, 7, 7]):
         judged = torch.tensor(sums, dtype=torch.float32)
-        guard.judge(judged)
-        guard.note(judged)
+        guard.check(judged)
+        guard.record(judged)
         assert guard.veto == (torch.nan in sums)
-    (found,) = guard.look(12)
+    (found,) = guard.collect(12)
     assert found == NotFinite(11, "generator", (1, 2))
     assert found.describe() == "step 11: the generator's loss or gradient is NaN or infinite on ranks 1, 2"
 
@@ -402,7 +402,7 @@ def test_the_tree_of_shards_does_not_depend_on_the_ranks(shards: int) -> None:
     whole = add_in_a_tree(gradients)
     assert torch.allclose(whole, gradients.sum(0), rtol=1e-4)
     for ranks in (n for n in range(1, shards + 1) if shards % n == 0):
-        sent = [add_whole_pairs(share) for share in gradients.chunk(ranks)]
+        sent = [add_local_pairs(share) for share in gradients.chunk(ranks)]
         assert torch.equal(add_in_a_tree(torch.cat(sent)), whole)
 
 
@@ -521,7 +521,7 @@ def test_learning_rate_goes_down_half_a_cosine_and_gammas_by_equal_factors() -> 
     schedule, factor = Schedule(config, 1000), torch.ones(())
     weights = nn.Parameter(torch.zeros(3))
     optimizers = [torch.optim.Adam([weights], lr=rate) for rate in (1e-3, torch.tensor(1e-3))]
-    pace = Pace(schedule, *optimizers, factor)
+    pace = Hyperparameters(schedule, *optimizers, factor)
     for step, rate, gamma in (
         (1, 1e-3, 1.0),
         (3, 8.68198e-4, 0.1),
@@ -529,7 +529,7 @@ def test_learning_rate_goes_down_half_a_cosine_and_gammas_by_equal_factors() -> 
         (9, 1e-4, 0.01),
         (99, 1e-4, 0.01),
     ):
-        pace.keep(step)
+        pace.set(step)
         assert [float(of.param_groups[0]["lr"]) for of in optimizers] == pytest.approx([1.5 * rate, rate])
         assert factor.item() == pytest.approx(gamma)
     assert isinstance(optimizers[1].param_groups[0]["lr"], Tensor)
@@ -552,11 +552,11 @@ def test_a_run_gives_each_network_its_own_learning_rate(flags: Callable[..., lis
 def test_every_so_manieth_checkpoint_stays() -> None:
     config = Config(train=TrainConfig(batch_size=20, epochs=9), checkpoint=CheckpointConfig(keep_every=2))
     by_epoch = Schedule(config, 90)  # epochs end in steps 5, 9, 14, 18, ...
-    assert [step for step in range(1, 25) if by_epoch.stays(step)] == [9, 18]
+    assert [step for step in range(1, 25) if by_epoch.is_permanent(step)] == [9, 18]
     config = dataclasses.replace(config, checkpoint=CheckpointConfig(every_steps=4, keep_every=3))
-    assert [step for step in range(1, 25) if Schedule(config, 90).stays(step)] == [12, 24]
+    assert [step for step in range(1, 25) if Schedule(config, 90).is_permanent(step)] == [12, 24]
     config = dataclasses.replace(config, checkpoint=CheckpointConfig(every_steps=4))
-    assert not any(Schedule(config, 90).stays(step) for step in range(1, 25))
+    assert not any(Schedule(config, 90).is_permanent(step) for step in range(1, 25))
 
 
 def test_a_request_to_stop_saves_and_ends_without_a_log_point() -> None:

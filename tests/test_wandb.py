@@ -19,10 +19,10 @@ from PIL import Image
 from wandb_server import serving
 
 from gan_dist.config import WandbConfig
-from gan_dist.run import launcher
-from gan_dist.run.folder import RunFolder
-from gan_dist.run.records import read_json_lines
-from gan_dist.run.tracking import WandbTracker, _Worker
+from gan_dist.distributed import launcher
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.records import read_json_lines
+from gan_dist.outputs.trackers.wandb import WandbTracker, _Worker
 
 Flags = Callable[..., list[str]]
 TIMEOUT = 3.0  # wandb.timeout, seconds
@@ -159,9 +159,9 @@ import sys
 import psutil
 from pathlib import Path
 from gan_dist.config import WandbConfig
-from gan_dist.run import launcher
-from gan_dist.run.folder import RunFolder
-from gan_dist.run.tracking import WandbTracker
+from gan_dist.distributed import launcher
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.trackers.wandb import WandbTracker
 
 accelerator = launcher.start_accelerator(None, 1, 60.0)
 tracker = WandbTracker(accelerator, WandbConfig(mode="offline", timeout={TIMEOUT}), RunFolder(Path(sys.argv[1])), print)

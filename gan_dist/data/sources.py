@@ -15,9 +15,9 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from gan_dist.config import DataConfig, InputError
-from gan_dist.data.download import DownloadError, download
-from gan_dist.data.idx import idx_header, read_idx
-from gan_dist.data.location import (
+from gan_dist.data.readers.download import DownloadError, download
+from gan_dist.data.readers.idx import idx_header, read_idx
+from gan_dist.data.readers.location import (
     HELD_OUT,
     IMAGES_MAGIC,
     PUBLISHED,

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from gan_dist.config import DataConfig, InputError
-from gan_dist.data.dataset import normalize
+from gan_dist.data.pixels import normalize
 from gan_dist.data.sources import CLASSES, LabelledImages, NoHeldOut, load_labelled
 from gan_dist.evaluation.cache import cache_file, keep
 from gan_dist.files import BadFile, parse_json_object, read_file

@@ -15,7 +15,7 @@ from statistics import median
 from typing import NamedTuple
 
 from gan_dist.config import Config
-from gan_dist.evaluation.seen import FIRST_STEP, RECENT, Row, Seen, figure, rows_per_window, steps_missing
+from gan_dist.evaluation.history import FIRST_STEP, RECENT, History, Row, figure, rows_per_window, steps_missing
 
 DIVERGED_LOSS = 5.0  # of BALANCE. A D that errs always loses up to 2 of it; with the learning rate x 30: 9 to 600.
 DIVERGED_GROWTH = 30.0  # against the first window. Good runs: up to 4; Wasserstein without a penalty: 1e3 to 1e6.
@@ -53,13 +53,13 @@ class Finding:
     """One thing to try, with its flag. Most are for a new run, since a resumed one keeps its configuration."""
 
 
-class Said(NamedTuple):
+class Diagnosis(NamedTuple):
     step: int
     evidence: str
     advice: str
 
 
-def not_finite(seen: Seen) -> Said | None:
+def not_finite(seen: History) -> Diagnosis | None:
     """Numbers leave their range: lately a row without a finite step, or updates left out."""
     rows = seen.rows[-RECENT * rows_per_window(seen.config) :]
     lost = sorted({name for row in rows for name in row if math.isnan(figure(row, name))})
@@ -69,10 +69,10 @@ def not_finite(seen: Seen) -> Said | None:
     what = f"no finite {', '.join(lost)} in a row" if lost else f"{skipped:.0f} updates left out for NaN or infinity"
     half = seen.config.train.mixed_precision in ("bf16", "fp16")
     advice = "try --train.mixed-precision no" if half else _slower(seen)
-    return Said(rows[-1]["step"], f"{what} since step {rows[0]['step']:,}", advice)
+    return Diagnosis(rows[-1]["step"], f"{what} since step {rows[0]['step']:,}", advice)
 
 
-def diverges(seen: Seen) -> Said | None:
+def diverges(seen: History) -> Diagnosis | None:
     """D's loss is beyond what errors explain; or a penalty, or G's gradient, which says how steep D is, ran away."""
     loss, penalty, said = seen.recent("loss/discriminator"), seen.config.penalty, []
     if loss > DIVERGED_LOSS * seen.balance:
@@ -85,18 +85,18 @@ def diverges(seen: Seen) -> Said | None:
             said.append(f"{name} {now:.3g}, at the beginning {first:.3g}")
     unbounded = seen.config.train.loss == "wasserstein" and not penalty.gradient
     advice = "try --penalty.gradient 10" if unbounded else _slower(seen)
-    return Said(seen.step, "; ".join(said), advice) if said else None
+    return Diagnosis(seen.step, "; ".join(said), advice) if said else None
 
 
-def discriminator_fooled(seen: Seen) -> Said | None:
+def discriminator_fooled(seen: History) -> Diagnosis | None:
     """D takes generated images for more real than real ones: it doesn't learn."""
     if not seen.recent("score/fake") - seen.recent("score/real") > FOOLED:
         return None
     advice = f"see whether D's weights change at all (--train.log-hashes 100); if so, {_slower(seen)}"
-    return Said(seen.step, f"{_scores(seen)}, worse than a coin", advice)
+    return Diagnosis(seen.step, f"{_scores(seen)}, worse than a coin", advice)
 
 
-def discriminator_overpowers(seen: Seen) -> Said | None:
+def discriminator_overpowers(seen: History) -> Diagnosis | None:
     """D is hardly ever wrong, and G isn't catching up (Arjovsky and Bottou 2017, arXiv:1701.04862). Not said of
     Wasserstein's loss: its critic is meant to be ahead."""
     loss, now = seen.recent("loss/discriminator"), seen.recent("loss/generator")
@@ -104,10 +104,10 @@ def discriminator_overpowers(seen: Seen) -> Said | None:
     if not (loss < OVERPOWERED * seen.balance and now > FALLING * before):
         return None
     ahead = f"loss/discriminator {loss:.2g}, where a coin's is {seen.balance:.2g}; {_scores(seen)}"
-    return Said(seen.step, f"{ahead}; loss/generator {now:.3g}, before {before:.3g}", _regularize(seen))
+    return Diagnosis(seen.step, f"{ahead}; loss/generator {now:.3g}, before {before:.3g}", _regularize(seen))
 
 
-def generator_starves(seen: Seen) -> Said | None:
+def generator_starves(seen: History) -> Diagnosis | None:
     """Nothing comes through D that G could learn from."""
     now, other = seen.recent("gradient/generator"), seen.recent("gradient/discriminator")
     if not (now < STARVED or now < STARVED_SHARE * other):
@@ -115,10 +115,10 @@ def generator_starves(seen: Seen) -> Said | None:
     flat = abs(seen.recent("score/real") - seen.recent("score/fake")) < FOOLED
     r1 = seen.config.penalty.r1
     advice = f"try --penalty.r1 {r1 / 10:g} --penalty.r2 {r1 / 10:g}" if r1 and flat else _slower(seen)
-    return Said(seen.step, f"gradient/generator {now:.2g}, gradient/discriminator {other:.2g}", advice)
+    return Diagnosis(seen.step, f"gradient/generator {now:.2g}, gradient/discriminator {other:.2g}", advice)
 
 
-def oscillates(seen: Seen) -> Said | None:
+def oscillates(seen: History) -> Diagnosis | None:
     """G's loss swings to and fro, not just one way. D's always does where D is ahead, being near 0 then."""
     losses = [loss for loss in seen.windows("loss/generator") if not math.isnan(loss)]
     if len(losses) < 2 * RECENT:
@@ -132,14 +132,14 @@ def oscillates(seen: Seen) -> Said | None:
     evidence = (
         f"loss/generator {usual:.3g}, give or take {swing:.3g}; to and fro {turns} times in {len(losses)} windows"
     )
-    return Said(seen.step, evidence, _slower(seen))
+    return Diagnosis(seen.step, evidence, _slower(seen))
 
 
-def mode_collapse(seen: Seen) -> Said | None:
+def mode_collapse(seen: History) -> Diagnosis | None:
     """The images resemble each other far more than real ones do, show few of the classes, or are like hardly any real
     image, as noise is."""
     said = far_from_real(seen.evaluation, seen.floor)
-    return Said(seen.evaluation["step"], said, _regularize(seen)) if said else None
+    return Diagnosis(seen.evaluation["step"], said, _regularize(seen)) if said else None
 
 
 def far_from_real(evaluation: Row, floor: Mapping[str, float]) -> str:
@@ -157,7 +157,7 @@ def far_from_real(evaluation: Row, floor: Mapping[str, float]) -> str:
     return "; ".join(said)
 
 
-def missing_digits(seen: Seen) -> Said | None:
+def missing_digits(seen: History) -> Diagnosis | None:
     """Classes that hardly ever come, or that the data lacks: those a G that isn't good yet seems to make by mistake."""
     shares, real = _shares(seen.evaluation), _shares(seen.floor)
     lacking = [label for label in shares if real.get(label, 1) < MISSING / len(shares)]
@@ -166,14 +166,14 @@ def missing_digits(seen: Seen) -> Said | None:
         return None
     if lacking:
         evidence = ", ".join(f"class {label} {real[label]:.1%}" for label in lacking) + " of the real images"
-        return Said(seen.evaluation["step"], evidence, "see what --data.root holds")
+        return Diagnosis(seen.evaluation["step"], evidence, "see what --data.root holds")
     evidence = ", ".join(f"class {label} {shares[label]:.1%}" for label in missing) + " of the images"
     penalized = seen.config.penalty.r1 and seen.config.penalty.r2
     advice = f"try --train.epochs {2 * seen.config.train.epochs}" if penalized else _regularize(seen)
-    return Said(seen.evaluation["step"], evidence, advice)
+    return Diagnosis(seen.evaluation["step"], evidence, advice)
 
 
-def discriminator_memorizes(seen: Seen) -> Said | None:
+def discriminator_memorizes(seen: History) -> Diagnosis | None:
     """D tells training images from held-out ones, and better than at first: it learns them by heart."""
     train, held_out = seen.image("score/train"), seen.image("score/held_out")
     first = figure(seen.first_evaluation, "score/train") - figure(seen.first_evaluation, "score/held_out")
@@ -181,20 +181,20 @@ def discriminator_memorizes(seen: Seen) -> Said | None:
     if not (train - held_out > MEMORIZED and growing):
         return None
     advice = f"more images, or try --penalty.r1 {4 * seen.config.penalty.r1 or 5:g}"
-    return Said(seen.evaluation["step"], f"score/train {train:.2f}, score/held_out {held_out:.2f}", advice)
+    return Diagnosis(seen.evaluation["step"], f"score/train {train:.2f}, score/held_out {held_out:.2f}", advice)
 
 
-def generator_copies(seen: Seen) -> Said | None:
+def generator_copies(seen: History) -> Diagnosis | None:
     """Generated images are nearer to training images than held-out images of their classes are."""
     ratio = seen.image("nearest/ratio")
     if not ratio < COPIED:
         return None
     advice = f"more images, or try --model.hidden-dim {max(seen.config.model.hidden_dim // 2, 1)}"
-    return Said(seen.evaluation["step"], f"nearest/ratio {ratio:.2f}: training images come again", advice)
+    return Diagnosis(seen.evaluation["step"], f"nearest/ratio {ratio:.2f}: training images come again", advice)
 
 
 # Causes before what may follow from them.
-FINDINGS: dict[str, Callable[[Seen], Said | None]] = {
+FINDINGS: dict[str, Callable[[History], Diagnosis | None]] = {
     "not-finite": not_finite,
     "diverges": diverges,
     "discriminator-fooled": discriminator_fooled,
@@ -226,7 +226,7 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class DoctorReport:
     """What the doctor says of a run as it stands at its last row."""
 
     findings: list[Finding]
@@ -245,7 +245,7 @@ class Diagnosis:
 
 def diagnose(
     rows: Sequence[Row], evaluations: Sequence[Row], config: Config, floor: Mapping[str, float] | None = None
-) -> Diagnosis:
+) -> DoctorReport:
     """What is wrong with a run as it stands at its last row, and what can't be judged yet.
 
     It looks at the newest windows and the first, so it takes as long for a long run as for a short one.
@@ -269,7 +269,7 @@ def diagnose(
             so_far = f"the images of step {evaluations[-1]['step']:,} are far from real ones: {far}"
     elif math.isnan(figure(floor, "diversity/features")):
         missing.append("the figures of real images, which an evaluation leaves in floor.json")
-    return Diagnosis(_findings(rows, judged, config, floor), missing, so_far)
+    return DoctorReport(_findings(rows, judged, config, floor), missing, so_far)
 
 
 def examine(
@@ -281,7 +281,7 @@ def examine(
 
 def _findings(rows: Sequence[Row], judged: Sequence[Row], config: Config, floor: Mapping[str, float]) -> list[Finding]:
     first, newest = (judged[0], judged[-1]) if judged else ({}, {})
-    seen = Seen(rows, newest, first, config, floor)
+    seen = History(rows, newest, first, config, floor)
     said = {name: finding(seen) for name, finding in FINDINGS.items()}
     explained = {other for name, others in EXPLAINED.items() if said[name] for other in others}
     return [Finding(name, *what) for name, what in said.items() if what and name not in explained]
@@ -294,15 +294,15 @@ def _shares(row: Row) -> dict[str, float]:
     return {label: share for label, share in shares.items() if not math.isnan(share)}
 
 
-def _scores(seen: Seen) -> str:
+def _scores(seen: History) -> str:
     return f"score/real {seen.recent('score/real'):.2f}, score/fake {seen.recent('score/fake'):.2f}"
 
 
-def _slower(seen: Seen) -> str:
+def _slower(seen: History) -> str:
     return f"try --optimizer.learning-rate {seen.config.optimizer.learning_rate / 10:.1g}"
 
 
-def _regularize(seen: Seen) -> str:
+def _regularize(seen: History) -> str:
     """What keeps D from running ahead of G (Huang et al. 2024, arXiv:2501.05441)."""
     penalty = seen.config.penalty
     if penalty.r1 and penalty.r2:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from gan_dist.evaluation.classifier import FEATURES
-from gan_dist.evaluation.observed import (
+from gan_dist.evaluation.observations import (
     Estimate,
     Observed,
     Reference,

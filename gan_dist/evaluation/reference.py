@@ -20,7 +20,7 @@ from gan_dist.data.sources import LEAST_COMPARED, ImageSet, NoHeldOut, load_labe
 from gan_dist.evaluation.cache import cache_file, keep
 from gan_dist.evaluation.classifier import FEATURES, TrainedClassifier
 from gan_dist.evaluation.metrics import FIGURES, compute_figures, nearest_distances
-from gan_dist.evaluation.observed import Estimate, Observed, Reference, observe, one_thread
+from gan_dist.evaluation.observations import Estimate, Observed, Reference, observe, one_thread
 from gan_dist.files import BadFile, parse_json_object, read_file
 from gan_dist.tensors import check_tensors, read_tensors
 

@@ -42,7 +42,7 @@ def build_pair(config: ModelConfig, image_shape: ImageShape, seed: int) -> tuple
         pair = make_generator(config, image_shape), make_discriminator(config, image_shape)
         if config.initialization == "he":
             for network in pair:
-                _keep_signals_alive(network)
+                initialize_kaiming(network)
     for network in pair:
         if buffers := [name for name, _ in network.named_buffers()]:
             raise InputError(
@@ -52,7 +52,7 @@ def build_pair(config: ModelConfig, image_shape: ImageShape, seed: int) -> tuple
     return pair
 
 
-def _keep_signals_alive(network: nn.Module) -> None:
+def initialize_kaiming(network: nn.Module) -> None:
     """Draw a network's first weights anew, with the variance of He et al. 2015 (arXiv:1502.01852, equation 15)."""
     slopes = [module.negative_slope for module in network.modules() if isinstance(module, nn.LeakyReLU)]
     for module in network.modules():

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gan_dist.config import InputError
-from gan_dist.run.folder import RunFolder
-from gan_dist.run.records import read_json_lines
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.records import read_json_lines
 
 
 @dataclass(frozen=True)

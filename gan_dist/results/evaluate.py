@@ -9,17 +9,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from gan_dist.config import LEAST_EVALUATED, DataConfig, DataSource, InputError, Weights
-from gan_dist.data.dataset import quantize
+from gan_dist.config import MIN_EVALUATED, DataConfig, DataSource, InputError, Weights
+from gan_dist.data.pixels import quantize
 from gan_dist.data.sources import load_images, load_labelled, settled
 from gan_dist.evaluation.classifier import TrainedClassifier, classifier_bytes, classifier_for, train_classifier
 from gan_dist.evaluation.metrics import compute_figures, real_figures
-from gan_dist.evaluation.observed import Estimate, observe
+from gan_dist.evaluation.observations import Estimate, observe
 from gan_dist.evaluation.reference import reference_for
 from gan_dist.files import replacing, write_json
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.records import read_config, read_optional_json
 from gan_dist.results.generate import generate, generator_file, is_generator_file, read_generator
-from gan_dist.run.folder import RunFolder
-from gan_dist.run.records import read_config, read_optional_json
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def evaluate_run(
             the figures of NAME.safetensors are written to NAME-evaluation.json beside it, and the real images are those
             that its metadata name.
         announce: called with one line above the figures, and one where something else is used than one would expect.
-        count: images to generate (>= LEAST_EVALUATED).
+        count: images to generate (>= MIN_EVALUATED).
         seed: other images for another.
         root, source: where the real images are, if not where the run had them.
         weights: which generator of the run, as in `load_generator`.
@@ -81,8 +81,8 @@ def evaluate_run(
         InputError: the run has no such generator, its data set can't be read or has no classifier, or the figures can't
             be written.
     """
-    if count < LEAST_EVALUATED:
-        raise InputError(f"count={count} can't be used: figures need at least {LEAST_EVALUATED} images")
+    if count < MIN_EVALUATED:
+        raise InputError(f"count={count} can't be used: figures need at least {MIN_EVALUATED} images")
     used = generator_file(run, weights)
     generator, config, step = read_generator(used)
     folder, file = RunFolder(run), RunFolder(run).evaluation

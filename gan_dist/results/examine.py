@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.text import Text
 
 from gan_dist.config import InputError
-from gan_dist.evaluation.doctor import Diagnosis, Finding, Verdict, diagnose, examine
-from gan_dist.evaluation.seen import Row, figure
-from gan_dist.run.folder import RunFolder
-from gan_dist.run.records import read_config, read_floor, read_json_lines
+from gan_dist.evaluation.doctor import DoctorReport, Finding, Verdict, diagnose, examine
+from gan_dist.evaluation.history import Row, figure
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.records import read_config, read_floor, read_json_lines
 
 MOMENTS = 500  # of a run's course that are looked at, evenly spread: since when something is so, is known to that
 BOOKKEEPING = ("step", "epoch", "images_seen", "images_per_second")
@@ -53,7 +53,7 @@ class Examination:
     """The evaluation's figures of real images."""
     courses: list[Course]
     """Everything that was ever said, in the order in which it was first said."""
-    diagnosis: Diagnosis
+    diagnosis: DoctorReport
     """Of the run's end."""
 
     def looked_at(self) -> str:

@@ -14,12 +14,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from gan_dist.config import Config, InputError, Weights, from_dict, validate
-from gan_dist.data.dataset import quantize
+from gan_dist.data.pixels import quantize
 from gan_dist.files import BadFile, first_line, parse_json, parse_json_object, read_file, replacing
 from gan_dist.memory import available_memory
 from gan_dist.models import ImageShape, build_generator
-from gan_dist.run.folder import RunFolder
-from gan_dist.run.samples import save_picture
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.pictures import save_picture
 from gan_dist.seeding import sample_latents
 from gan_dist.tensors import check_tensors, read_tensors
 

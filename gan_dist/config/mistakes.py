@@ -1,0 +1,103 @@
+"""Mistakes in a command line: for each, one line that names the word or field, what is wrong, and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from gan_dist.config.errors import InputError
+from gan_dist.config.options import Option
+from gan_dist.config.ranges import check_text, shortened
+from gan_dist.config.suggestions import did_you_mean, nearest
+
+HELP, HELP_ALL = ("-h", "--help"), "--help-all"
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """The words of a command and what they may be, for the messages about mistakes in them."""
+
+    words: Sequence[str]
+    options: Sequence[Option]
+    usage: str
+    presets: Sequence[str]
+
+    def without_value(self, key: str, problem: str) -> InputError:
+        """For a field that has no value, or too few of them."""
+        option = self._option(key)
+        if option.metavar is None:
+            example = "" if option.example is None else f", as in {option.flag} {option.example}"
+            return InputError(f"{option.flag} needs a value: {option.wanted}{example}")
+        for word in self.words:  # a mistyped flag may be the cause
+            if word.startswith("--") and dashed(word) not in self._flags:
+                return self.with_unknown(word)
+        return InputError(f"{option.metavar} {problem}; the command is: {self.usage}")
+
+    def with_bad_value(self, key: str, value: str | None = None) -> InputError:
+        """For a value of another type, or that is no choice; None: the last one that the flag has."""
+        option = self._option(key)
+        value = self._value(option) if value is None else value
+        if option.choices:
+            return InputError(
+                f"{option.name}={shortened(value)} can't be used; {nearest(value or '', option.accepted)}"
+            )
+        return InputError(f"{option.name}={shortened(value)} is not {option.wanted}")
+
+    def with_unknown(self, word: str) -> InputError:
+        """For a word that is no flag, or that belongs to none."""
+        if word.startswith("-"):
+            way_out = did_you_mean(word, self._flags) or f"{HELP_ALL} lists all flags"
+            return InputError(f"there is no flag {_printable(word.partition('=')[0])}; {way_out}")
+        if word in self.presets:
+            return InputError(f"the preset {word} has to be the first word, and the only one: {self.usage}")
+        for option in self.options:
+            if option.kind is bool and self._value(option) == word:
+                return InputError(f"{option.flag} takes no value; write {option.flag} or {option.off_flag}")
+        way_out = did_you_mean(word, self._flags) or f"the command is: {self.usage}; {HELP[1]} says more"
+        return InputError(f"{shortened(word)} belongs to no flag; {way_out}")
+
+    def check_texts(self, read: Any) -> None:
+        """Check the names and paths of the dataclass that was read.
+
+        Raises:
+            InputError: names the field.
+        """
+        empty_positional = any(not word and before not in self._flags for before, word in pairwise(["", *self.words]))
+        for option in self.options:
+            value = attrgetter(option.name)(read)
+            # Path("") is the working directory, so that the words have to be looked at.
+            empty = self._value(option) == "" if option.metavar is None else empty_positional
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str | Path):
+                    check_text(option.name, "" if empty else str(text), path=isinstance(text, Path))
+
+    @property
+    def _flags(self) -> list[str]:
+        named = [option for option in self.options if option.metavar is None]
+        return [option.flag for option in named] + [option.off_flag for option in named if option.kind is bool]
+
+    def _option(self, key: str) -> Option:
+        """The field that tyro calls "train.batch-size"."""
+        return next(option for option in self.options if option.name == key.replace("-", "_"))
+
+    def _value(self, option: Option) -> str | None:
+        """What stands behind the last flag of a field; None if there is no such flag, or nothing behind it."""
+        found = None
+        for word, following in pairwise([*self.words, None]):
+            if word is not None and dashed(word) in (option.flag, option.off_flag):
+                found = word.partition("=")[2] if "=" in word else following
+        return found
+
+
+def dashed(word: str) -> str:
+    """The flag in a word: "--train.batch_size=5" -> "--train.batch-size"."""
+    return word.partition("=")[0].replace("_", "-")
+
+
+def _printable(word: str) -> str:
+    """A word as it was written, where it can be shown in a line."""
+    return word if word.isprintable() and len(word) <= 60 else shortened(word)

@@ -1,0 +1,126 @@
+"""The options of a command, for its help and its messages. tyro makes its own list of them, and keeps it private."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from docstring_parser import parse_from_object
+from tyro.conf import Positional
+
+from gan_dist.config.ranges import ranges_of
+
+REQUIRED = dataclasses.MISSING  # the default of an option that has none
+
+
+@dataclass(frozen=True)
+class Option:
+    """One field."""
+
+    name: str
+    """Dotted, as in "train.batch_size"."""
+    kind: type
+    """bool, int, float, str or Path."""
+    choices: tuple[str, ...]
+    """The values of a Literal; empty for any other kind."""
+    optional: bool
+    """None is a value, too."""
+    default: Any
+    metavar: str | None = None
+    """Of a positional one."""
+
+    @property
+    def flag(self) -> str:
+        """ "train.batch_size" -> "--train.batch-size"."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def off_flag(self) -> str:
+        """The flag that makes a switch False: "--run.no-shared"."""
+        section, dot, name = self.flag[2:].rpartition(".")
+        return f"--{section}{dot}no-{name}"
+
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """The choices, with None where that is one."""
+        return self.choices + (("None",) if self.optional else ())
+
+    @property
+    def wanted(self) -> str:
+        """What a value has to be."""
+        if self.choices:
+            return "one of " + ", ".join(self.accepted)
+        kind = {int: "a whole number", float: "a number", Path: "a path"}.get(self.kind, "a name")
+        return f"{kind} or None" if self.optional else kind
+
+    @property
+    def example(self) -> str | None:
+        """A value that works; None if none is at hand."""
+        value = self.choices[0] if self.choices else self.default
+        return None if value in (None, REQUIRED) else str(value)
+
+    @property
+    def metavars(self) -> str:
+        """What stands for the value in the help."""
+        if self.choices:
+            return "|".join(self.accepted)
+        return {int: "N", float: "X", Path: "PATH"}.get(self.kind, "NAME")
+
+
+def options_of(cls: type, default: Any = None, prefix: str = "") -> list[Option]:
+    """The fields of a dataclass and of those inside it, in their order.
+
+    Args:
+        cls: the dataclass.
+        default: an instance whose values are the defaults; None: the fields' own.
+        prefix: of their names.
+    """
+    hints = typing.get_type_hints(cls, include_extras=True)
+    found = []
+    for field in dataclasses.fields(cls):
+        own = field.default if field.default_factory is REQUIRED else field.default_factory()
+        value, kind = getattr(default, field.name, own), hints[field.name]
+        if dataclasses.is_dataclass(kind):
+            found += options_of(cast(type, kind), value, f"{prefix}{field.name}.")
+            continue
+        parts, extras = _parts(kind), getattr(kind, "__metadata__", ())
+        choices = tuple(part for part in parts if isinstance(part, str))
+        metavar = next((extra.metavar for extra in extras if hasattr(extra, "metavar")), None)
+        found.append(
+            Option(
+                f"{prefix}{field.name}",
+                kind=str if choices else parts[0],
+                choices=choices,
+                optional=types.NoneType in parts,
+                default=value,
+                metavar=metavar if Positional in extras else None,
+            )
+        )
+    return found
+
+
+def docstrings(cls: type, prefix: str = "") -> dict[str, str]:
+    """The docstrings below the fields of a dataclass and of those inside it, each on one line, with the field's range.
+
+    Returns:
+        Dotted name -> text.
+    """
+    ranges, found = ranges_of(cls), {}
+    for field in parse_from_object(cls).params:
+        text = " ".join((field.description or "").split())
+        accepted = ranges.get(field.arg_name)
+        found[prefix + field.arg_name] = f"{text} Range: {accepted}." if accepted else text
+    for name, kind in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(kind):
+            found |= docstrings(cast(type, kind), f"{prefix}{name}.")
+    return found
+
+
+def _parts(hint: Any) -> list[Any]:
+    """The plain types and the choices in a type: `Literal["a"] | None` -> ["a", NoneType]."""
+    inside = (hint.__origin__,) if hasattr(hint, "__metadata__") else typing.get_args(hint)
+    return [part for kind in inside for part in _parts(kind)] if inside else [hint]

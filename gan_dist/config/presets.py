@@ -1,0 +1,102 @@
+"""Named sets of values to start from. A new preset is a function and a line in PRESETS."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from gan_dist.config.sections import (
+    Config,
+    DataConfig,
+    EmaConfig,
+    EvaluateConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PenaltyConfig,
+    RunConfig,
+    TrainConfig,
+)
+
+
+def seed() -> Config:
+    """The teaching notebook's GAN, the default.
+
+    Two small MLPs, binary cross entropy, Adam 2e-4, batch 100, 300 epochs.
+    """
+    return Config()
+
+
+def r3() -> Config:
+    """The seed's networks with relativistic loss, R1, R2 and an average.
+
+    R3GAN, Huang et al. 2024, arXiv:2501.05441: both penalties in every step, an averaged generator.
+    """
+    return Config(
+        model=ModelConfig(initialization="he"),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3,
+            generator_factor=1.5,
+            final_learning_rate=4e-4,
+            decay_images=4_000_000,
+            beta1=0.0,
+            beta2=0.99,
+        ),
+        train=TrainConfig(loss="relativistic", batch_size=100, epochs=100),
+        penalty=PenaltyConfig(r1=3.0, r2=3.0, final_factor=0.33, decay_images=600_000),
+        ema=EmaConfig(half_life=800_000.0, warm_up=0.2),
+        evaluate=EvaluateConfig(every_epochs=10),
+        run=RunConfig(dir=Path("runs/r3")),
+    )
+
+
+def conv() -> Config:
+    """A small convolutional pair with the seed's loss, R1 and an average.
+
+    With a falling learning rate.
+    """
+    return Config(
+        model=ModelConfig(architecture="conv", initialization="he"),
+        optimizer=OptimizerConfig(
+            learning_rate=2e-3, final_learning_rate=2e-4, decay_images=3_000_000, beta1=0.0, beta2=0.99
+        ),
+        train=TrainConfig(batch_size=50, epochs=100),
+        penalty=PenaltyConfig(r1=1.0),
+        ema=EmaConfig(half_life=1_000_000.0),
+        evaluate=EvaluateConfig(every_epochs=10),
+        run=RunConfig(dir=Path("runs/conv")),
+    )
+
+
+def r3_conv() -> Config:
+    """The convolutional pair with the loss and penalties of r3."""
+    return Config(
+        model=ModelConfig(architecture="conv", initialization="he"),
+        optimizer=OptimizerConfig(
+            learning_rate=2e-3, final_learning_rate=3e-4, decay_images=5_000_000, beta1=0.0, beta2=0.99
+        ),
+        train=TrainConfig(loss="relativistic", batch_size=50, epochs=300),
+        penalty=PenaltyConfig(r1=3.0, r2=3.0, final_factor=0.1, decay_images=2_000_000),
+        ema=EmaConfig(half_life=1_000_000.0),
+        evaluate=EvaluateConfig(every_epochs=10),
+        run=RunConfig(dir=Path("runs/r3-conv")),
+    )
+
+
+def stacked() -> Config:
+    """r3-conv on Stacked MNIST: three digits an image, 1,000 combinations."""
+    return dataclasses.replace(
+        r3_conv(),
+        data=DataConfig(stack=3),
+        evaluate=EvaluateConfig(every_epochs=10, count=26_000),
+        run=RunConfig(dir=Path("runs/stacked")),
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {
+    "seed": seed,
+    "r3": r3,
+    "conv": conv,
+    "r3-conv": r3_conv,
+    "stacked": stacked,
+}

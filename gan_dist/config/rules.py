@@ -1,0 +1,99 @@
+"""Rules between fields. The range of a single field is part of its declaration, in sections.py."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+from gan_dist.config.errors import InputError
+from gan_dist.config.ranges import check_text, ranges_of
+from gan_dist.config.sections import Config
+from gan_dist.config.stored import flatten
+
+RANGES = ranges_of(Config)
+"""Field -> the numbers that it accepts."""
+
+
+def validate(config: Config) -> None:
+    """Check everything that does not depend on the data and the number of processes.
+
+    Raises:
+        InputError: names the field, its value and the values that work.
+    """
+    for name, value in flatten(dataclasses.asdict(config)).items():
+        if isinstance(value, str | Path):
+            check_text(name, str(value), path=isinstance(value, Path))
+        elif value is not None and name in RANGES:
+            RANGES[name].check(name, value)
+    for message in contradictions(config):
+        raise InputError(message)
+
+
+def contradictions(config: Config) -> Iterator[str]:
+    """Combinations of values that are each valid and incompatible with each other: one line per combination."""
+    data, train, penalty = config.data, config.train, config.penalty
+    if data.stack not in (1, 3):
+        yield f"data.stack={data.stack} is not supported: it must be 1 or 3"
+    if data.source == "sample" and data.name != "mnist":
+        yield f"data.source=sample has MNIST digits only, not data.name={data.name}; use source local or download"
+    if train.exact_shards is not None and train.accumulation > 1:
+        yield "train.accumulation is incompatible with train.exact_shards: both split the batch; omit one of them"
+    if train.compile and train.mixed_precision == "fp16":
+        yield "train.compile is incompatible with train.mixed_precision=fp16; use bf16, or omit one of them"
+    if penalty.gradient and (penalty.r1 or penalty.r2):
+        yield (
+            "penalty.gradient is incompatible with penalty.r1 and penalty.r2: it draws gradient norms to 1, they draw "
+            "them to 0; use one or the others"
+        )
+    if (penalty.r1 or penalty.r2 or penalty.gradient) and train.mixed_precision == "fp16":
+        yield (
+            "penalties are incompatible with train.mixed_precision=fp16: their gradients exceed its range (R3GAN, "
+            "arXiv:2501.05441, trains in bf16); use bf16, or no"
+        )
+
+
+def warnings(config: Config) -> list[str]:
+    """Combinations of values that work and that the literature advises against: one line per combination."""
+    penalty, loss = config.penalty, config.train.loss
+    found = []
+    if loss == "wasserstein" and not penalty.gradient:
+        found.append(
+            "train.loss=wasserstein without penalty.gradient: nothing keeps D 1-Lipschitz, so its loss is not a "
+            "distance and may diverge (Gulrajani et al. 2017, arXiv:1704.00028); try --penalty.gradient 10"
+        )
+    if loss == "relativistic" and not (penalty.r1 and penalty.r2):
+        found.append(
+            "train.loss=relativistic without both penalty.r1 and penalty.r2 may not converge (Huang et al. 2024, "
+            "arXiv:2501.05441, section 3); try the preset r3"
+        )
+    if penalty.gradient and config.optimizer.beta1 > 0.5:
+        found.append(
+            f"penalty.gradient with optimizer.beta1={config.optimizer.beta1:g}: training the critic with momentum is "
+            "unstable (Arjovsky et al. 2017, arXiv:1701.07875, section 4); try --optimizer.beta1 0"
+        )
+    return found
+
+
+def check_processes(config: Config, processes: int) -> None:
+    """Check that a batch can be divided into equal parts: per process, and per micro-batch or shard.
+
+    Raises:
+        InputError: names the two nearest batch sizes, or the numbers of processes, that work.
+    """
+    shards, accumulation = config.train.exact_shards, config.train.accumulation
+    if shards is not None and shards % processes:
+        divisors = [str(n) for n in range(1, shards + 1) if shards % n == 0]
+        raise InputError(
+            f"train.exact_shards={shards} is not divisible by {processes} processes; use {', '.join(divisors)} of them"
+        )
+    parts, divisor = processes, f"{processes} processes"
+    if shards is not None:
+        parts, divisor = shards, f"train.exact_shards={shards}"
+    elif accumulation > 1:
+        parts, divisor = processes * accumulation, f"{divisor} x train.accumulation={accumulation}"
+    size = config.train.batch_size
+    if rest := size % parts:
+        below, above = size - rest, size - rest + parts
+        use = f"{below} or {above}" if below else f"{above}"
+        raise InputError(f"train.batch_size={size} is not divisible by {divisor}; use {use}")

@@ -1,0 +1,246 @@
+"""Every setting of a run: its type, accepted range, default and unit. Imports no torch: --help must not wait for it.
+
+Ranges are far wider than the useful values. They refuse mistyped numbers, which would exhaust the memory, hang, or
+raise inside a library.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+from gan_dist.config.ranges import Range
+from gan_dist.config.tables import keys_of
+
+if TYPE_CHECKING:
+    ArchitectureName: TypeAlias = str
+    LossName: TypeAlias = str
+else:
+    ArchitectureName = Literal[keys_of("models/__init__.py", "ARCHITECTURES")]
+    LossName = Literal[keys_of("gan/losses.py", "LOSSES")]
+
+DataName = Literal["mnist", "fashion-mnist", "kmnist", "qmnist"]
+DataSource = Literal["auto", "local", "download", "sample"]
+Weights = Literal["average", "live", "best"]  # of a run's generators
+
+SEEDS = Range(0, 2**63 - 1, "it is stored as a 64-bit integer")
+MIN_EVALUATED = 100  # images; with fewer, the figures are meaningless
+EVALUATED = Range(MIN_EVALUATED, 100_000, "all images are kept in memory")
+
+_NO_RUN = "no run is that long"
+Width = Annotated[int, Range(1, 1_000_000, "a matrix of that size takes 4 terabytes")]
+Epochs = Annotated[int, Range(1, 1_000_000, _NO_RUN)]
+Steps = Annotated[int, Range(1, 10**9, "at 1,000 steps per second that takes 11 days")]
+DecayImages = Annotated[int, Range(1, 10**12, f"{_NO_RUN}; omit the final value to keep the first one")]
+LearningRate = Annotated[float, Range(1e-12, 10.0, "one step of Adam moves every weight by about that", whole=False)]
+Beta = Annotated[float, Range(0, 0.999999, "1 would keep the first gradient forever", whole=False)]
+Factor = Annotated[float, Range(1e-6, 1e6, "single precision overflows above it", whole=False)]
+PenaltyWeight = Annotated[float, Range(0, 1e6, "single precision overflows above it", whole=False)]
+
+_WEEK = 604_800  # seconds; in milliseconds, as gloo counts them, it fits into 32 bits
+Timeout = Annotated[float, Range(0.1, _WEEK, "no successful wait takes longer than a week", whole=False)]
+PeerTimeout = Annotated[float, Range(5, _WEEK, "no successful wait takes longer than a week", whole=False)]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    name: DataName = "mnist"
+    """Data set."""
+    root: Path = Path("data")
+    """Folder of the data set, in torchvision's layout; downloads are written here too."""
+    source: DataSource = "auto"
+    """Where the images come from. auto: local files in root, else a download, else the sample of 5,000 MNIST digits."""
+    stack: Annotated[int, Range(1, 3, "an image has one channel or three")] = 1
+    """Number of independently drawn images that form the channels of one image, 1 or 3. 3 is Stacked MNIST, with 1,000
+    combinations of digits as modes."""
+    download_timeout: Timeout = 120.0
+    """Maximum duration of a download, in seconds."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    architecture: ArchitectureName = "mlp"
+    """Generator and discriminator. mlp: multi-layer perceptrons. conv: small convolutional networks."""
+    latent_dim: Width = 64
+    """Size of a latent vector."""
+    hidden_dim: Width = 256
+    """Units of a hidden layer, in both networks."""
+    channels: Width = 32
+    """Channels of a feature map, in convolutional networks."""
+    initialization: Literal["torch", "he"] = "torch"
+    """Initial weights. torch: the defaults of torch's layers. he: Kaiming-normal weights, zero biases."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    learning_rate: LearningRate = 2e-4
+    """Initial learning rate of Adam. The generator's is generator_factor times as large."""
+    generator_factor: Factor = 1.0
+    """Ratio of the generator's learning rate to the discriminator's (TTUR, Heusel et al. 2017, arXiv:1706.08500)."""
+    final_learning_rate: LearningRate | None = None
+    """Final learning rate, reached over decay_images along a half cosine. None: the learning rate is constant."""
+    decay_images: DecayImages = 1_000_000
+    """Number of images over which the learning rate decays. Independent of the length of the run, which may change."""
+    beta1: Beta = 0.9
+    """Adam's beta1."""
+    beta2: Beta = 0.999
+    """Adam's beta2."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    epochs: Epochs = 300
+    """Passes over the data set."""
+    steps: Steps | None = None
+    """Total number of steps, which may end inside an epoch. None: determined by epochs."""
+    batch_size: Annotated[int, Range(1, 1_000_000, "no data set has more images")] = 100
+    """Global batch size, in images, over all processes. Divisible by the number of processes."""
+    seed: Annotated[int, SEEDS] = 0
+    """Random seed of the initial weights, the order of the images and the latents."""
+    loss: LossName = "bce"
+    """Adversarial loss. bce: non-saturating binary cross entropy. relativistic: RpGAN, to be used with penalty.r1 and
+    penalty.r2."""
+    accumulation: Annotated[int, Range(1, 1_000_000, "a micro-batch has at least one image")] = 1
+    """Gradient accumulation: number of micro-batches per process and step. Divides the batch size per process."""
+    exact_shards: Annotated[int, Range(1, 4_096, "each is a separate pass with separate gradients")] | None = None
+    """Exact mode: the batch is split into this many shards, whose gradients are added in a fixed order. The weights are
+    then bit-identical on every number of processes that divides it. None: fast mode, equal up to rounding."""
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
+    """Precision of the forward passes; fp16 requires a GPU. None: as passed to accelerate launch, else no."""
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    """Reaction to a NaN or infinite loss or gradient on any rank, whose update is never applied. stop: save the state
+    before that step and fail. skip: continue without the update. rollback: return to the latest checkpoint and retry;
+    fail if the same step fails again."""
+    max_rollbacks: Annotated[int, Range(1, 1_000, "a run with more rollbacks makes no progress")] = 3
+    """Maximum number of rollbacks per session."""
+    log_hashes: Steps | None = None
+    """Steps between two lines of hashes.jsonl, which gan-dist diff compares. None: no hashes."""
+    threads: Annotated[int, Range(1, 1_024, "no machine has more cores for one process")] | None = None
+    """CPU threads per process. None: the number of cores divided by the number of local processes, or 1 if that is
+    faster or required by the exact mode."""
+    compile: bool = False
+    """On CUDA: capture each update as a CUDA graph and replay it. Bit-identical results. Incompatible with fp16."""
+
+
+@dataclass(frozen=True)
+class PenaltyConfig:
+    r1: PenaltyWeight = 0.0
+    """Gamma of the R1 penalty: adds gamma/2 times the mean squared gradient norm of D's logit at real images."""
+    r2: PenaltyWeight = 0.0
+    """Gamma of the R2 penalty: the same at generated images."""
+    final_factor: Factor = 1.0
+    """Final multiplier of both gammas, reached exponentially over decay_images."""
+    decay_images: DecayImages = 1_000_000
+    """Number of images over which the gammas change."""
+    gradient: PenaltyWeight = 0.0
+    """Lambda of the WGAN-GP penalty: adds lambda times the mean squared distance of the gradient norm from 1, at random
+    interpolations of real and generated images."""
+
+
+@dataclass(frozen=True)
+class EmaConfig:
+    half_life: Annotated[float, Range(1e-3, 1e12, "no run sees that many images", whole=False)] | None = None
+    """Half-life of the exponential moving average of the generator, in images. The average is sampled, evaluated and
+    exported. None: no average; the trained generator is used."""
+    warm_up: Annotated[float, Range(1e-6, 1e9, "above it the warm-up has no effect", whole=False)] = 0.05
+    """Upper bound of the half-life, as a fraction of the images seen so far."""
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    every_steps: Annotated[int, Range(1, 1_000_000, "the figures of all these steps are kept in memory")] = 100
+    """Steps between two lines of metrics.jsonl. A line holds the means since the previous one."""
+
+
+@dataclass(frozen=True)
+class SamplesConfig:
+    every_epochs: Epochs = 1
+    """Epochs between two grids of generated images."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    every_epochs: Epochs | None = 20
+    """Epochs between two evaluations of the generator, written to evaluations.jsonl. None: no evaluations."""
+    count: Annotated[int, EVALUATED] = 10_000
+    """Number of images generated per evaluation. Distances decrease as it grows."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every_steps: Steps | None = None
+    """Steps between two checkpoints. None: one at the end of each epoch."""
+    keep: Annotated[int, Range(1, 1_000_000, "no run has more")] = 3
+    """Number of latest checkpoints kept on disk."""
+    keep_every: Steps | None = None
+    """Every N-th scheduled checkpoint is kept permanently. None: none is."""
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    timeout: PeerTimeout = 300.0
+    """Maximum wait for another process, in seconds; then the run fails and names the lost rank. While rank 0 downloads,
+    evaluates or waits for W&B, the other ranks wait as long as it is alive."""
+    shared_memory: bool = True
+    """On Linux, processes that train on the CPU of one machine add their gradients in shared memory instead of through
+    gloo."""
+
+
+@dataclass(frozen=True)
+class WandbConfig:
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """Weights & Biases. auto: as WANDB_MODE says, else online if there is an API key, else offline."""
+    project: str = "gan_dist"
+    """W&B project."""
+    name: str | None = None
+    """Name of the run on the dashboard. None: the name of the run folder."""
+    timeout: Timeout = 30.0
+    """Maximum wait for W&B in seconds: at the start (once more for the offline attempt), at the end, and for an
+    unresponsive service, after which tracking is turned off."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    dir: Path = Path("runs/seed")
+    """Run folder: configuration, metrics, samples, checkpoints."""
+    resume: Literal["auto", "never", "must"] = "auto"
+    """Whether to resume the run in dir. auto: resume it if there is one, else start a new one. never: refuse to resume.
+    must: refuse to start a new run."""
+    shared: bool = True
+    """Every host of the run sees dir. False: only the host of rank 0 does; it must be the same host after a stop."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run. The seed and the configuration determine it; the number of processes only changes its speed."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """Training images."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Generator and discriminator."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Adam, one for each network."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Training."""
+    penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
+    """Gradient penalties of the discriminator."""
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    """Exponential moving average of the generator."""
+    log: LogConfig = field(default_factory=LogConfig)
+    """metrics.jsonl, console output and dashboard."""
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+    """Grids of generated images."""
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    """Evaluation of the generator."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """Checkpoints."""
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    """Multiple processes."""
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    """Weights & Biases."""
+    run: RunConfig = field(default_factory=RunConfig)
+    """Run folder."""
+    profile: bool = False
+    """Write a torch profiler trace of steps 50 to 60 and a table of the time per phase to RUN/profile, for this session
+    and rank 0."""

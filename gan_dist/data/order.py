@@ -1,0 +1,73 @@
+"""The order in which a run sees its images: a function of the seed and the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from gan_dist.seeding import generator_for
+
+
+class GlobalBatches(Sampler[list[int]]):
+    """The order of the images: one stream that runs through a fresh permutation for every epoch.
+
+    Step s (from 0) takes places s*B .. (s+1)*B - 1 of the stream, wherever an epoch ends in it. So every batch is
+    full, every image comes exactly once an epoch, and the order depends on nothing but (seed, step): not on the
+    number of processes, and not on where the run was resumed.
+
+    Args:
+        dataset_size: images in the data set.
+        batch_size: images in a global batch; Accelerate gives each rank its slice.
+        seed: the run's seed.
+        steps: the steps to yield, as range(first, last + 1) counted from 0.
+        device: where the indices are wanted.
+        stack: streams beside each other, each with permutations of its own; above 1 an index is a row of as many.
+    """
+
+    # Read by accelerate.BatchSamplerShard, which cuts the batches for the ranks.
+    drop_last = True
+
+    def __init__(
+        self, dataset_size: int, batch_size: int, seed: int, steps: range, device: torch.device, stack: int = 1
+    ) -> None:
+        assert batch_size <= dataset_size
+        self.dataset_size = dataset_size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.steps = steps
+        self.device = device
+        self.stack = stack
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]  # a batch's indices are a tensor, on the device
+        epoch = -1
+        order = torch.empty(0)
+        for step in self.steps:
+            begin = step * self.batch_size
+            if begin // self.dataset_size != epoch:
+                epoch = begin // self.dataset_size
+                order = epoch_order(self.dataset_size, self.seed, epoch, self.stack).to(self.device)
+            begin -= epoch * self.dataset_size
+            batch = order[begin : begin + self.batch_size]
+            if len(batch) < self.batch_size:  # the batch goes on in the next epoch
+                epoch += 1
+                order = epoch_order(self.dataset_size, self.seed, epoch, self.stack).to(self.device)
+                batch = torch.cat([batch, order[: self.batch_size - len(batch)]])
+            yield batch
+
+
+def epoch_order(dataset_size: int, seed: int, epoch: int, stack: int = 1) -> Int[Tensor, "n ..."]:
+    """The order of the images in epoch `epoch` (from 0). Drawn on the CPU: the same for every kind of device.
+
+    Args:
+        stack: above 1, (n, stack) come: as many permutations, independent of each other.
+    """
+    names = ["order", *(f"order/{layer}" for layer in range(1, stack))]
+    orders = [torch.randperm(dataset_size, generator=generator_for(seed, name, epoch)) for name in names]
+    return torch.stack(orders, 1) if stack > 1 else orders[0]

@@ -1,0 +1,1 @@
+"""File formats and sources of images."""

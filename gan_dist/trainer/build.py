@@ -1,0 +1,176 @@
+"""Builds a trainer: a run that is ready for its next step."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from gan_dist.config import (
+    Config,
+    check_processes,
+    validate,
+    warnings,
+)
+from gan_dist.data.loader import make_loader
+from gan_dist.data.order import GlobalBatches
+from gan_dist.data.sources import ImageSet
+from gan_dist.data.store import ResidentImages
+from gan_dist.distributed.agreement import check_same_folder, check_same_start
+from gan_dist.distributed.launcher import fix_kernels, launch_advice, on_main_process, start_accelerator
+from gan_dist.distributed.preemption import StopAgreement, StopRequest
+from gan_dist.gan.guard import Guard
+from gan_dist.gan.latents import fixed_latents
+from gan_dist.models.average import make_average
+from gan_dist.outputs.checkpoint import Checkpoints
+from gan_dist.outputs.console import Console
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.pictures import COUNT
+from gan_dist.outputs.trackers.wandb import WandbTracker
+from gan_dist.outputs.writer import Writer
+from gan_dist.trainer import session
+from gan_dist.trainer.evaluator import Evaluator
+from gan_dist.trainer.hyperparameters import Hyperparameters
+from gan_dist.trainer.meter import METRICS, Meter
+from gan_dist.trainer.networks import build_gan, build_networks, collective_timeout, make_reduction, open_shared_memory
+from gan_dist.trainer.profiling import Profiler
+from gan_dist.trainer.recovery import restore
+from gan_dist.trainer.schedule import Schedule
+from gan_dist.trainer.start import Start, find_start
+from gan_dist.trainer.state import Trainer
+from gan_dist.trainer.threads import choose_threads
+from gan_dist.trainer.timing import Timing
+
+
+def start_processes(config: Config) -> Accelerator:
+    """Join the ranks that the launcher started.
+
+    Raises:
+        InputError: the configuration is not supported on this machine.
+        TrainingFailed: the ranks did not find each other.
+    """
+    if config.train.exact_shards is not None:
+        fix_kernels()
+    return start_accelerator(config.train.mixed_precision, config.train.threads, collective_timeout(config))
+
+
+def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: Accelerator) -> Trainer:
+    """Make a run ready for its next step: the first one, or the one after its latest checkpoint.
+
+    Args:
+        config: a valid configuration.
+        folder: the run folder; locked from here on.
+        request: tells whether this process should stop.
+        accelerator: of `start_processes`.
+
+    Raises:
+        InputError: the same one on every rank.
+    """
+    rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
+    config = settle_config(config, accelerator)
+    console = Console(speaks=accelerator.is_main_process)
+    for line in launch_advice(ranks) + warnings(config):
+        console.announce(line)
+    # Rank 0 reads and broadcasts what it read: every rank starts from the same, and needs no file of its own.
+    start = on_main_process(accelerator, lambda: find_start(config, folder, console.announce, request))
+    config = settle_folder(config, folder, start, accelerator)
+    schedule = Schedule(config, len(start.images.images))
+
+    networks = build_networks(config, start, accelerator, console.announce)
+    memory = open_shared_memory(config, networks, accelerator, console.announce)
+    profiler = Profiler(config.profile and rank == 0, folder.profile, device, console.announce)
+    reduction = profiler.timed(make_reduction(config.train, ranks, memory.gather if memory else None))
+    window = min(config.log.every_steps, schedule.total_steps)
+    guard = Guard(window, rank, ranks, device, scaled=accelerator.scaler is not None)
+    penalty_factor = torch.ones((), device=device)
+    gan = build_gan(config, networks, reduction, guard, penalty_factor, accelerator)
+    if device.type == "cpu":
+        share = config.train.batch_size // ranks // reduction.parts
+        choose_threads(gan, start.images.shape, share, reduction.exact, config.train.threads is None, console.announce)
+    batches, loader = build_loader(config, start.images, schedule, accelerator)
+    found = start.checkpoint
+    trainer = Trainer(
+        config=config,
+        accelerator=accelerator,
+        gan=gan,
+        ema=make_average(config.ema, networks.generator, config.train.batch_size),
+        batches=batches,
+        loader=loader,
+        schedule=schedule,
+        hyperparameters=Hyperparameters(
+            schedule, networks.generator_optimizer, networks.discriminator_optimizer, penalty_factor
+        ),
+        guard=guard,
+        meter=Meter((*METRICS, *gan.critic.figures), window, reduction.parts, accelerator.gather, ranks, device),
+        stopping=StopAgreement(request, collective_timeout(config), memory),
+        memory=memory,
+        evaluator=Evaluator(config, accelerator, start.images, console.announce),
+        writer=Writer(on_failure=request.ask),
+        folder=folder,
+        checkpoints=Checkpoints(folder.checkpoints, config.checkpoint.keep, schedule.is_permanent, start.run_id),
+        tracker=WandbTracker(accelerator, config.wandb, folder, console.announce),
+        console=console,
+        profiler=profiler,
+        images=start.images,
+        run_id=start.run_id,
+        fixed_latents=fixed_latents(config.train.seed, COUNT, config.model.latent_dim).to(device),
+        timing=Timing(found.state["seconds"], found.state["evaluating_seconds"]) if found else Timing(),
+    )
+    begin(trainer, start)
+    return trainer
+
+
+def settle_config(config: Config, accelerator: Accelerator) -> Config:
+    """The configuration with the precision that the launcher may have set, checked against the other ranks.
+
+    Raises:
+        InputError: the ranks were started with different configurations, or it is not valid for them.
+    """
+    train = dataclasses.replace(config.train, mixed_precision=accelerator.mixed_precision)
+    config = dataclasses.replace(config, train=train)
+    if accelerator.num_processes > 1:
+        check_same_start(config)
+    validate(config)
+    check_processes(config, accelerator.num_processes)
+    return config
+
+
+def settle_folder(config: Config, folder: RunFolder, start: Start, accelerator: Accelerator) -> Config:
+    """The configuration with the folder that the run is kept in, which all hosts see.
+
+    Raises:
+        InputError: they do not.
+    """
+    run_dir = config.run.dir.with_name(config.run.dir.name + start.folder_suffix)  # each host has its own run.dir
+    folder.use(run_dir)
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=run_dir))
+    if accelerator.num_processes > 1:
+        check_same_folder(config.run.shared, folder, accelerator)
+    return config
+
+
+def build_loader(
+    config: Config, images: ImageSet, schedule: Schedule, accelerator: Accelerator
+) -> tuple[GlobalBatches, DataLoader[Tensor]]:
+    """The order of the images, and the loader that yields this rank's share of each batch."""
+    device = accelerator.device
+    pixels = images.images.to(device)
+    steps = range(schedule.total_steps)
+    batches = GlobalBatches(len(pixels), config.train.batch_size, config.train.seed, steps, device, images.stack)
+    return batches, accelerator.prepare(make_loader(ResidentImages(pixels), batches))
+
+
+def begin(trainer: Trainer, start: Start) -> None:
+    """Load the checkpoint that a run resumes from, and open its outputs."""
+    found = start.checkpoint
+    if found:
+        restore(trainer, found)
+    if trainer.step < trainer.schedule.total_steps:
+        on_main_process(trainer.accelerator, lambda: session.begin(trainer, found.state["wandb_id"] if found else None))
+    else:
+        trainer.console.announce(
+            f"the run in {trainer.folder.path} is finished; a larger --train.epochs trains it further"
+        )

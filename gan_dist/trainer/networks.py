@@ -1,0 +1,169 @@
+"""Builds what a step works with: networks, optimizers, reduction, penalties and updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gan_dist.config import (
+    Config,
+    OptimizerConfig,
+    PenaltyConfig,
+    TrainConfig,
+)
+from gan_dist.distributed.launcher import on_main_process
+from gan_dist.distributed.peers import ROLL_CALL
+from gan_dist.distributed.shared_memory import SharedMemory
+from gan_dist.gan.guard import Guard
+from gan_dist.gan.latents import InterpolationWeights, Latents
+from gan_dist.gan.losses import LOSSES
+from gan_dist.gan.penalties import Critic, NoPenalty, OneCenteredPenalty, ZeroCenteredPenalty
+from gan_dist.gan.reduction import ExactReduction, FastReduction, Gather, Reduction, add_local_pairs
+from gan_dist.gan.steps import Gan
+from gan_dist.gan.update import Update, flatten
+from gan_dist.models import build_pair
+from gan_dist.models.cost import check_memory
+from gan_dist.trainer.start import Start
+
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Announce = Callable[[str], None]
+
+
+class Networks(NamedTuple):
+    """Both networks, on the device, and their optimizers."""
+
+    generator: nn.Module
+    discriminator: nn.Module
+    generator_optimizer: torch.optim.Optimizer
+    discriminator_optimizer: torch.optim.Optimizer
+    captured: bool
+    """Whether updates are captured as CUDA graphs."""
+
+
+def build_networks(config: Config, start: Start, accelerator: Accelerator, announce: Announce) -> Networks:
+    """Build both networks and their optimizers, if the memory suffices.
+
+    The networks are not prepared by Accelerate: gradients are added over the ranks once per update, not by DDP's hooks
+    during each backward, and passes in half precision use the update's copy of the network, not autocast.
+
+    Raises:
+        InputError: the networks do not fit into the memory.
+    """
+    device, shape = accelerator.device, start.images.shape
+    on_main_process(accelerator, lambda: check_memory(config, shape, accelerator.num_processes, device))
+    captured = config.train.compile and device.type == "cuda"
+    if config.train.compile and not captured:
+        announce("train.compile is for CUDA and has no effect here")
+    generator, discriminator = (network.to(device) for network in build_pair(config.model, shape, config.train.seed))
+    # The optimizers come after the move, which may replace parameters.
+    generator_optimizer = make_optimizer(generator, config.optimizer, config.optimizer.generator_factor, captured)
+    discriminator_optimizer = make_optimizer(discriminator, config.optimizer, 1.0, captured)
+    return Networks(
+        generator,
+        discriminator,
+        accelerator.prepare(generator_optimizer),
+        accelerator.prepare(discriminator_optimizer),
+        captured,
+    )
+
+
+def make_optimizer(network: nn.Module, config: OptimizerConfig, factor: float, captured: bool) -> torch.optim.Adam:
+    """Adam over all weights of a network as one vector, with rank 0's values.
+
+    Args:
+        network: on its device; its parameters become views of the vector.
+        config: of the optimizer.
+        factor: multiplies the learning rate.
+        captured: the step is going to be captured in a CUDA graph.
+    """
+    weights = flatten(network)
+    broadcast(weights.data)  # processors of different kinds may draw different last bits
+    rate: float | Tensor = config.learning_rate * factor
+    if captured and config.final_learning_rate is not None:
+        rate = torch.tensor(rate, device=weights.device)  # a graph reads what the schedule writes into it
+    return torch.optim.Adam([weights], lr=rate, betas=(config.beta1, config.beta2), fused=True, capturable=captured)
+
+
+def open_shared_memory(
+    config: Config, networks: Networks, accelerator: Accelerator, announce: Announce
+) -> SharedMemory | None:
+    """Memory for the gradients of processes that train on the CPU of one machine; None where there is none."""
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    if ranks == 1 or accelerator.device.type != "cpu" or not config.distributed.shared_memory:
+        return None
+    rows = add_local_pairs(torch.empty(make_reduction(config.train, ranks, None).rows, 0))
+    weights = max(sum(map(torch.numel, network.parameters())) for network in networks[:2])
+    numbers = len(rows) * (weights + ranks)  # of an update: the gradients, then the guard's number of each rank
+    return SharedMemory.open(
+        rank, ranks, numbers, lambda mine: gather_object([mine]), collective_timeout(config), announce
+    )
+
+
+def build_gan(
+    config: Config,
+    networks: Networks,
+    reduction: Reduction,
+    guard: Guard,
+    penalty_factor: Float[Tensor, ""],
+    accelerator: Accelerator,
+) -> Gan:
+    """The two updates and what they need.
+
+    Args:
+        config: of the run.
+        networks: with their optimizers.
+        reduction: adds the gradients.
+        guard: rejects updates that are not finite.
+        penalty_factor: multiplies both gammas; changed in place between steps.
+        accelerator: of the ranks.
+    """
+    rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
+    batch_size, seed, dtype = config.train.batch_size, config.train.seed, DTYPES[accelerator.mixed_precision]
+    generator_update, discriminator_update = (
+        Update(
+            network, optimizer, reduction, batch_size // ranks, accelerator.backward, guard, dtype, networks.captured
+        )
+        for network, optimizer in (
+            (networks.generator, networks.generator_optimizer),
+            (networks.discriminator, networks.discriminator_optimizer),
+        )
+    )
+    interpolation_weights = InterpolationWeights(seed, (batch_size,), rank, ranks, device)
+    return Gan(
+        generator=generator_update.working,
+        discriminator=discriminator_update.working,
+        generator_update=generator_update,
+        discriminator_update=discriminator_update,
+        loss=LOSSES[config.train.loss],
+        critic=make_critic(config.penalty, discriminator_update, penalty_factor, interpolation_weights),
+        latents=Latents(seed, config.model.latent_dim, batch_size, rank, ranks, device, dtype),
+    )
+
+
+def make_reduction(config: TrainConfig, ranks: int, gather: Gather | None) -> Reduction:
+    """How gradients are added over the ranks: the exact way or the fast one."""
+    if config.exact_shards is not None:
+        return ExactReduction(ranks, config.exact_shards, gather)
+    return FastReduction(ranks, config.accumulation, gather=gather)
+
+
+def make_critic(
+    config: PenaltyConfig, update: Update, factor: Float[Tensor, ""], weights: InterpolationWeights
+) -> Critic:
+    """How the discriminator evaluates a batch, with the penalties of the configuration."""
+    if config.r1 or config.r2:
+        return ZeroCenteredPenalty(update.full_precision, config.r1, config.r2, factor)
+    if config.gradient:
+        return OneCenteredPenalty(update.full_precision, config.gradient, weights)
+    return NoPenalty(update.working)
+
+
+def collective_timeout(config: Config) -> float:
+    """Seconds that a collective waits: the roll call that follows has to end within distributed.timeout."""
+    return config.distributed.timeout - ROLL_CALL

@@ -1,0 +1,92 @@
+"""What a run writes and shows after some of its steps."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from gan_dist.gan.update import Update
+from gan_dist.outputs.console import Progress
+from gan_dist.outputs.pictures import save_samples
+from gan_dist.outputs.records import StepLines
+from gan_dist.trainer.checkpointing import tensors_of
+from gan_dist.trainer.evaluation import report_diagnosis
+from gan_dist.trainer.state import Trainer
+
+
+def log(trainer: Trainer) -> None:
+    """Write a log point everywhere. A collective: the means are over all ranks."""
+    means = trainer.meter.means()
+    step = trainer.step
+    if trainer.schedule.ends_window(step):
+        trainer.meter.close_window()
+    if not trainer.is_main:
+        return
+    row = {
+        "step": step,
+        "epoch": trainer.schedule.epoch(step),
+        "images_seen": trainer.schedule.images_seen(step),
+        "images_per_second": trainer.timing.log(step) * trainer.config.train.batch_size,
+        **means,
+        "gradient/discriminator": gradient_norm(trainer.gan.discriminator_update),
+        "gradient/generator": gradient_norm(trainer.gan.generator_update),
+    }
+    if trainer.config.train.on_nonfinite == "skip":
+        row["updates_skipped"] = trainer.updates_skipped
+    trainer.rows.append(row)
+    trainer.writer.save(lambda: StepLines(trainer.folder.metrics).append(row))
+    trainer.tracker.log(step, row | {"doctor/findings": report_diagnosis(trainer)})
+    trainer.console.progress(row)
+
+
+def progress(trainer: Trainer) -> Progress:
+    """Where a run stands. Cheap, and for any thread: the console asks while the training goes on."""
+    step, schedule, pace = trainer.step, trainer.schedule, trainer.timing.pace(trainer.step)
+    if pace is None:
+        return Progress(step, schedule.epoch(step))
+    evaluations = schedule.evaluations_after(step) * trainer.timing.last_evaluation
+    seconds_left = (schedule.total_steps - step) / pace + evaluations
+    return Progress(step, schedule.epoch(step), pace * trainer.config.train.batch_size, seconds_left)
+
+
+def gradient_norm(update: Update) -> float | None:
+    """The norm of a network's last gradient, of the global batch: the same on every rank. None if it is not finite.
+
+    With a GradScaler too: the step of a fused optimizer has divided the gradient by the scale.
+    """
+    # numpy's sum: the same bits with any number of threads
+    square = np.square(update.gradients[0].cpu().numpy(), dtype=np.float64).sum()
+    return float(np.sqrt(square)) if np.isfinite(square) else None
+
+
+def log_hashes(trainer: Trainer) -> None:
+    """Write down what every weight and every number of the optimizers is. A collective: all ranks must agree."""
+    hashes = {
+        f"{group}/{name}": fingerprint(tensor)
+        for group, tensors in tensors_of(trainer).items()
+        for name, tensor in tensors.items()
+    }
+    everyones = gather_object([hashes])
+    if trainer.is_main:
+        differ = sorted(name for name in hashes if len({others[name] for others in everyones}) > 1)
+        line = {"step": trainer.step, "ranks_differ": differ, "hashes": hashes}
+        trainer.writer.save(lambda: StepLines(trainer.folder.hashes).append(line))
+
+
+def sample(trainer: Trainer) -> None:
+    """Save the epoch's grid of images of the fixed latents. Rank 0 only."""
+    file = trainer.folder.epoch_samples(trainer.schedule.epochs_completed(trainer.step))
+    try:
+        save_samples(trainer.ema.network, trainer.fixed_latents, file)
+    except OSError as error:  # a picture can be made again from a checkpoint: the run goes on without
+        trainer.console.announce(f"{file} can't be written ({error.strerror or error})")
+    else:
+        trainer.tracker.log_samples(trainer.step, file)
+
+
+def fingerprint(tensor: Tensor) -> str:
+    """What tells a tensor from every other one, to the last bit."""
+    return hashlib.sha256(tensor.detach().cpu().numpy().tobytes()).hexdigest()[:16]

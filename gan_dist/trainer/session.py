@@ -1,0 +1,187 @@
+"""The beginning and the end of a session of a run: what it writes to the run folder, shows and tracks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from gan_dist.config import TrainingFailed, to_dict
+from gan_dist.data.order import epoch_order
+from gan_dist.data.store import ResidentImages
+from gan_dist.distributed.launcher import describe_machine
+from gan_dist.files import write_json
+from gan_dist.outputs.curves import draw_curves
+from gan_dist.outputs.folder import timestamp
+from gan_dist.outputs.pictures import COUNT, draw_panel, save_grid
+from gan_dist.outputs.records import StepLines, read_floor, read_json_lines, read_optional_json
+from gan_dist.trainer.checkpointing import checkpoint_bytes
+from gan_dist.trainer.state import Trainer
+
+
+def begin(trainer: Trainer, wandb_id: str | None) -> None:
+    """Open the run's folder and its dashboard, show what is going to happen. Rank 0 only.
+
+    Raises:
+        TrainingFailed: the folder has no room for the run.
+    """
+    folder, console = trainer.folder, trainer.console
+    networks = [trainer.gan.generator_update.network, trainer.gan.discriminator_update.network]
+    weights = sum(p.numel() for network in networks for p in network.parameters())
+    folder.check_usable(needed_bytes=2 * checkpoint_bytes(networks) + 2**20)
+    earlier, problem = read_optional_json(folder.environment)
+    if problem:
+        aside = folder.environment.with_name(f"{folder.environment.name}.damaged")
+        folder.environment.replace(aside)
+        console.announce(f"{folder.environment} {problem}; it is now {aside.name}, and a new one is written")
+    sent = logged_through(trainer, earlier)
+    go_back_to(trainer, trainer.step)
+    folder.remove_unfinished()
+    write_json(folder.config, to_dict(trainer.config))
+    real = ResidentImages(trainer.images.images)
+    first = epoch_order(len(real), trainer.config.train.seed, 0, trainer.images.stack)[:COUNT]
+    save_grid(real.__getitems__(first), folder.real_samples)
+    trainer.tracker.start(to_dict(trainer.config), wandb_id, sent)
+    if trainer.step:
+        console.announce(f"going on after step {trainer.step:,}, from {folder.checkpoints}")
+    session = {
+        "run_id": trainer.run_id,
+        "started": timestamp(),
+        "from_step": trainer.step,
+        **describe_machine(trainer.accelerator),
+        "data": trainer.images.provenance.to_dict(),
+        "wandb": trainer.tracker.describe(),
+    }
+    sessions = earlier.pop("earlier_sessions", [])
+    history = [*(sessions if isinstance(sessions, list) else []), earlier] if earlier else []
+    write_json(folder.environment, session | {"earlier_sessions": history})
+    folder.write_status("running", trainer.step)
+    data = trainer.images.provenance
+    console.table(
+        "gan_dist",
+        {
+            "run folder": folder.path,
+            "data": f"{data.name}, {data.count:,} images ({data.source}; {data.verified} verified)",
+            "networks": f"{trainer.config.model.architecture}, {weights:,} weights",
+            "batch size": f"{trainer.config.train.batch_size} over {session['processes']} process(es)",
+            "device": f"{session['device']}, {session['mixed_precision']} mixed precision, "
+            f"{session['threads_per_process']} thread(s) a process",
+            "steps": f"{trainer.step:,} done of {trainer.schedule.total_steps:,}, "
+            f"{trainer.schedule.epoch(trainer.schedule.total_steps):.4g} epochs",
+            "W&B": trainer.tracker.mode,
+        },
+    )
+
+
+def logged_through(trainer: Trainer, earlier: Mapping[str, Any]) -> int:
+    """The last step that the dashboard was sent, as far as the run's files tell."""
+    tracking = earlier.get("wandb")
+    noted = tracking.get("logged_through") if isinstance(tracking, dict) else None
+    steps = [row["step"] for row in StepLines(trainer.folder.metrics).read().rows]
+    return max([*steps, noted if isinstance(noted, int) else 0])
+
+
+def go_back_to(trainer: Trainer, step: int) -> None:
+    """Take out of the run's files the lines of later steps, which it is going to write again. Rank 0 only.
+
+    Also the line that an end of the run put inside an open log window: the line at the window's end covers its steps.
+    """
+    files = [StepLines(file) for file in (trainer.folder.metrics, trainer.folder.evaluations, trainer.folder.hashes)]
+    found = [lines.read() for lines in files]  # all are read before one is rewritten
+    kept = [[row for row in read.rows if row["step"] <= step] for read in found]
+    if kept[0] and kept[0][-1]["step"] == step and trainer.meter.is_open:
+        kept[0].pop()
+    for lines, read, rows in zip(files, found, kept, strict=True):
+        lines.rewrite(read, rows, trainer.console.announce)
+    trainer.rows, trainer.evaluations = kept[0], kept[1]
+    trainer.floor = read_floor(trainer.folder.floor)
+
+
+def conclude(trainer: Trainer, state: str, stopped_by: str) -> None:
+    """End a run whose training is over. Rank 0 only.
+
+    Args:
+        state: finished, stopped or failed.
+        stopped_by: who asked to stop, if somebody did.
+
+    Raises:
+        TrainingFailed: the disk refused something.
+    """
+    trainer.writer.wait()
+    if trainer.writer.error is not None:
+        refused = trainer.writer.error.strerror or str(trainer.writer.error)
+        with contextlib.suppress(OSError):
+            end(trainer, "failed", refused)
+        raise TrainingFailed(
+            f"run.dir={trainer.folder.path} can't be written any more ({refused}); make room or fix the disk, "
+            "and the same command goes on from the newest checkpoint"
+        )
+    if state == "failed":
+        end(trainer, state, reason_of_failure(trainer))
+    else:
+        end(
+            trainer,
+            state,
+            f"{trainer.schedule.epoch(trainer.step):.4g} epochs done" if state == "finished" else stopped_by,
+        )
+
+
+def reason_of_failure(trainer: Trainer) -> str:
+    """Why the run ends and what to do, where `trainer.failure` is set."""
+    assert trainer.failure is not None
+    tries = f" after {len(trainer.rollbacks)} rollback(s)" if trainer.rollbacks else ""
+    saved = (
+        f"the state after step {trainer.step:,} is saved and the same command goes on from it" if trainer.step else ""
+    )
+    beyond = "--train.on-nonfinite skip leaves such updates out"
+    return f"{trainer.failure.describe()}{tries}; {saved or 'nothing was saved before it'}; {beyond}"
+
+
+def end(trainer: Trainer, state: str, reason: str) -> None:
+    """Say how the run ended, flush the dashboard, draw the pictures. Rank 0 only.
+
+    Args:
+        state: finished, stopped or failed.
+        reason: why, in one line.
+    """
+    folder, console = trainer.folder, trainer.console
+    console.end()
+    trainer.writer.wait()
+    seconds, evaluating = trainer.timing.seconds(), trainer.timing.evaluating
+    folder.write_status(state, trainer.step, reason)
+    trainer.tracker.finish(exit_code=1 if state == "failed" else 0)
+    rows = read_json_lines(folder.metrics)
+    summary = {
+        "state": state,
+        "reason": reason,
+        "step": trainer.step,
+        "epoch": trainer.schedule.epoch(trainer.step),
+        "images_seen": trainer.schedule.images_seen(trainer.step),
+        "seconds": seconds,
+        "evaluating_seconds": evaluating,
+        "images_per_second": trainer.schedule.images_seen(trainer.step) / (seconds - evaluating),
+        **{name: value for name, value in (rows[-1] if rows else {}).items() if name in trainer.meter.names},
+    }
+    write_json(folder.summary, summary)
+    for draw in (draw_curves, draw_panel):
+        try:
+            draw(folder)
+        except Exception as error:  # the run is safe already; a picture must not make it a failure
+            console.announce(f"{draw.__name__} failed: {error}")
+    how_to_go_on = "; the same command goes on" if state == "stopped" else ""
+    console.table(
+        f"{state}: {reason}{how_to_go_on}",
+        {
+            "steps": f"{trainer.step:,} of {trainer.schedule.total_steps:,}, {summary['epoch']:.2f} epochs",
+            "time": f"{seconds:,.0f} s" + (f" (evaluations: {evaluating:,.0f} s)" if evaluating else ""),
+            "speed": f"{summary['images_per_second']:,.0f} images/s",
+            **{name: f"{summary[name]:.3f}" for name in trainer.meter.names if summary.get(name) is not None},
+            "samples": folder.samples,
+            "panel": folder.panel,
+            "curves": folder.curves,
+            "generator": folder.generator,
+            "checkpoints": folder.checkpoints,
+        },
+    )
+    if seen := trainer.profiler.end():
+        console.table(f"where the time of {trainer.profiler.steps:,} steps went", seen)

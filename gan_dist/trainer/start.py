@@ -1,0 +1,170 @@
+"""Where a run starts: its folder, its images, and the checkpoint that it goes on from. Rank 0 finds it out."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gan_dist.config import Config, InputError, differences
+from gan_dist.data.sources import ImageSet, load_images
+from gan_dist.distributed.preemption import StopRequest
+from gan_dist.models import ImageShape, build_pair
+from gan_dist.outputs.checkpoint import Checkpoint, Checkpoints, Damaged, Foreign
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.records import is_number, read_optional_json
+from gan_dist.trainer.early import check_resume
+from gan_dist.trainer.meter import METRICS
+
+
+@dataclass(frozen=True)
+class Start:
+    images: ImageSet
+    checkpoint: Checkpoint | None
+    """None: begin at step 0."""
+    run_id: str
+    """What the run's checkpoints are known by."""
+    folder_suffix: str = ""
+    """Appended to the name of the run's folder where it trains on other data than asked for."""
+
+
+def find_start(config: Config, folder: RunFolder, announce: Callable[[str], None], request: StopRequest) -> Start:
+    """Lock the run's folder, read all that the run starts from, and check that it fits together.
+
+    Only the lock is written. The folder is made if it is not there; `folder.close` removes it if nothing follows.
+
+    Args:
+        config: the resolved configuration.
+        folder: the run's folder; locked from here on.
+        announce: called with one line for each thing that is not as the user might think.
+        request: asked to stop if another run takes the folder over.
+
+    Raises:
+        InputError: the folder, the data or the checkpoints can't be used with this configuration.
+        Stopped: the request came while the data were downloaded.
+    """
+    there, suffix = _take_folder(config, folder, announce, request), ""
+    images = load_images(config.data, announce, lambda: request.pending)
+    if images.provenance.fallback is not None and not there:
+        # Another start, with the data that were asked for, must find a folder that is not full of something else.
+        folder.close()
+        suffix = "-sample"
+        folder.use(folder.path.with_name(folder.path.name + suffix))
+        announce(f"this run is kept in {folder.path}, apart from one with the full data set")
+        there = _take_folder(config, folder, announce, request)
+    count = len(images.images)
+    if config.train.batch_size > count:
+        raise InputError(
+            f"train.batch_size={config.train.batch_size} is more than the {count:,} images of the data set; "
+            f"use at most {count}"
+        )
+    if not there:
+        return Start(images, None, uuid.uuid4().hex, suffix)
+    earlier, _ = read_optional_json(folder.environment)
+    run_id = earlier.get("run_id")
+    run_id = run_id if isinstance(run_id, str) else ""
+    checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep, run_id=run_id)
+    checkpoint = newest_checkpoint(checkpoints, config, images.shape, announce)
+    if checkpoint is None:
+        announce(f"the run in {folder.path} ended before its first checkpoint: it begins again")
+        return Start(images, None, run_id or uuid.uuid4().hex, suffix)
+    if checkpoint.state["data_sha256"] != images.provenance.sha256:
+        raise InputError(_other_images(folder, checkpoint, images))
+    return Start(images, checkpoint, checkpoint.run_id, suffix)
+
+
+def _take_folder(config: Config, folder: RunFolder, announce: Callable[[str], None], request: StopRequest) -> bool:
+    """Lock the folder and find out whether it holds a run that this one may go on with."""
+    folder.check_usable()
+    folder.lock(announce, request.ask)
+    there = folder.holds_a_run()
+    check_resume(config, folder)
+    return there
+
+
+def _other_images(folder: RunFolder, checkpoint: Checkpoint, images: ImageSet) -> str:
+    found = images.provenance
+    why = f"{found.fallback}; " if found.fallback else ""
+    return (
+        f"run.dir={folder.path} was trained on other images (data sha256 {checkpoint.state['data_sha256'][:12]}, "
+        f"now {found.sha256[:12]} from {found.source}); {why}"
+        "give --data.root and --data.source as they were, or choose another --run.dir"
+    )
+
+
+def newest_checkpoint(
+    checkpoints: Checkpoints, config: Config, image_shape: ImageShape, announce: Callable[[str], None]
+) -> Checkpoint | None:
+    """The newest checkpoint that a run of this configuration can go on from; None if there are none.
+
+    Args:
+        checkpoints: of the run.
+        config: its resolved configuration.
+        image_shape: (C, H, W) of its images.
+        announce: called with one line for each one that is passed over.
+
+    Raises:
+        InputError: there are damaged ones, and not one is whole.
+    """
+    expected = expected_tensors(config, image_shape)
+    return checkpoints.newest(announce, expected, lambda found: check_state(found.state, config))
+
+
+def expected_tensors(config: Config, image_shape: ImageShape) -> dict[str, dict[str, Tensor]]:
+    """What the checkpoints of a run hold: file's stem -> name -> a tensor without content, of that shape and dtype."""
+    with torch.device("meta"):
+        pair = dict(zip(("generator", "discriminator"), build_pair(config.model, image_shape, 0), strict=True))
+        expected: dict[str, dict[str, Tensor]] = {}
+        for name, network in pair.items():
+            expected[name] = network.state_dict()
+            weights = sum(parameter.numel() for parameter in network.parameters())
+            flat = {key: torch.empty(weights) for key in ("0.exp_avg", "0.exp_avg_sq")}
+            expected[f"{name}_optimizer"] = flat | {"0.step": torch.empty(())}
+        if config.ema.half_life is not None:
+            expected["average"] = expected["generator"]
+    return expected
+
+
+def check_state(state: dict[str, Any], config: Config) -> None:
+    """Check what a checkpoint holds besides tensors.
+
+    Raises:
+        Damaged: a value is missing or of another type than it is written with.
+        Foreign: it was written with another configuration.
+    """
+    penalty = config.penalty
+    figures = len(METRICS) + sum(map(bool, (penalty.r1, penalty.r2, penalty.gradient)))
+    window, best = state.get("metrics_window"), state.get("best")
+    for name, ok in {
+        "config": isinstance(state.get("config"), dict),
+        "data_sha256": isinstance(state.get("data_sha256"), str),
+        "seconds": _is_duration(state.get("seconds")),
+        "evaluating_seconds": _is_duration(state.get("evaluating_seconds")),
+        "best": best is None or (_is_list(best, 2) and all(map(is_number, best)) and isinstance(best[0], int)),
+        "scaler": isinstance(state.get("scaler"), dict) and all(map(is_number, state["scaler"].values())),
+        "wandb_id": isinstance(state.get("wandb_id"), str | None),
+        "updates_skipped": isinstance(state.get("updates_skipped"), int),
+        "metrics_window": isinstance(window, list)
+        and all(_is_list(row, figures) and all(map(is_number, row)) for row in window),
+    }.items():
+        if not ok:
+            raise Damaged(f"state.json has no {name}, or one of another type than it is written with")
+    try:
+        fields = differences(state["config"], config)
+    except InputError as error:
+        raise Foreign(str(error)) from error
+    if fields:
+        raise Foreign(f"it was written with another configuration ({'; '.join(fields)})")
+
+
+def _is_duration(value: Any) -> bool:
+    return is_number(value) and 0 <= value < math.inf
+
+
+def _is_list(value: Any, length: int) -> bool:
+    return isinstance(value, list) and len(value) == length

@@ -1,1 +1,0 @@
-"""The arithmetic of a run, and the loop around it."""
