@@ -1,12 +1,12 @@
-"""Looks for a run of the exact mode that depends on its processes, threads or stops.
+"""Tests whether runs in the exact mode depend on the number of processes or threads, or on stops.
 
     python benchmarks/exactness.py [--configurations 200] [--seed 0] [--folder DIR] [--processes 2 3 4]
 
-Draws configurations at random: architecture, widths, batch, shards, loss, penalties, average, learning rate, precision,
-stacked images. Each is trained straight on one process with one thread, and then: on one process with two threads,
-stopped at random steps; on each other number of processes that divides its shards, stopped likewise; and moved from one
-number of processes to another at each stop. After every step all weights and all numbers of the optimizers are hashed.
-Prints a table: way, configurations, those with a difference (which are named, with the seed that draws them again).
+Draws random configurations: architecture, widths, batch, shards, loss, penalties, average, learning rate, precision,
+stacked images. Each is trained without a stop on one process with one thread, and then: on one process with two
+threads, stopped at random steps; on each other number of processes that divides its shards, stopped at the same steps;
+and with another number of processes after each stop. All weights and optimizer states are hashed after every step.
+Prints a table: way, configurations, and those with a difference, which are named with the seed that reproduces them.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ from gan_dist.config import (
     to_dict,
     validate,
 )
-from gan_dist.data.sources import write_idx_images
-from gan_dist.distributed.launcher import on_main_process
+from gan_dist.data.readers.idx import write_idx_images
+from gan_dist.distributed.main_process import on_main_process
 from gan_dist.distributed.openmp import limit_spinning
 from gan_dist.distributed.preemption import StopRequest
 from gan_dist.outputs.folder import RunFolder
@@ -63,14 +63,14 @@ from gan_dist.trainer.build import build, start_processes
 from gan_dist.trainer.loop import train_with_rollbacks
 
 IMAGES = 200
-STRAIGHT = "1 process, 1 thread, straight"
-MOVED = "moved between numbers of processes"
+UNINTERRUPTED = "1 process, 1 thread, uninterrupted"
+MOVED = "the number of processes changes at each stop"
 PRECISIONS = ("no", "bf16")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A configuration, and the steps after which its runs are stopped."""
+    """A configuration, and the steps after which its runs stop."""
 
     config: Config
     stops: tuple[int, ...]
@@ -83,7 +83,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Job:
-    """A piece of a run: train in a folder until a step."""
+    """A part of a run: training in a folder until a step."""
 
     config: dict[str, Any]
     until: int
@@ -137,7 +137,7 @@ def draw(rng: random.Random, data: Path) -> Case:
 
 
 def pieces(case: Case, folder: Path, threads: int) -> Iterator[Job]:
-    """The whole run in one folder, a job for each session."""
+    """The jobs of a whole run in one folder, one per session."""
     for until in (*case.stops, case.steps):
         yield job(case, folder, until, threads)
 
@@ -147,9 +147,9 @@ def job(case: Case, folder: Path, until: int, threads: int) -> Job:
 
 
 def work(jobs: list[Job]) -> None:
-    """Do jobs, on every rank of this process group; all have one precision."""
+    """Run jobs of one precision, on every rank of this process group."""
     accelerator = start_processes(from_dict(jobs[0].config))
-    session.draw_curves = session.draw_panel = lambda folder: None  # most of the time of so short runs
+    session.draw_curves = session.draw_panel = lambda folder: None  # they would take most of the time
     for piece in jobs:
         config = from_dict(piece.config)
         config = dataclasses.replace(
@@ -161,12 +161,12 @@ def work(jobs: list[Job]) -> None:
             run = build(config, folder, request, accelerator)
             state = train_with_rollbacks(run)
             on_main_process(accelerator, lambda: session.conclude(run, state, "the next session"))  # noqa: B023
-        accelerator.free_memory()  # else it keeps the networks of every run
+        accelerator.free_memory()  # otherwise it keeps the networks of every run
     accelerator.end_training()
 
 
 def run_jobs(jobs: list[Job], processes: int, scratch: Path) -> None:
-    """Have a group of processes do jobs, one after the other; one group for each precision."""
+    """Run jobs one after the other in a group of processes, one group per precision."""
     for precision in PRECISIONS:
         some = [dataclasses.asdict(j) for j in jobs if j.config["train"]["mixed_precision"] == precision]
         if not some:
@@ -179,14 +179,14 @@ def run_jobs(jobs: list[Job], processes: int, scratch: Path) -> None:
             sys.exit(f"{processes} process(es) failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
 
 
-def difference(straight: Path, other: Path, steps: int) -> str:
-    """How a run differs from the straight one; empty if it does not."""
-    comparison = compare_hashes(straight, other)
-    if comparison.parted_at is not None:
-        return f"step {comparison.parted_at}: {', '.join(comparison.tensors[:3])}"
-    if comparison.steps != list(range(1, steps + 1)):
-        return "steps are missing"
-    rows = [read_json_lines(RunFolder(path).metrics) for path in (straight, other)]
+def difference(uninterrupted: Path, other: Path, steps: int) -> str:
+    """The difference of a run from the uninterrupted one; empty if there is none."""
+    comparison = compare_hashes(uninterrupted, other)
+    if comparison.differs_at is not None:
+        return f"step {comparison.differs_at}: {', '.join(comparison.tensors[:3])}"
+    if comparison.equal_steps != list(range(1, steps + 1)):
+        return "missing steps"
+    rows = [read_json_lines(RunFolder(path).metrics) for path in (uninterrupted, other)]
     figures = [[{k: v for k, v in row.items() if k != "images_per_second"} for row in some] for some in rows]
     return "" if figures[0] == figures[1] else "metrics.jsonl"
 
@@ -198,18 +198,20 @@ def main() -> int:
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 3, 4])
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--jobs", type=Path, default=None, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.jobs is not None:
+    arguments = parser.parse_args()
+    if arguments.jobs is not None:
         limit_spinning()
         os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-        work([Job(**entry) for entry in json.loads(asked.jobs.read_text())])
+        work([Job(**entry) for entry in json.loads(arguments.jobs.read_text())])
         return 0
 
-    with tempfile.TemporaryDirectory(dir=asked.folder) as name:
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         scratch = Path(name)
         images = np.random.default_rng(0).integers(0, 256, (IMAGES, 28, 28), dtype=np.uint8)
         write_idx_images(scratch / "data", "mnist", images)
-        cases = [draw(random.Random(f"{asked.seed}/{i}"), scratch / "data") for i in range(asked.configurations)]
+        cases = [
+            draw(random.Random(f"{arguments.seed}/{i}"), scratch / "data") for i in range(arguments.configurations)
+        ]
         ways: dict[str, dict[int, Path]] = {}
 
         def place(way: str, number: int) -> Path:
@@ -217,19 +219,19 @@ def main() -> int:
 
         alone: list[Job] = []
         for i, case in enumerate(cases):
-            alone.append(job(case, place(STRAIGHT, i), case.steps, 1))
+            alone.append(job(case, place(UNINTERRUPTED, i), case.steps, 1))
             alone += pieces(case, place("1 process, 2 threads, stopped", i), 2)
         run_jobs(alone, 1, scratch)
-        for processes in asked.processes:
+        for processes in arguments.processes:
             way = f"{processes} processes, 1 thread each, stopped"
-            fitting = [i for i, case in enumerate(cases) if case.config.train.exact_shards % processes == 0]  # type: ignore[operator]
-            run_jobs([j for i in fitting for j in pieces(cases[i], place(way, i), 1)], processes, scratch)
-        # From one process to several and back, at each of its stops.
+            divisible = [i for i, case in enumerate(cases) if case.config.train.exact_shards % processes == 0]  # type: ignore[operator]
+            run_jobs([j for i in divisible for j in pieces(cases[i], place(way, i), 1)], processes, scratch)
+        # With another number of processes after each stop, one included.
         for number in range(4):
-            for processes in (1, *asked.processes):
+            for processes in (1, *arguments.processes):
                 jobs = []
                 for i, case in enumerate(cases):
-                    numbers = [n for n in (1, *asked.processes) if case.config.train.exact_shards % n == 0]  # type: ignore[operator]
+                    numbers = [n for n in (1, *arguments.processes) if case.config.train.exact_shards % n == 0]  # type: ignore[operator]
                     until = (*case.stops, case.steps)
                     if number < len(until) and numbers[(number + i) % len(numbers)] == processes:
                         jobs.append(job(case, place(MOVED, i), until[number], 1 + processes % 2))
@@ -237,8 +239,10 @@ def main() -> int:
 
         table, failed = Table("way", "configurations", "different"), []
         for way, folders in ways.items():
-            found = {i: difference(ways[STRAIGHT][i], folder, cases[i].steps) for i, folder in folders.items()}
-            failed += [f"{way}: configuration {i} of seed {asked.seed}: {what}" for i, what in found.items() if what]
+            found = {i: difference(ways[UNINTERRUPTED][i], folder, cases[i].steps) for i, folder in folders.items()}
+            failed += [
+                f"{way}: configuration {i} of seed {arguments.seed}: {what}" for i, what in found.items() if what
+            ]
             table.add_row(way, str(len(folders)), str(sum(map(bool, found.values()))))
     print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores")
     print(Counter(case.config.model.architecture for case in cases))

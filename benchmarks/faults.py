@@ -1,10 +1,10 @@
-"""Hurts real runs and looks whether they go on from a state that an unhurt run had.
+"""Injects faults into real runs and checks that they continue with the states of a run without faults.
 
     python benchmarks/faults.py [--kills 100] [--cycles 50] [--times 5] [--only NAME ...] [--seed 0] [--folder DIR]
 
-Prints a table: fault, times injected, times survived, what was looked at. Survived means: the next start trains on,
-every hash that it writes is the clean run's, and no step stands twice in metrics.jsonl. The faults of a disk mount one
-of their own, which needs root, as does process 1 of a namespace; without it they are left out, and the table says so.
+Prints a table: fault, number injected, number survived, details. Survived means: the next start continues, all its
+hashes equal those of the run without faults, and no step is in metrics.jsonl twice. The disk faults mount a separate
+disk, which needs root, as does process 1 of a namespace; without root they are skipped, and the table says so.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gan_dist.config import STOPPED_EXIT_CODE
-from gan_dist.data.sources import write_idx_images
+from gan_dist.data.readers.idx import write_idx_images
 from gan_dist.outputs.checkpoint import Checkpoints
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import read_json, read_json_lines
@@ -49,13 +49,13 @@ Row = tuple[str, int, int, str]
 
 
 class Campaign:
-    """Runs of one configuration in one scratch folder, all compared with the one that nobody hurt.
+    """Runs of one configuration in one scratch folder, compared with a run without faults.
 
-    The exact mode: one process and two give the same bits.
+    In the exact mode, so that one process and two give the same bits.
 
     Args:
-        scratch: where everything goes.
-        seed: of the moments and places of the faults.
+        scratch: folder of the runs and their data.
+        seed: random seed of the times and places of the faults.
     """
 
     def __init__(self, scratch: Path, seed: int) -> None:
@@ -87,12 +87,12 @@ class Campaign:
         script: list[str] = SCRIPT,
         launch: tuple[str, ...] = (),
     ) -> subprocess.CompletedProcess[str]:
-        """Train to the end and wait."""
+        """Train to the end."""
         command = [*self.command(folder, processes, script, launch), *more]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     def start(self, folder: RunFolder, processes: int = 1, launch: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
-        """Start a run, and come back when it trains."""
+        """Start a run, and return when it trains."""
         before = folder.status.stat().st_mtime_ns if folder.status.exists() else 0
         command = self.command(folder, processes, launch=launch)
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -108,26 +108,26 @@ class Campaign:
         shutil.copytree(of.path, target)
         return RunFolder(target)
 
-    def fresh(self, name: str) -> RunFolder:
+    def new(self, name: str) -> RunFolder:
         shutil.rmtree(self.scratch / name, ignore_errors=True)
         return RunFolder(self.scratch / name)
 
-    def goes_on_cleanly(self, folder: RunFolder) -> bool:
-        """Whether the run, trained to its end, is the clean one: hashes, and no step twice."""
+    def continues_cleanly(self, folder: RunFolder) -> bool:
+        """Train a run to its end; return whether it equals the run without faults: hashes, and no step twice."""
         return self.train(folder).returncode == 0 and self.is_clean(folder)
 
     def is_clean(self, folder: RunFolder) -> bool:
         steps = [row["step"] for row in read_json_lines(folder.metrics)]
         comparison = compare_hashes(self.clean.path, folder.path)
         return (
-            comparison.parted_at is None
-            and comparison.steps[-1] == STEPS
+            comparison.differs_at is None
+            and comparison.equal_steps[-1] == STEPS
             and steps == [row["step"] for row in read_json_lines(self.clean.metrics)]
         )
 
 
 def sigkill(campaign: Campaign, kills: int) -> Row:
-    """SIGKILL at random moments of a run that is started again each time, until it had all of them."""
+    """SIGKILL at random times of the training; the run is started again after each."""
     folder, survived, rounds = RunFolder(campaign.scratch / "sigkill"), 0, 0
     delays = [campaign.random.uniform(0, 0.4) for _ in range(kills)]
     for delay in delays:
@@ -137,21 +137,21 @@ def sigkill(campaign: Campaign, kills: int) -> Row:
         process.kill()
         process.wait()
         survived += alive
-        if read_json(folder.status)["step"] > STEPS // 2:  # far enough: see that it ends well, and begin anew
+        if read_json(folder.status)["step"] > STEPS // 2:  # train it to its end, and start a new run
             rounds += 1
-            if not campaign.goes_on_cleanly(folder):
-                return ("SIGKILL while training", kills, 0, f"round {rounds} did not end as the clean run")
+            if not campaign.continues_cleanly(folder):
+                return ("SIGKILL while training", kills, 0, f"round {rounds} ended in another state")
             shutil.rmtree(folder.path)
     if folder.path.exists():
         rounds += 1
-        if not campaign.goes_on_cleanly(folder):
+        if not campaign.continues_cleanly(folder):
             survived = 0
     return ("SIGKILL while training", kills, survived, f"{rounds} runs trained to their end")
 
 
 def kill_and_resume(campaign: Campaign, cycles: int) -> Row:
-    """SIGKILL at any moment from the first one of the process on, again and again; the last one trains to the end."""
-    folder, hits = campaign.fresh("cycles"), {"start-up": 0, "training": 0}
+    """SIGKILL at random times, start-up included; the run is restarted after each, and finally trained to its end."""
+    folder, hits = campaign.new("cycles"), {"start-up": 0, "training": 0}
     for _ in range(cycles):
         before = folder.status.stat().st_mtime_ns if folder.status.exists() else 0
         command = campaign.command(folder)
@@ -162,18 +162,18 @@ def kill_and_resume(campaign: Campaign, cycles: int) -> Row:
         began = folder.status.exists() and folder.status.stat().st_mtime_ns != before
         hits["training" if began else "start-up"] += 1
         if folder.status.exists() and read_json(folder.status)["step"] > STEPS // 2:
-            if not campaign.goes_on_cleanly(folder):
-                return ("kill and resume at any moment", cycles, 0, "a run did not end as the clean run")
+            if not campaign.continues_cleanly(folder):
+                return ("kill and resume at any time", cycles, 0, "a run ended in another state")
             shutil.rmtree(folder.path)
-    survived = cycles if campaign.goes_on_cleanly(folder) else 0
-    return ("kill and resume at any moment", cycles, survived, f"final hash; hit in {hits}")
+    survived = cycles if campaign.continues_cleanly(folder) else 0
+    return ("kill and resume at any time", cycles, survived, f"final hash; killed in {hits}")
 
 
-def asked_to_stop(campaign: Campaign, number: signal.Signals, processes: int, times: int) -> Row:
-    """A signal to stop, on two processes to the launcher (SIGTERM) or to the last rank: stopped, and gone on with."""
+def stop_signal(campaign: Campaign, number: signal.Signals, processes: int, times: int) -> Row:
+    """A stop signal; with two processes to the launcher (SIGTERM) or to the last rank. The run stops, and resumes."""
     survived, stopped_at = 0, []
     for _ in range(times):
-        folder = campaign.fresh("stop")
+        folder = campaign.new("stop")
         process = campaign.start(folder, processes)
         time.sleep(campaign.random.uniform(0.1, 0.6))
         if processes > 1 and number != signal.SIGTERM:
@@ -184,21 +184,21 @@ def asked_to_stop(campaign: Campaign, number: signal.Signals, processes: int, ti
         status = read_json(folder.status)
         stopped_at.append(status["step"])
         stopped = status["state"] == "stopped" and (processes > 1 or code == STOPPED_EXIT_CODE)
-        survived += stopped and 0 < status["step"] < STEPS and campaign.goes_on_cleanly(folder)
+        survived += stopped and 0 < status["step"] < STEPS and campaign.continues_cleanly(folder)
     return (f"{number.name}, {processes} process(es)", times, survived, f"stopped after step {stopped_at}")
 
 
 def workers(launcher: subprocess.Popen[bytes]) -> list[int]:
-    """The processes that a launcher started, rank 0 first."""
+    """The child processes of a launcher, rank 0 first."""
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
     return [int(child) for child in children]
 
 
-def a_rank_is_killed(campaign: Campaign, restarts: int, times: int) -> Row:
-    """SIGKILL of one of two ranks at a random moment: the other one names it; or the launcher starts both again."""
+def rank_killed(campaign: Campaign, restarts: int, times: int) -> Row:
+    """SIGKILL of one of two ranks at a random time: the other one names it; or the launcher restarts both."""
     survived, seconds = 0, []
     for i in range(times):
-        folder = campaign.fresh("rank")
+        folder = campaign.new("rank")
         process = campaign.start(folder, 2, launch=("--max_restarts", str(restarts)))
         time.sleep(campaign.random.uniform(0.1, 0.6))
         os.kill(workers(process)[i % 2], signal.SIGKILL)
@@ -209,17 +209,17 @@ def a_rank_is_killed(campaign: Campaign, restarts: int, times: int) -> Row:
             survived += code == 0 and campaign.is_clean(folder)
         else:
             named = i % 2 == 0 or "lost rank 1" in read_json(folder.status)["reason"]
-            survived += code != 0 and named and campaign.goes_on_cleanly(folder)
+            survived += code != 0 and named and campaign.continues_cleanly(folder)
     how = f"with --max_restarts {restarts}" if restarts else "no restarts"
-    return (f"SIGKILL of one rank of two, {how}", times, survived, f"over after {seconds} s")
+    return (f"SIGKILL of one rank of two, {how}", times, survived, f"ended after {seconds} s")
 
 
-def in_one_rank(campaign: Campaign, fault: str, restarts: int, times: int, *more: str) -> Row:
-    """A fault of inject.py in one of two ranks. It goes on by itself (restarts, rollback) or ends, and then goes on."""
+def fault_in_one_rank(campaign: Campaign, fault: str, restarts: int, times: int, *more: str) -> Row:
+    """A fault of inject.py in one of two ranks. The run continues (restarts, rollback), or ends and resumes."""
     survived, seconds = 0, []
-    goes_on = restarts or "rollback" in more
+    continues = restarts or "rollback" in more
     for i in range(times):
-        folder = campaign.fresh("rank")
+        folder = campaign.new("rank")
         network, step = campaign.random.choice(["generator", "discriminator"]), campaign.random.randrange(20, 200)
         script = [str(REPOSITORY / "benchmarks" / "inject.py"), fault, network, str(step), str(i % 2), "1"]
         began = time.monotonic()
@@ -228,17 +228,17 @@ def in_one_rank(campaign: Campaign, fault: str, restarts: int, times: int, *more
         says = "lost rank" if fault.startswith("SIG") else f"step {step}: the {network}'s loss"
         named = f"{says} {i % 2} " if fault.startswith("SIG") else f"is NaN or infinite on rank {i % 2}"
         ok = says in ended.stdout + ended.stderr and named in ended.stdout + ended.stderr
-        if goes_on:
+        if continues:
             survived += ok and ended.returncode == 0 and campaign.is_clean(folder)
         else:
-            survived += ok and ended.returncode != 0 and campaign.goes_on_cleanly(folder)
+            survived += ok and ended.returncode != 0 and campaign.continues_cleanly(folder)
     how = " ".join(more) + (f" --max_restarts {restarts}" if restarts else "")
-    return (f"{fault} in one rank of two {how}".strip(), times, survived, f"whole runs of {seconds} s")
+    return (f"{fault} in one rank of two {how}".strip(), times, survived, f"runs of {seconds} s")
 
 
 @contextlib.contextmanager
 def mounted(folder: Path, options: str) -> Iterator[None]:
-    """A small disk of its own on a folder; PermissionError if that can't be."""
+    """Mount a small separate disk on a folder; PermissionError if this is not possible."""
     folder.mkdir(parents=True, exist_ok=True)
     if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(folder)], capture_output=True).returncode:
         raise PermissionError
@@ -249,10 +249,10 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
 
 
 def disk_full(campaign: Campaign) -> Row:
-    """The disk is full at each file of a checkpoint, with keep=1: the one before stays, the run goes on with room."""
+    """The disk is full at each file of a checkpoint, with keep=1: the previous one stays, and the run resumes."""
     survived, codes = 0, []
-    newest = campaign.clean.checkpoints / f"step-{Checkpoints(campaign.clean.checkpoints, 1).steps()[-1]:08d}"
-    manifest = read_json(newest / "manifest.json")
+    latest = campaign.clean.checkpoints / f"step-{Checkpoints(campaign.clean.checkpoints, 1).steps()[-1]:08d}"
+    manifest = read_json(latest / "manifest.json")
     pages = [-(-entry["size"] // 4096) for entry in manifest["files"].values()] + [1]
     names = [*manifest["files"], "manifest.json"]
     for i in range(len(names)):
@@ -266,7 +266,7 @@ def disk_full(campaign: Campaign) -> Row:
             codes.append(ended.returncode)
             there = Checkpoints(folder.checkpoints, 1).steps() == [step - CHECKPOINT_EVERY]
             ballast.unlink()
-            survived += ended.returncode == 1 and there and campaign.goes_on_cleanly(folder)
+            survived += ended.returncode == 1 and there and campaign.continues_cleanly(folder)
     return (
         "disk full at a file of a checkpoint, keep=1",
         len(names),
@@ -276,13 +276,13 @@ def disk_full(campaign: Campaign) -> Row:
 
 
 def samples_read_only(campaign: Campaign) -> Row:
-    """A folder of samples that can't be written: refused at the start; in the middle said, and the run goes on."""
-    folder = campaign.fresh("read-only")
+    """A read-only folder of samples: an error at the start; later a warning, and the run continues."""
+    folder = campaign.new("read-only")
     campaign.train(folder, "--train.steps", "10")
     with mounted(folder.samples, "ro"):
         refused = campaign.train(folder)
-    survived = refused.returncode == 2 and refused.stderr.count("\n") == 1 and campaign.goes_on_cleanly(folder)
-    folder = campaign.fresh("read-only")
+    survived = refused.returncode == 2 and refused.stderr.count("\n") == 1 and campaign.continues_cleanly(folder)
+    folder = campaign.new("read-only")
     process = campaign.start(folder)
     with mounted(folder.samples, "ro"):
         code = process.wait()
@@ -290,24 +290,24 @@ def samples_read_only(campaign: Campaign) -> Row:
     return ("read-only sample folder, at the start and later", 2, survived, f"exit codes {refused.returncode}, {code}")
 
 
-def flip_a_bit(file: Path, campaign: Campaign) -> None:
+def flip_bit(file: Path, campaign: Campaign) -> None:
     content = bytearray(file.read_bytes())
     content[campaign.random.randrange(len(content))] ^= 1 << campaign.random.randrange(8)
     file.write_bytes(content)
 
 
 class Payload:
-    """What a checkpoint must never run."""
+    """Code that loading a checkpoint must never execute."""
 
-    def __init__(self, proof: Path) -> None:
-        self.proof = proof
+    def __init__(self, evidence: Path) -> None:
+        self.evidence = evidence
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
-        return os.system, (f"touch {self.proof}",)
+        return os.system, (f"touch {self.evidence}",)
 
 
 DAMAGES: dict[str, Callable[[Path, Campaign], object]] = {
-    "one bit flipped": flip_a_bit,
+    "one bit flipped": flip_bit,
     "truncated": lambda file, campaign: os.truncate(file, campaign.random.randrange(1, file.stat().st_size)),
     "emptied": lambda file, campaign: os.truncate(file, 0),
     "deleted": lambda file, campaign: file.unlink(),
@@ -315,56 +315,56 @@ DAMAGES: dict[str, Callable[[Path, Campaign], object]] = {
 }
 
 
-def damaged(campaign: Campaign, name: str) -> Row:
-    """Each file of the newest checkpoint in turn: it is passed over, and the one before it is used."""
-    survived, newest = 0, Checkpoints(campaign.clean.checkpoints, 1).steps()[-1]
-    files = sorted((campaign.clean.checkpoints / f"step-{newest:08d}").iterdir())
+def damaged_checkpoint(campaign: Campaign, name: str) -> Row:
+    """Each file of the latest checkpoint in turn: this checkpoint is skipped, and the previous one is used."""
+    survived, latest = 0, Checkpoints(campaign.clean.checkpoints, 1).steps()[-1]
+    files = sorted((campaign.clean.checkpoints / f"step-{latest:08d}").iterdir())
     for file in files:
         folder = campaign.copy("damaged", campaign.clean)
         DAMAGES[name](folder.checkpoints / file.parent.name / file.name, campaign)
-        survived += campaign.goes_on_cleanly(folder) and not (campaign.scratch / "ran").exists()
-    return (f"a file of the newest checkpoint {name}", len(files), survived, ", ".join(file.name for file in files))
+        survived += campaign.continues_cleanly(folder) and not (campaign.scratch / "ran").exists()
+    return (f"a file of the latest checkpoint {name}", len(files), survived, ", ".join(file.name for file in files))
 
 
-def without_newest(campaign: Campaign, name: str) -> tuple[RunFolder, Path]:
-    """A copy of the clean run that has its last checkpoint's steps to do again; and where that checkpoint was."""
+def without_latest(campaign: Campaign, name: str) -> tuple[RunFolder, Path]:
+    """A copy of the clean run without its latest checkpoint, and the path of that checkpoint."""
     folder = campaign.copy(name, campaign.clean)
-    newest = folder.checkpoints / f"step-{Checkpoints(folder.checkpoints, 1).steps()[-1]:08d}"
-    shutil.rmtree(newest)
-    return folder, newest
+    latest = folder.checkpoints / f"step-{Checkpoints(folder.checkpoints, 1).steps()[-1]:08d}"
+    shutil.rmtree(latest)
+    return folder, latest
 
 
 def two_at_once(campaign: Campaign, times: int) -> Row:
-    """Two runs start in one fresh folder, up to 3 seconds apart: one trains, the other is refused or finds it done."""
+    """Two runs start in one new folder, at most 3 seconds apart: one trains; the other fails, or finds it finished."""
     survived, codes = 0, []
     for _ in range(times):
-        folder = campaign.fresh("two")
+        folder = campaign.new("two")
         first = subprocess.Popen(campaign.command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(campaign.random.uniform(0, 3))
         second = campaign.train(folder)
         codes.append((first.wait(), second.returncode))
         survived += sorted(codes[-1]) in ([0, 0], [0, 2]) and campaign.is_clean(folder)
-    return ("two runs start in one fresh folder", times, survived, f"exit codes {codes}")
+    return ("two runs start in one new folder", times, survived, f"exit codes {codes}")
 
 
 BAD_LINES = {"blank": b"", "NUL": b"\0" * 64, "garbage": b"}{", "invalid UTF-8": b"\xff\xfe", "no object": b"5"}
 
 
 def bad_lines(campaign: Campaign) -> Row:
-    """A bad line in the middle of metrics.jsonl and of hashes.jsonl costs no other line, and is kept aside."""
-    survived, tried = 0, 0
+    """A bad line in metrics.jsonl and hashes.jsonl is moved to a separate file; no other line is lost."""
+    survived, injected = 0, 0
     for bad in BAD_LINES.values():
-        folder, _ = without_newest(campaign, "bad lines")
+        folder, _ = without_latest(campaign, "bad lines")
         for file in (folder.metrics, folder.hashes):
             lines = file.read_bytes().split(b"\n")
             file.write_bytes(b"\n".join([*lines[:5], bad, *lines[5:]]))
         kept = [file.with_name(f"{file.name}.damaged") for file in (folder.metrics, folder.hashes)]
-        tried += 1
-        survived += campaign.goes_on_cleanly(folder) and all(file.read_bytes() == bad + b"\n" for file in kept)
-    return ("a bad line in metrics.jsonl and hashes.jsonl", tried, survived, ", ".join(BAD_LINES))
+        injected += 1
+        survived += campaign.continues_cleanly(folder) and all(file.read_bytes() == bad + b"\n" for file in kept)
+    return ("a bad line in metrics.jsonl and hashes.jsonl", injected, survived, ", ".join(BAD_LINES))
 
 
-IN_THE_WAY: dict[str, Callable[[Path], object]] = {
+OBSTACLES: dict[str, Callable[[Path], object]] = {
     "a file": lambda place: place.write_text("x"),
     "a folder": lambda place: place.mkdir(),
     "a link": lambda place: place.symlink_to("/"),
@@ -373,49 +373,49 @@ IN_THE_WAY: dict[str, Callable[[Path], object]] = {
 }
 
 
-def in_the_way(campaign: Campaign) -> Row:
-    """Something else in the place of a checkpoint that is due: it gets another name."""
+def obstacle(campaign: Campaign) -> Row:
+    """Something else at the path of the next checkpoint: it is renamed."""
     survived = 0
-    for put in IN_THE_WAY.values():
-        folder, place = without_newest(campaign, "in the way")
-        put(place)
-        survived += campaign.goes_on_cleanly(folder) and os.path.lexists(place.with_name(f"replaced-1-{place.name}"))
-    return ("something in the place of a checkpoint", len(IN_THE_WAY), survived, ", ".join(IN_THE_WAY))
+    for create in OBSTACLES.values():
+        folder, place = without_latest(campaign, "in the way")
+        create(place)
+        survived += campaign.continues_cleanly(folder) and os.path.lexists(place.with_name(f"replaced-1-{place.name}"))
+    return ("something at the path of a checkpoint", len(OBSTACLES), survived, ", ".join(OBSTACLES))
 
 
-def of_another_run(campaign: Campaign) -> Row:
-    """A newer checkpoint of another seed in the folder is passed over and left alone."""
-    other = campaign.fresh("other")
+def checkpoint_of_another_run(campaign: Campaign) -> Row:
+    """A later checkpoint of another seed in the folder is skipped and not changed."""
+    other = campaign.new("other")
     campaign.train(other, "--train.seed", "9", "--train.steps", str(STEPS + CHECKPOINT_EVERY))
-    folder, _ = without_newest(campaign, "foreign")
-    newest = f"step-{Checkpoints(other.checkpoints, 1).steps()[-1]:08d}"
-    shutil.copytree(other.checkpoints / newest, folder.checkpoints / newest)
-    survived = campaign.goes_on_cleanly(folder) and (folder.checkpoints / newest).is_dir()
-    return ("a newer checkpoint of another run", 1, int(survived), newest)
+    folder, _ = without_latest(campaign, "foreign")
+    latest = f"step-{Checkpoints(other.checkpoints, 1).steps()[-1]:08d}"
+    shutil.copytree(other.checkpoints / latest, folder.checkpoints / latest)
+    survived = campaign.continues_cleanly(folder) and (folder.checkpoints / latest).is_dir()
+    return ("a later checkpoint of another run", 1, int(survived), latest)
 
 
 def forged(campaign: Campaign) -> Row:
-    """Tensors of another shape under a manifest whose sums fit: passed over, not a crash."""
+    """Tensors of another shape with matching hashes in the manifest: the checkpoint is skipped."""
     survived, names = 0, ["generator_optimizer", "discriminator_optimizer", "generator", "discriminator"]
     for name in names:
         folder = campaign.copy("forged", campaign.clean)
-        newest = folder.checkpoints / f"step-{Checkpoints(folder.checkpoints, 1).steps()[-1]:08d}"
-        tensors = safetensors.torch.load_file(newest / f"{name}.safetensors")
+        latest = folder.checkpoints / f"step-{Checkpoints(folder.checkpoints, 1).steps()[-1]:08d}"
+        tensors = safetensors.torch.load_file(latest / f"{name}.safetensors")
         content = safetensors.torch.save({key: torch.zeros(3) for key in tensors})
-        (newest / f"{name}.safetensors").write_bytes(content)
-        manifest = read_json(newest / "manifest.json")
+        (latest / f"{name}.safetensors").write_bytes(content)
+        manifest = read_json(latest / "manifest.json")
         entry = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         manifest["files"][f"{name}.safetensors"] = entry
-        (newest / "manifest.json").write_text(json.dumps(manifest))
-        survived += campaign.goes_on_cleanly(folder)
-    return ("tensors of another shape, sums that fit", len(names), survived, ", ".join(names))
+        (latest / "manifest.json").write_text(json.dumps(manifest))
+        survived += campaign.continues_cleanly(folder)
+    return ("tensors of another shape, matching hashes", len(names), survived, ", ".join(names))
 
 
 def wandb_stopped(campaign: Campaign, times: int) -> Row:
-    """W&B's service is stopped in mid-run: the run finishes, with all its lines."""
+    """W&B's service is suspended during the run: the run finishes, with all its lines."""
     survived, seconds = 0, []
     for _ in range(times):
-        folder = campaign.fresh("wandb")
+        folder = campaign.new("wandb")
         words = [*campaign.command(folder), "--wandb.mode", "offline", "--wandb.timeout", "2"]
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and not folder.metrics.exists():
@@ -436,22 +436,22 @@ def wandb_stopped(campaign: Campaign, times: int) -> Row:
 CONSOLES = ("| head -n 1", "> /dev/full", "2> /dev/full", ">&-", "2>&1 | true")
 
 
-def console_gone(campaign: Campaign) -> Row:
-    """Nobody reads the console, or its disk is full: the run finishes."""
+def console_closed(campaign: Campaign) -> Row:
+    """The console has no reader, or its disk is full: the run finishes."""
     survived = 0
     for redirection in CONSOLES:
-        folder = campaign.fresh("console")
+        folder = campaign.new("console")
         words = f"{shlex.join(campaign.command(folder))} {redirection}"
         subprocess.run(["bash", "-c", words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
         survived += read_json(folder.status)["state"] == "finished" and campaign.is_clean(folder)
-    return ("nobody reads the console", len(CONSOLES), survived, ", ".join(CONSOLES))
+    return ("the console has no reader", len(CONSOLES), survived, ", ".join(CONSOLES))
 
 
 def launcher_killed(campaign: Campaign, times: int) -> Row:
-    """SIGKILL of the launcher of two ranks at any moment, start-up included: no process is left, the run goes on."""
+    """SIGKILL of the launcher of two ranks at a random time, start-up included: no process is left; the run resumes."""
     survived, seconds = 0, []
     for _ in range(times):
-        folder = campaign.fresh("launcher")
+        folder = campaign.new("launcher")
         words = campaign.command(folder, 2)
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         time.sleep(campaign.random.uniform(1, 10))
@@ -461,12 +461,12 @@ def launcher_killed(campaign: Campaign, times: int) -> Row:
         while group_of(process.pid) and time.monotonic() - began < 60:
             time.sleep(0.02)
         seconds.append(round(time.monotonic() - began, 1))
-        survived += seconds[-1] < TIMEOUT and campaign.goes_on_cleanly(folder)
-    return ("SIGKILL of the launcher of two ranks", times, survived, f"all processes gone after {seconds} s")
+        survived += seconds[-1] < TIMEOUT and campaign.continues_cleanly(folder)
+    return ("SIGKILL of the launcher of two ranks", times, survived, f"all processes ended after {seconds} s")
 
 
 def group_of(leader: int) -> list[int]:
-    """The living processes of a session."""
+    """The processes of a session, except zombies."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError):
@@ -476,8 +476,8 @@ def group_of(leader: int) -> list[int]:
 
 
 def launcher_is_process_1(campaign: Campaign) -> Row:
-    """accelerate launch as process 1 of its namespace, as in a container."""
-    folder = campaign.fresh("container")
+    """accelerate launch is process 1 of its namespace, as in a container."""
+    folder = campaign.new("container")
     command = shlex.join(campaign.command(folder, 1, launch=("--max_restarts", "0")))
     words = ["unshare", "--pid", "--fork", "--mount-proc", "bash", "-c", f"exec {command}"]
     if subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True, check=False).returncode:
@@ -492,18 +492,13 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--cycles", type=int, default=50)
     parser.add_argument("--times", type=int, default=5)
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        default=[],
-        help="such as: disk-full damaged signal rank nan wandb console launcher cycles kills",
-    )
+    parser.add_argument("--only", nargs="+", default=[], help="prefixes, such as: disk-full damaged rank nan wandb")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=None)
     arguments = parser.parse_args()
     times = arguments.times
-    table = Table("fault", "injected", "survived", "looked at", title="faults", title_justify="left")
-    lost = 0
+    table = Table("fault", "injected", "survived", "details", title="faults", title_justify="left")
+    failed = 0
     if arguments.folder is not None:
         arguments.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
@@ -511,25 +506,25 @@ def main() -> int:
         faults: dict[str, Callable[[], Row]] = {
             "disk-full": lambda: disk_full(campaign),
             "read-only": lambda: samples_read_only(campaign),
-            **{f"damaged: {name}": lambda name=name: damaged(campaign, name) for name in DAMAGES},
+            **{f"damaged: {name}": lambda name=name: damaged_checkpoint(campaign, name) for name in DAMAGES},
             **{
-                f"signal: {number.name}, {n}": lambda number=number, n=n: asked_to_stop(campaign, number, n, times)
+                f"signal: {number.name}, {n}": lambda number=number, n=n: stop_signal(campaign, number, n, times)
                 for number in (signal.SIGTERM, signal.SIGUSR2)
                 for n in (1, 2)
             },
-            "rank-killed": lambda: a_rank_is_killed(campaign, 0, times),
-            "rank-killed, restarts": lambda: a_rank_is_killed(campaign, 1, times),
-            "rank-stopped": lambda: in_one_rank(campaign, "SIGSTOP", 0, 2),
-            "rank-stopped, restarts": lambda: in_one_rank(campaign, "SIGSTOP", 1, 2),
-            "nan": lambda: in_one_rank(campaign, "nan", 0, times),
-            "nan, rollback": lambda: in_one_rank(campaign, "nan", 0, times, "--train.on-nonfinite", "rollback"),
+            "rank-killed": lambda: rank_killed(campaign, 0, times),
+            "rank-killed, restarts": lambda: rank_killed(campaign, 1, times),
+            "rank-stopped": lambda: fault_in_one_rank(campaign, "SIGSTOP", 0, 2),
+            "rank-stopped, restarts": lambda: fault_in_one_rank(campaign, "SIGSTOP", 1, 2),
+            "nan": lambda: fault_in_one_rank(campaign, "nan", 0, times),
+            "nan, rollback": lambda: fault_in_one_rank(campaign, "nan", 0, times, "--train.on-nonfinite", "rollback"),
             "two-at-once": lambda: two_at_once(campaign, times),
             "bad-lines": lambda: bad_lines(campaign),
-            "in-the-way": lambda: in_the_way(campaign),
-            "foreign": lambda: of_another_run(campaign),
+            "in-the-way": lambda: obstacle(campaign),
+            "foreign": lambda: checkpoint_of_another_run(campaign),
             "forged": lambda: forged(campaign),
             "wandb": lambda: wandb_stopped(campaign, 2),
-            "console": lambda: console_gone(campaign),
+            "console": lambda: console_closed(campaign),
             "launcher-killed": lambda: launcher_killed(campaign, times),
             "launcher-1": lambda: launcher_is_process_1(campaign),
             "cycles": lambda: kill_and_resume(campaign, arguments.cycles),
@@ -539,15 +534,15 @@ def main() -> int:
             if arguments.only and not label.startswith(tuple(arguments.only)):
                 continue
             try:
-                name, injected, survived, looked_at = fault()
+                name, injected, survived, details = fault()
             except PermissionError:
-                table.add_row(label, "0", "0", "left out: it needs root")
+                table.add_row(label, "0", "0", "skipped: it needs root")
                 continue
-            lost += injected - survived
-            table.add_row(name, str(injected), str(survived), looked_at)
+            failed += injected - survived
+            table.add_row(name, str(injected), str(survived), details)
             print(f"{name}: {survived} of {injected} survived", flush=True)
     Console().print(table)
-    return 1 if lost else 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Trains as gan_dist/train.py does, with one fault put into one process; for faults.py and the tests.
+"""Trains like gan_dist/train.py, with a fault injected into one process; for faults.py and the tests.
 
     inject.py FAULT NETWORK STEP RANK TIMES [flags of train.py]
 
-FAULT: nan, the loss of NETWORK at STEP is NaN; SIGKILL, SIGSTOP or another signal, which the process sends itself
-there; or fill:FILE:BYTES, it fills the disk with FILE until so many bytes are free. TIMES: how often, where the process
-comes to that step more than once. A launcher's second attempt is spared.
+FAULT, at the step STEP of NETWORK: nan, the loss is NaN; SIGKILL, SIGSTOP or another signal, which the process sends to
+itself; or fill:FILE:BYTES, the disk is filled with FILE until BYTES bytes are free. TIMES: maximum number of faults, if
+the process repeats the step. A restart by the launcher has no fault.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from gan_dist.trainer import loop
 Step = Callable[..., Stats]
 
 
-class Hurt:
-    """A network's step with the fault in it."""
+class FaultyStep:
+    """The step of a network, with a fault."""
 
     def __init__(self, step: Step, fault: str, at_step: int, times: int) -> None:
         self.step = step
@@ -42,9 +42,9 @@ class Hurt:
         if arguments[-1] == self.at_step and self.times:
             self.times -= 1
             if self.fault == "nan":
-                ill = {name: nan_of(getattr(gan.loss, name)) for name in ("discriminator", "generator")}
-                gan = dataclasses.replace(gan, loss=gan.loss._replace(**ill))
-                # A captured step is played back and sees nothing but its inputs.
+                faulty = {name: nan_of(getattr(gan.loss, name)) for name in ("discriminator", "generator")}
+                gan = dataclasses.replace(gan, loss=dataclasses.replace(gan.loss, **faulty))
+                # A CUDA graph replays the captured loss, so its inputs must be NaN.
                 arguments = tuple(a * float("nan") if isinstance(a, Tensor) else a for a in arguments)
             elif self.fault.startswith("fill:"):
                 _, file, left = self.fault.split(":")
@@ -55,12 +55,12 @@ class Hurt:
 
 
 def nan_of(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The loss times NaN."""
+    """The loss, multiplied by NaN."""
     return lambda *logits: loss(*logits) * float("nan")
 
 
 def fill(file: Path, left: int) -> None:
-    """Leave so many bytes free on the disk of `file`."""
+    """Fill the disk of `file` until `left` bytes are free."""
     with open(file, "wb") as stream:
         os.posix_fallocate(stream.fileno(), 0, shutil.disk_usage(file.parent).free - left)
 
@@ -69,5 +69,5 @@ if __name__ == "__main__":
     fault, network, at_step, rank, times = sys.argv[1:6]
     if os.environ.get("RANK", "0") == rank and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         name = f"{network}_step"
-        setattr(loop, name, Hurt(getattr(loop, name), fault, int(at_step), int(times)))
+        setattr(loop, name, FaultyStep(getattr(loop, name), fault, int(at_step), int(times)))
     sys.exit(train.main(sys.argv[6:]))

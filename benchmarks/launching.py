@@ -1,4 +1,4 @@
-"""How the benchmarks start the toolkit: as its users do."""
+"""Starting the toolkit as users do."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launc
 
 
 def launcher(processes: int, *more: str) -> list[str]:
-    """The command that a script and its flags follow: accelerate launch, or nothing but python for one process.
+    """The command line before the script and its flags: accelerate launch, or python for one process.
 
     Args:
-        processes: how many.
+        processes: number of processes.
         more: options of accelerate launch.
     """
     if processes == 1 and not more:
@@ -25,6 +25,6 @@ def launcher(processes: int, *more: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The variables of what is measured: no dashboard, and the threads that it takes by itself."""
+    """Environment variables for measured runs: W&B offline, and no preset number of threads."""
     kept = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "WANDB_API_KEY")}
     return kept | {"WANDB_MODE": "offline"}

@@ -1,11 +1,11 @@
-"""What the benchmarks compare with: loops that people write, and the step's matrix products alone.
+"""References for the benchmarks: loops as people write them, and only the matrix products of a step.
 
     reference.py notebook|example|products [--data DIR] [--batch N] [--precision no|bf16] [--seconds S] [--threads T]
     reference.py notebook --epochs E --folder DIR [--data DIR] [--seed N] [--threads T]
 
-The first prints one JSON line: images a second over S seconds, after a warm-up of a tenth of them. `example` is started
-by accelerate launch or torchrun, on any number of processes. The second trains, and leaves the generator in DIR after
-every epoch.
+The first form prints one JSON line: images per second over S seconds, after a warm-up of S/10 seconds. `example` is
+started by accelerate launch or torchrun, on any number of processes. The second form trains, and writes the generator
+to DIR after every epoch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LATENT, HIDDEN, IMAGE = 64, 256, 784
 
 
 def networks(probability: bool) -> tuple[nn.Module, nn.Module]:
-    """The seed's pair, written down as a notebook would."""
+    """The networks of the preset seed, written as in a notebook."""
     generator = nn.Sequential(
         nn.Linear(LATENT, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, IMAGE), nn.Tanh()
     )
@@ -46,7 +46,7 @@ def networks(probability: bool) -> tuple[nn.Module, nn.Module]:
 
 
 def images(data: str, batch: int) -> DataLoader:
-    """MNIST item by item through PIL, as every tutorial reads it."""
+    """MNIST, one image at a time through PIL, as in most tutorials."""
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])
     return DataLoader(MNIST(data, train=True, transform=transform), batch_size=batch, shuffle=True, drop_last=True)
 
@@ -58,7 +58,7 @@ def forever(loader: DataLoader) -> Iterator[Tensor]:
 
 
 def rate(step: Callable[[], object], size: int, seconds: float) -> float:
-    """Images a second, after a warm-up."""
+    """Images per second, after a warm-up."""
     for limit in (seconds / 10, seconds):
         count, began = 0, time.perf_counter()
         while (spent := time.perf_counter() - began) < limit:
@@ -68,7 +68,7 @@ def rate(step: Callable[[], object], size: int, seconds: float) -> float:
 
 
 def notebook_step(data: str, batch: int) -> tuple[Callable[[], None], nn.Module]:
-    """The teaching notebook's step, and its generator: two passes of D, BCELoss of a probability, .item() each time."""
+    """The step of a teaching notebook, and its generator: two passes of D, BCELoss of probabilities, .item() calls."""
     generator, discriminator = networks(probability=True)
     d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=2e-4)
     g_optimizer = torch.optim.Adam(generator.parameters(), lr=2e-4)
@@ -98,20 +98,20 @@ def notebook(data: str, batch: int, seconds: float) -> float:
 
 
 def train_notebook(data: str, batch: int, epochs: int, seed: int, folder: Path) -> None:
-    """The same for whole epochs; the generator is written as the toolkit writes its own."""
+    """Train with the notebook's step for whole epochs; the generator is written in the toolkit's format."""
     torch.manual_seed(seed)
     step, generator = notebook_step(data, batch)
-    told = {"config": json.dumps(to_dict(Config())), "image_shape": "[1, 28, 28]"}
+    metadata = {"config": json.dumps(to_dict(Config())), "image_shape": "[1, 28, 28]"}
     folder.mkdir(parents=True, exist_ok=True)
     for _ in range(epochs):
         for _ in range(60_000 // batch):
             step()
         weights = {f"layers.{name}": weight for name, weight in generator.state_dict().items()}
-        save_generator(RunFolder(folder).generator, weights, told)
+        save_generator(RunFolder(folder).generator, weights, metadata)
 
 
 def example(data: str, batch: int, seconds: float) -> float:
-    """The same networks as Accelerate's examples would train them: everything prepared, DDP, figures gathered."""
+    """The same networks trained as in Accelerate's examples: prepared objects, DDP, gathered losses."""
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     set_seed(0)
     generator, discriminator = networks(probability=False)
@@ -139,7 +139,7 @@ def example(data: str, batch: int, seconds: float) -> float:
         g_optimizer.step()
         losses.append(accelerator.gather(torch.stack([d_loss.detach(), g_loss.detach()])).mean().item())
 
-    # Steps are counted and not seconds: every rank has to do as many.
+    # A number of steps instead of seconds, so that it is the same on every rank.
     for steps in (10, max(20, int(seconds * 25 * 100 / batch))):
         began = time.perf_counter()
         for _ in range(steps):
@@ -150,7 +150,7 @@ def example(data: str, batch: int, seconds: float) -> float:
 
 
 def products(batch: int, precision: str, seconds: float) -> float:
-    """Nothing but the step's matrix products, back to back, into outputs that are there already."""
+    """Only the matrix products of a step, with preallocated outputs."""
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     g, d = [LATENT, HIDDEN, HIDDEN, IMAGE], [IMAGE, HIDDEN, HIDDEN, HIDDEN, 1]
     shapes: list[tuple[int, int, int]] = []  # (rows, inner, columns)
@@ -165,10 +165,10 @@ def products(batch: int, precision: str, seconds: float) -> float:
             if i or inputs:
                 shapes.append((n, b, a))
 
-    forward(g, batch)  # the D step: fakes, one pass over both halves, gradients of D's weights
+    forward(g, batch)  # the D step: generated images, one pass over both halves, gradients of D's weights
     forward(d, 2 * batch)
     backward(d, 2 * batch, weights=True, inputs=False)
-    forward(g, batch)  # the G step: fakes, through D, back through D and into G's weights
+    forward(g, batch)  # the G step: generated images, D's pass, gradients through D and of G's weights
     forward(d, batch)
     backward(d, batch, weights=False, inputs=True)
     backward(g, batch, weights=True, inputs=False)
@@ -194,15 +194,16 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=None)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=None)
-    asked = parser.parse_args()
-    if asked.threads:
-        torch.set_num_threads(asked.threads)
-    if asked.epochs:
-        train_notebook(asked.data, asked.batch, asked.epochs, asked.seed, asked.folder)
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    if arguments.epochs:
+        train_notebook(arguments.data, arguments.batch, arguments.epochs, arguments.seed, arguments.folder)
         sys.exit()
-    if asked.loop == "products":
-        seen = products(asked.batch, asked.precision, asked.seconds)
+    if arguments.loop == "products":
+        speed = products(arguments.batch, arguments.precision, arguments.seconds)
     else:
-        seen = {"notebook": notebook, "example": example}[asked.loop](asked.data, asked.batch, asked.seconds)
-    if seen:
-        print(json.dumps({"images_per_second": seen}), flush=True)
+        loop = {"notebook": notebook, "example": example}[arguments.loop]
+        speed = loop(arguments.data, arguments.batch, arguments.seconds)
+    if speed:
+        print(json.dumps({"images_per_second": speed}), flush=True)

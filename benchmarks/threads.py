@@ -1,11 +1,11 @@
-"""How fast a run is with the threads that it chooses by itself, on a quiet machine and on one that is busy.
+"""The speed of a run with the number of threads that it selects itself, on an idle and on a busy machine.
 
     python benchmarks/threads.py --data DIR [--rounds 1] [--seconds 3] [--other CHECKOUT]
 
-Busy means: another process computes on one core without a pause. In every round each way of starting runs with the
-threads that it chooses, and with one and two threads by order, one after the other; with --other also another checkout
-of this project, as it is, on the quiet machine. Prints images a second (medians) and the chosen threads' share of the
-best other row, and of the other checkout.
+Busy: another process computes on one core without pause. In each round, each way of starting is measured with the
+selected number of threads, with one and with two, one after the other; with --other also another checkout of this
+project, on the idle machine. Prints images per second (medians), and their ratio for the selected number to the best of
+one and two threads, and to the other checkout.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ WAYS: dict[str, tuple[list[str], int]] = {
     "accelerate launch": (ACCELERATE, 1),
     "accelerate launch, 2 processes": (launcher(2), 2),
 }
-SPEED = {100: 8000, 1024: 16000}  # images a second, about
+SPEED = {100: 8000, 1024: 16000}  # batch size -> approximate images per second
 
 
 @contextlib.contextmanager
 def occupied(cores: int) -> Iterator[None]:
-    """Other processes compute for the time of the block."""
+    """Keep `cores` cores busy with other processes inside the block."""
     words = [sys.executable, "-c", "while True: pass"]
     others = [subprocess.Popen(words) for _ in range(cores)]
     try:
@@ -49,7 +49,7 @@ def occupied(cores: int) -> Iterator[None]:
 
 
 def measure(way: list[str], batch: int, threads: str, data: Path, seconds: float, checkout: Path) -> tuple[float, int]:
-    """Images a second, and the threads of a process."""
+    """Images per second, and the number of threads per process."""
     steps = max(300, int(seconds * SPEED[batch] / batch / 100) * 100)
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder) / "run")
@@ -60,7 +60,7 @@ def measure(way: list[str], batch: int, threads: str, data: Path, seconds: float
         done = subprocess.run(words, capture_output=True, text=True, env=variables, cwd=checkout)
         if done.returncode:
             sys.exit(f"{' '.join(words)} failed:\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}")
-        rows = read_json_lines(run.metrics)[1:]  # the first window warms up
+        rows = read_json_lines(run.metrics)[1:]  # without the first window, the warm-up
         spent = sum(100 * batch / row["images_per_second"] for row in rows)
         return 100 * batch * len(rows) / spent, read_json(run.environment)["threads_per_process"]
 
@@ -71,32 +71,32 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--other", type=Path, default=None)
-    asked = parser.parse_args()
-    data = asked.data.absolute()
+    arguments = parser.parse_args()
+    data = arguments.data.absolute()
     rows: dict[str, dict[str, list[float]]] = {}
-    chosen: dict[str, list[int]] = {}
-    for _ in range(asked.rounds):
+    selected: dict[str, list[int]] = {}
+    for _ in range(arguments.rounds):
         for busy in (0, 1):
             for batch in SPEED:
                 for name, (way, _processes) in WAYS.items():
-                    label = f"{'busy' if busy else 'quiet'}, batch {batch}, {name}"
-                    columns = [("chosen", "None", REPOSITORY), ("1", "1", REPOSITORY), ("2", "2", REPOSITORY)]
-                    if asked.other is not None and not busy:
-                        columns.append(("other checkout", "None", asked.other.absolute()))
+                    label = f"{'busy' if busy else 'idle'}, batch {batch}, {name}"
+                    columns = [("selected", "None", REPOSITORY), ("1", "1", REPOSITORY), ("2", "2", REPOSITORY)]
+                    if arguments.other is not None and not busy:
+                        columns.append(("other checkout", "None", arguments.other.absolute()))
                     for column, threads, checkout in columns:
                         with occupied(busy):
-                            speed, count = measure(way, batch, threads, data, asked.seconds, checkout)
+                            speed, count = measure(way, batch, threads, data, arguments.seconds, checkout)
                         rows.setdefault(label, {}).setdefault(column, []).append(speed)
-                        if column == "chosen":
-                            chosen.setdefault(label, []).append(count)
-                    print(label, {c: round(median(v)) for c, v in rows[label].items()}, chosen[label], flush=True)
+                        if column == "selected":
+                            selected.setdefault(label, []).append(count)
+                    print(label, {c: round(median(v)) for c, v in rows[label].items()}, selected[label], flush=True)
     names = list(next(iter(rows.values())))
-    table = Table("images/s", *names, "threads chosen", "chosen / best of 1 and 2", "chosen / other")
+    table = Table("images/s", *names, "threads selected", "selected / best of 1 and 2", "selected / other")
     for label, row in rows.items():
-        ours, best = median(row["chosen"]), max(median(row["1"]), median(row["2"]))
+        ours, best = median(row["selected"]), max(median(row["1"]), median(row["2"]))
         values = [f"{median(row[column]):,.0f}" if column in row else "-" for column in names]
         beside = f"{ours / median(row['other checkout']):.2f}" if "other checkout" in row else "-"
-        table.add_row(label, *values, str(chosen[label]), f"{ours / best:.2f}", beside)
+        table.add_row(label, *values, str(selected[label]), f"{ours / best:.2f}", beside)
     print(f"{os.cpu_count()} cores")
     Console(width=160).print(table)
     return 0

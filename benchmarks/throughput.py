@@ -1,14 +1,14 @@
-"""How fast the toolkit trains, beside the loops that people write and beside the arithmetic alone.
+"""The training speed of the toolkit, compared with loops as people write them and with the matrix products alone.
 
     python benchmarks/throughput.py --data DIR [--rounds 5] [--seconds 4] [--folder DIR] [--batch 100 1024]
 
-In every round, each in a process of its own and one after the other: (a) a plain notebook loop, (b) a loop in the way
-of Accelerate's examples, on two processes, (c) the toolkit's train.py as a user starts it, with all that it logs,
-samples and saves at its defaults, (d) the step's matrix products alone. In fp32 and bf16, on 1 process x 2 threads and
-on 2 processes x 1 thread. Prints the median of images a second with the lowest and the highest, and the ratios: medians
-of the ratios within a round, the only figures that survive a noisy machine. Then what the outputs cost (one long run,
-whose epochs with a grid of samples and a checkpoint are compared with their neighbours without), the time to the first
-step and the peak memory, beside those of the bare imports.
+In each round, in separate processes and one after the other: (a) a plain notebook loop, (b) a loop as in Accelerate's
+examples, on two processes, (c) the toolkit's train.py as users start it, with its default logs, samples and
+checkpoints, (d) only the matrix products of a step. In fp32 and bf16, on 1 process x 2 threads and on 2 processes x 1
+thread. Prints images per second (median, lowest, highest), and the medians of the ratios within a round, the only
+figures that are reliable on a noisy machine. Then the cost of the outputs (one long run, whose epochs with a grid of
+samples and a checkpoint are compared with the neighbouring epochs), the time to the first step and the peak memory,
+compared with those of the imports alone.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ REFERENCE = REPOSITORY / "benchmarks" / "reference.py"
 BARE = (
     "import torch, torchvision, accelerate, resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
 )
-EXPECTED = {100: 10_000, 1024: 20_000}  # images a second, roughly: how many epochs fill the time
+EXPECTED = {100: 10_000, 1024: 20_000}  # batch size -> approximate images per second, for the number of epochs
 
 
 @dataclass(frozen=True)
 class Loop:
-    """What is measured once a round."""
+    """A loop that is measured once per round."""
 
     kind: str
-    """notebook, example, products; toolkit, exact (its exact mode, V = 4)."""
+    """notebook, example, products; toolkit, exact (the toolkit's exact mode, V = 4)."""
     batch: int
     precision: str = "no"
     processes: int = 1
@@ -55,13 +55,13 @@ class Loop:
         return f"{self.kind}, {self.precision.replace('no', 'fp32')}, batch {self.batch}, {cores}"
 
 
-class Bench:
-    """Starts the loops.
+class Benchmark:
+    """Runs the loops.
 
     Args:
         data: a folder with MNIST.
-        seconds: of each measurement, about.
-        scratch: for the toolkit's runs.
+        seconds: approximate duration of each measurement.
+        scratch: folder for the toolkit's runs.
     """
 
     def __init__(self, data: Path, seconds: float, scratch: Path) -> None:
@@ -71,7 +71,7 @@ class Bench:
         self.scratch = scratch
 
     def measure(self, loop: Loop) -> float:
-        """Images a second."""
+        """Images per second."""
         if loop.kind not in ("notebook", "example", "products"):
             return self.train(loop)
         threads = 2 // loop.processes
@@ -82,7 +82,7 @@ class Bench:
         return json.loads([line for line in out.splitlines() if line.startswith("{")][-1])["images_per_second"]
 
     def train(self, loop: Loop) -> float:
-        """The toolkit: whole epochs with their outputs, but for those of the last one."""
+        """Images per second of the toolkit over whole epochs, with all outputs except those of the last epoch."""
         speed = EXPECTED.get(loop.batch, 10_000)
         epochs = max(3, round(self.seconds * speed / 60_000))
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
@@ -96,9 +96,9 @@ class Bench:
         return rows[-1]["images_seen"] / sum(seconds_of(rows))
 
     def outputs(self, epochs: int = 25) -> list[float]:
-        """An epoch's time with the outputs of an epoch / without, for each odd epoch and either neighbour.
+        """Ratios of the time of an epoch with outputs to that of either neighbour without.
 
-        The outputs at the end of an epoch cost time in the next one; here every second epoch has some. All epochs log.
+        Outputs at the end of an epoch take time in the next one; here every second epoch writes some. All epochs log.
         """
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             words = [*launcher(1), TRAIN, *self.local]
@@ -111,27 +111,27 @@ class Bench:
         odd = range(3, epochs, 2)
         return [seconds[epoch] / seconds[neighbour] for epoch in odd for neighbour in (epoch - 1, epoch + 1)]
 
-    def begin(self) -> dict[str, float]:
-        """Seconds to the first step, and peak memory in MB, of the bare imports and of the toolkit."""
-        seen = {}
+    def start(self) -> dict[str, float]:
+        """Seconds to the first step, and peak memory in MB, of the toolkit and of the imports alone."""
+        measured = {}
         began = time.time()
-        seen["bare MB"] = float(run([sys.executable, "-c", BARE]))
-        seen["bare s"] = time.time() - began
+        measured["bare MB"] = float(run([sys.executable, "-c", BARE]))
+        measured["bare s"] = time.time() - began
         for name, words in (("python", [sys.executable]), ("accelerate launch", ACCELERATE)):
             with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-                words = [*words, str(REPOSITORY / "benchmarks" / "first_step.py"), f"{folder}/seen"]
+                words = [*words, str(REPOSITORY / "benchmarks" / "first_step.py"), f"{folder}/measured"]
                 words += [*self.local, "--run.dir", f"{folder}/run"]
                 began = time.time()
                 run([*words, "--train.steps", "60"])
-                first = json.loads(Path(f"{folder}/seen").read_text())
-            seen[f"{name} s"], seen[f"{name} MB"] = first["time"] - began, first["peak"]
-        return seen
+                first = json.loads(Path(f"{folder}/measured").read_text())
+            measured[f"{name} s"], measured[f"{name} MB"] = first["time"] - began, first["peak"]
+        return measured
 
 
 def seconds_of(rows: list[dict[str, float]]) -> list[float]:
-    """The time before each log point, since the one before."""
-    seen = [0, *(row["images_seen"] for row in rows)]
-    return [(b - a) / row["images_per_second"] for (a, b), row in zip(itertools.pairwise(seen), rows, strict=True)]
+    """The seconds between each log point and the previous one."""
+    images = [0, *(row["images_seen"] for row in rows)]
+    return [(b - a) / row["images_per_second"] for (a, b), row in zip(itertools.pairwise(images), rows, strict=True)]
 
 
 def run(words: list[str], **variables: str) -> str:
@@ -141,19 +141,19 @@ def run(words: list[str], **variables: str) -> str:
     return done.stdout
 
 
-def ratios(seen: dict[Loop, list[float]], batches: list[int]) -> list[tuple[str, list[float]]]:
-    """Name -> its value in each round."""
+def ratios(speeds: dict[Loop, list[float]], batches: list[int]) -> list[tuple[str, list[float]]]:
+    """Name -> values of all rounds."""
     rows = []
 
     def row(name: str, above: Loop, below: Loop) -> None:
-        if above in seen and below in seen:
-            rows.append((name, [a / b for a, b in zip(seen[above], seen[below], strict=True)]))
+        if above in speeds and below in speeds:
+            rows.append((name, [a / b for a, b in zip(speeds[above], speeds[below], strict=True)]))
 
     for batch in batches:
         fp32 = Loop("toolkit", batch)
         bf16, two = replace(fp32, precision="bf16"), replace(fp32, processes=2)
         row(f"c/a, fp32, batch {batch}", fp32, Loop("notebook", batch))
-        row(f"c/a, bf16 beside the fp32 notebook, batch {batch}", bf16, Loop("notebook", batch))
+        row(f"c/a, bf16 against the fp32 notebook, batch {batch}", bf16, Loop("notebook", batch))
         row(f"c/b, 2 processes, batch {batch}", two, Loop("example", batch, processes=2))
         row(f"c/d, fp32, batch {batch}", fp32, Loop("products", batch))
         row(f"c/d, bf16, batch {batch}", bf16, Loop("products", batch, "bf16"))
@@ -170,27 +170,27 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--batch", type=int, nargs="+", default=[100, 1024])
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     loops = []
-    for batch in asked.batch:
+    for batch in arguments.batch:
         loops += [Loop("notebook", batch), Loop("example", batch, processes=2)]
         loops += [Loop("products", batch), Loop("toolkit", batch), Loop("toolkit", batch, processes=2)]
         loops += [Loop("exact", batch), Loop("toolkit", batch, "bf16", processes=2)]
         loops += [Loop("toolkit", batch, "bf16"), Loop("products", batch, "bf16")]
-    seen: dict[Loop, list[float]] = {loop: [] for loop in loops}
-    begins: list[dict[str, float]] = []
-    with tempfile.TemporaryDirectory(dir=asked.folder) as scratch:
-        bench = Bench(asked.data, asked.seconds, Path(scratch))
-        for number in range(1, asked.rounds + 1):
+    speeds: dict[Loop, list[float]] = {loop: [] for loop in loops}
+    starts: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
+        benchmark = Benchmark(arguments.data, arguments.seconds, Path(scratch))
+        for number in range(1, arguments.rounds + 1):
             for loop in loops:
-                seen[loop].append(bench.measure(loop))
-                print(f"round {number}: {loop}: {seen[loop][-1]:,.0f} images/s", flush=True)
-            begins.append(bench.begin())
-        outputs = bench.outputs()
-    show("images/s", [(str(loop), values) for loop, values in seen.items()], "{:,.0f}".format)
-    show("ratios", ratios(seen, asked.batch), "{:.2f}".format)
+                speeds[loop].append(benchmark.measure(loop))
+                print(f"round {number}: {loop}: {speeds[loop][-1]:,.0f} images/s", flush=True)
+            starts.append(benchmark.start())
+        outputs = benchmark.outputs()
+    show("images/s", [(str(loop), values) for loop, values in speeds.items()], "{:,.0f}".format)
+    show("ratios", ratios(speeds, arguments.batch), "{:.2f}".format)
     show("outputs", [("an epoch's time with / without a grid and a checkpoint", outputs)], "{:.3f}".format)
-    show("start", [(name, [begin[name] for begin in begins]) for name in begins[0]], "{:.1f}".format)
+    show("start", [(name, [start[name] for start in starts]) for name in starts[0]], "{:.1f}".format)
     return 0
 
 

@@ -1,20 +1,19 @@
-"""How long it takes until the images are good: Fréchet distance to real images over seconds, from a cold start.
+"""The time until the images are good: Fréchet distance to real images over seconds, from a cold start.
 
     python benchmarks/time_to_quality.py --data DIR --folder DIR [--recipes NAME[:MINUTES] ...]
                                          [--seeds N ...] [--threads N] [--every STEPS] [--target D]
                                          [--plot docs/time-to-quality.png]
 
-Trains each recipe with each seed, one after the other: `notebook`, a plain loop as reference.py has it, and presets of
-the toolkit as `python gan_dist/train.py NAME`, with all that they log, sample, save and evaluate; for so many minutes,
-or else for 100 epochs. Whatever the recipe, the clock starts with the process, and what is measured is the generator
-that it has on disk by then: 10,000 images of it, and the classifier that ships with the package. Measuring happens
-after the training, so that it takes nothing away from it.
+Trains each recipe with each seed, one after the other, for MINUTES or for 100 epochs: `notebook`, the plain loop of
+reference.py, and presets of the toolkit as `python gan_dist/train.py NAME`, with their default logs, samples,
+checkpoints and evaluations. For all recipes, the time starts with the process, and the generator on disk at a time is
+measured: 10,000 images, and the classifier that ships with the package. Generators are measured after the training, so
+that this does not slow it down.
 
-The time until a distance is known to the --every steps after which a preset leaves its generator. What has been
-trained stays in the folder, and is not trained again: a long list may be done in parts, and with --threads 1 as many of
-them side by side as there are cores. Prints Markdown: the distance at some times, the seconds until it is no larger
-than the notebook's last one (or --target), both as the median of the seeds with the lowest and the highest, and the
-shares of the digits in the last images.
+The precision of the times is the --every steps after which a preset writes its generator. Results stay in the folder
+and are reused: a long list can be processed in parts, and with --threads 1 in as many processes as there are cores.
+Prints Markdown: the distance at some times; the seconds until it is at most the notebook's last one (or --target), both
+as median, lowest and highest of the seeds; and the shares of the digits in the last images.
 """
 
 from __future__ import annotations
@@ -37,36 +36,38 @@ from launching import REPOSITORY, TRAIN, environment
 from gan_dist.config import PRESETS, STOPPED_EXIT_CODE, DataConfig
 from gan_dist.data.pixels import quantize
 from gan_dist.data.sources import load_images
-from gan_dist.evaluation.classifier import classifier_for
-from gan_dist.evaluation.metrics import class_shares, frechet_distance
-from gan_dist.evaluation.observations import observe
+from gan_dist.evaluation.classes import class_shares
+from gan_dist.evaluation.classifier_training import classifier_for
+from gan_dist.evaluation.distances import frechet_distance
+from gan_dist.evaluation.features import extract_features
 from gan_dist.evaluation.reference import reference_for
 from gan_dist.files import write_json
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import read_json
-from gan_dist.results.generate import generate, load_generator
+from gan_dist.results.generator import load_generator
+from gan_dist.results.sample import generate_images
 
 NOTEBOOK, EPOCHS = "notebook", 100
-APART = 1.05  # two generators that are measured are at least this factor of time apart
+SPACING = 1.05  # minimum ratio of the times of two measured generators
 COUNT = 10_000  # images
 COLUMNS = (15, 30, 60, 120, 300, 600, 1200, 3600, 7200)  # seconds
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How every recipe is trained."""
+    """Settings of all recipes."""
 
     data: Path
     folder: Path
-    """Holds the runs and what was measured of them."""
+    """Contains the runs and their measurements."""
     threads: int | None
     every: int
-    """Steps between two generators that a preset leaves on disk."""
+    """Steps between two generators that a preset writes."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained, and for how long: minutes, or else EPOCHS."""
+    """A training, and its duration: in minutes, or EPOCHS."""
 
     name: str
     minutes: float | None
@@ -82,7 +83,7 @@ class Recipe:
         return f"{self.name}-{self.minutes:g}min" if self.minutes else self.name
 
     def command(self, seed: int, setup: Setup, folder: Path) -> list[str]:
-        """What trains it, and leaves its generator in `folder` again and again."""
+        """The command line that trains it and repeatedly writes its generator to `folder`."""
         threads = setup.threads
         if self.name == NOTEBOOK:
             loop = [str(REPOSITORY / "benchmarks" / "reference.py"), NOTEBOOK, "--data", str(setup.data)]
@@ -96,10 +97,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Point:
-    """A generator, measured."""
+    """A measured generator."""
 
     seconds: float
-    """Since its process was started."""
+    """Since the start of its process."""
     frechet: float
     smallest: float
     """Share of the rarest digit."""
@@ -110,17 +111,17 @@ Curve = list[Point]
 
 
 def watch(words: list[str], file: Path, limit: float) -> list[tuple[float, bytes]]:
-    """Start a command and keep what it writes to a file, with the seconds since its start.
+    """Run a command, and return the successive contents of a file with the seconds since the start.
 
     Args:
         words: the command.
-        file: replaced by the command, never written in place.
-        limit: seconds after which it is asked to stop.
+        file: the command replaces it and never writes it in place.
+        limit: seconds after which the command gets a SIGTERM.
     """
     kept: list[tuple[float, bytes]] = []
-    with tempfile.TemporaryFile("w+") as said:
-        began, seen = time.time(), 0.0
-        process = subprocess.Popen(words, stdout=said, stderr=said, env=environment())
+    with tempfile.TemporaryFile("w+") as output:
+        began, last_written = time.time(), 0.0
+        process = subprocess.Popen(words, stdout=output, stderr=output, env=environment())
         stopping = False
         while process.poll() is None:
             time.sleep(0.05)
@@ -128,20 +129,20 @@ def watch(words: list[str], file: Path, limit: float) -> list[tuple[float, bytes
                 process.send_signal(signal.SIGTERM)
                 stopping = True
             written = file.stat().st_mtime if file.exists() else 0.0
-            # What was written later than the limit is what the end of the run left.
-            if written > seen and written - began <= limit:
+            # A file after the limit is from the end of the run.
+            if written > last_written and written - began <= limit:
                 seconds, content = written - began, file.read_bytes()
-                if len(kept) > 1 and seconds < APART * kept[-2][0]:
+                if len(kept) > 1 and seconds < SPACING * kept[-2][0]:
                     kept.pop()
                 kept.append((seconds, content))
-                seen = written
+                last_written = written
         if process.returncode not in (0, STOPPED_EXIT_CODE):
-            said.seek(0)
-            sys.exit(f"{' '.join(words)} failed:\n{said.read()}")
+            output.seek(0)
+            sys.exit(f"{' '.join(words)} failed:\n{output.read()}")
     return kept
 
 
-class Bench:
+class Measurement:
     """Measures generators.
 
     Args:
@@ -157,38 +158,38 @@ class Bench:
     def measure(self, seconds: float, content: bytes) -> Point:
         with tempfile.TemporaryDirectory() as folder:
             RunFolder(Path(folder)).generator.write_bytes(content)
-            images = quantize(generate(load_generator(folder), COUNT, seed=0))
-        observed = observe(self.classifier.network, images)
-        shares = class_shares(observed, self.reference)
+            pixels = quantize(generate_images(load_generator(folder), COUNT, seed=0))
+        images = extract_features(self.classifier.network, pixels)
+        shares = class_shares(images, self.reference)
         digits = [share.value for name, share in shares.items() if name != "classes/from_uniform"]
-        distance = frechet_distance(observed, self.reference)["distance/frechet"].value
+        distance = frechet_distance(images, self.reference)["distance/frechet"].value
         return Point(seconds, distance, min(digits), max(digits))
 
 
-def curve_of(recipe: Recipe, seed: int, setup: Setup, bench: Bench) -> Curve:
-    """Train a recipe and measure it, if that has not been done."""
+def curve_of(recipe: Recipe, seed: int, setup: Setup, measurement: Measurement) -> Curve:
+    """Train and measure a recipe, unless this has been done before."""
     name = f"{recipe}-{seed}"
     file, run = setup.folder / f"{name}.json", setup.folder / name
     if not file.exists():
-        shutil.rmtree(run, ignore_errors=True)  # of a run that was interrupted; going on there, the clock would lie
+        shutil.rmtree(run, ignore_errors=True)  # of an interrupted run; resuming it would give wrong times
         words = recipe.command(seed, setup, run)
         kept = watch(words, RunFolder(run).generator, 60 * (recipe.minutes or math.inf))
         if not kept:
-            sys.exit(f"{name} left no generator in its time; give it more minutes")
-        write_json(file, {"points": [asdict(bench.measure(*one)) for one in kept]})
+            sys.exit(f"{name} wrote no generator in its time; give it more minutes")
+        write_json(file, {"points": [asdict(measurement.measure(*one)) for one in kept]})
     curve = [Point(**point) for point in read_json(file)["points"]]
     print(f"{name}: {curve[-1]}", file=sys.stderr, flush=True)
     return curve
 
 
 def at(curve: Curve, seconds: float) -> float | None:
-    """The distance of the generator that is there at a time; None where there is none yet, or the run is over."""
-    there = [point for point in curve if point.seconds <= seconds]
-    return there[-1].frechet if there and curve[-1].seconds >= seconds / APART else None
+    """The distance of the generator at a time; None if there is none yet, or the run has ended."""
+    earlier = [point for point in curve if point.seconds <= seconds]
+    return earlier[-1].frechet if earlier and curve[-1].seconds >= seconds / SPACING else None
 
 
 def reached(curve: Curve, target: float) -> float:
-    """Seconds until a distance is reached; infinite if it is not."""
+    """Seconds until a distance is reached; infinity if it is not."""
     return next((point.seconds for point in curve if point.frechet <= target), math.inf)
 
 
@@ -201,20 +202,18 @@ def report(curves: dict[Recipe, list[Curve]], target: float, seconds: float | No
     """Print the tables.
 
     Args:
-        curves: those of each recipe, one for each seed.
+        curves: recipe -> one curve per seed.
         target: a distance.
-        seconds: what the notebook takes to its own last distance, or None.
+        seconds: time of the notebook to its last distance, or None.
     """
     shown = [column for column in COLUMNS if any(at(c, column) for some in curves.values() for c in some)]
-    print(f"Fréchet distance after so many seconds, median of the seeds:\n\n| recipe | {' | '.join(map(str, shown))} |")
+    print(f"Fréchet distance over seconds, median of the seeds:\n\n| recipe | {' | '.join(map(str, shown))} |")
     print("|---" * (len(shown) + 1) + "|")
     for recipe, some in curves.items():
         rows = [[at(curve, column) for curve in some] for column in shown]
         cells = [f"{median(found):.3g}" if (found := [v for v in row if v is not None]) else "" for row in rows]
         print(f"| {recipe} | {' | '.join(cells)} |")
-    print(
-        f"\n| recipe | seeds | seconds to {target:.1f} | of the notebook's | last distance | after seconds | digits |"
-    )
+    print(f"\n| recipe | seeds | seconds to {target:.1f} | of notebook's | last distance | after seconds | digits |")
     print("|---|---|---|---|---|---|---|")
     for recipe, some in curves.items():
         times = [reached(curve, target) for curve in some]
@@ -227,7 +226,7 @@ def report(curves: dict[Recipe, list[Curve]], target: float, seconds: float | No
 
 
 def plot(curves: dict[Recipe, list[Curve]], floor: float, file: Path) -> None:
-    """Distance over seconds: a line for each seed, and that of real images."""
+    """Plot the distance over seconds: a line per seed, and the distance of real images."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -256,25 +255,25 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=300)
     parser.add_argument("--target", type=float, default=None)
     parser.add_argument("--plot", type=Path, default=None)
-    asked = parser.parse_args()
-    asked.folder.mkdir(parents=True, exist_ok=True)
-    if asked.threads:
-        torch.set_num_threads(asked.threads)
-    setup = Setup(asked.data, asked.folder, asked.threads, asked.every)
-    bench = Bench(asked.data)
-    curves: dict[Recipe, list[Curve]] = {recipe: [] for recipe in asked.recipes}
-    for seed in asked.seeds:  # in turns: a machine may change its speed
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    setup = Setup(arguments.data, arguments.folder, arguments.threads, arguments.every)
+    measurement = Measurement(arguments.data)
+    curves: dict[Recipe, list[Curve]] = {recipe: [] for recipe in arguments.recipes}
+    for seed in arguments.seeds:  # alternating, since the speed of the machine may change
         for recipe, some in curves.items():
-            some.append(curve_of(recipe, seed, setup, bench))
-    target, seconds = asked.target, None
+            some.append(curve_of(recipe, seed, setup, measurement))
+    target, seconds = arguments.target, None
     if loops := curves.get(Recipe(NOTEBOOK, None)):
         target = target or median(curve[-1].frechet for curve in loops)
         seconds = median(curve[-1].seconds for curve in loops)
-    floor = bench.reference.floor["distance/frechet"].value
+    floor = measurement.reference.floor["distance/frechet"].value
     report(curves, target or floor, seconds)
     print(f"\nReal test images against the training images: {floor:.3f}.")
-    if asked.plot:
-        plot(curves, floor, asked.plot)
+    if arguments.plot:
+        plot(curves, floor, arguments.plot)
     return 0
 
 

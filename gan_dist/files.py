@@ -1,4 +1,4 @@
-"""Files: reading them when they may hold anything, and writing them whole or not at all."""
+"""Reads untrusted files and writes files atomically."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ MAX_NESTING = 64
 
 
 class BadFile(ValueError):
-    """A file is not what it should be. The message says what is wrong, without the file's name."""
+    """A file is unreadable or has unexpected content. The message is the reason, without the file's name."""
 
 
 def read_file(file: Path, max_bytes: int, follow_links: bool = True) -> bytes:
     """Read a regular file of limited size.
 
-    A FIFO, device or socket is refused instead of waited for.
+    A FIFO, device or socket is rejected, because reading it could block.
 
     Args:
         file: its path.
-        max_bytes: the largest size that is read.
-        follow_links: False refuses a symbolic link, which may lead out of the folder that the file is expected in.
+        max_bytes: maximum size.
+        follow_links: False rejects a symbolic link, which may point outside of the expected folder.
 
     Raises:
-        BadFile: it can't be read, is no regular file, or is larger than `max_bytes`.
+        BadFile: it can't be read, is not a regular file, or is larger than `max_bytes`.
     """
     with open_regular_file(file, follow_links) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size > max_bytes:
-            raise BadFile(f"is too large: {size:,} bytes, at most {max_bytes:,} are read")
+            raise BadFile(f"is too large: {size:,} bytes; the maximum is {max_bytes:,}")
         try:
             content = stream.read(max_bytes + 1)
         except OSError as error:
@@ -46,13 +46,13 @@ def read_file(file: Path, max_bytes: int, follow_links: bool = True) -> bytes:
 
 
 def open_regular_file(file: Path, follow_links: bool = True) -> io.BufferedReader:
-    """Open a file to be read in parts; `read_file` reads one whole.
+    """Open a regular file to read it in parts. `read_file` reads a whole file.
 
     Raises:
-        BadFile: it can't be opened, or is no regular file.
+        BadFile: it can't be opened, or is not a regular file.
     """
     try:
-        # Without O_NONBLOCK, opening a FIFO waits for somebody to write to it.
+        # Without O_NONBLOCK, opening a FIFO blocks until another process writes to it.
         no_link = 0 if follow_links else os.O_NOFOLLOW
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | no_link)
     except OSError as error:
@@ -69,7 +69,7 @@ def parse_json(content: bytes) -> Any:
     """Parse JSON.
 
     Raises:
-        BadFile: it is not UTF-8, not JSON, or nested more than `MAX_NESTING` deep.
+        BadFile: it is not UTF-8, not JSON, or nested deeper than `MAX_NESTING`.
     """
     try:
         value = json.loads(content)
@@ -84,7 +84,7 @@ def parse_json_object(content: bytes) -> dict[str, Any]:
     """Parse JSON that must be an object.
 
     Raises:
-        BadFile: as in `parse_json`, or it is another kind of value.
+        BadFile: as in `parse_json`, or it is not an object.
     """
     value = parse_json(content)
     if not isinstance(value, dict):
@@ -93,7 +93,7 @@ def parse_json_object(content: bytes) -> dict[str, Any]:
 
 
 def _is_shallow(value: Any, depth: int = 0) -> bool:
-    """Whether a value can be walked through and written again without reaching Python's recursion limit."""
+    """Whether a value can be traversed and serialized within Python's recursion limit."""
     if not isinstance(value, dict | list):
         return True
     children = value.values() if isinstance(value, dict) else value
@@ -101,34 +101,34 @@ def _is_shallow(value: Any, depth: int = 0) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, for a message of one line: its first line, or its type if it says nothing."""
+    """The first line of an error's message, or its type if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-UNFINISHED = ".writing-"  # begins the name of whatever is not complete yet
+UNFINISHED = ".writing-"  # prefix of the names of incomplete files and folders
 
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """A path beside `file` to write to; it replaces the file if the block ends without an error, else it is removed."""
-    beside = file.with_name(f"{UNFINISHED}{os.getpid()}-{file.name}")
+    """Yields a temporary path in the same folder. It replaces `file` if the block succeeds, else it is removed."""
+    temporary = file.with_name(f"{UNFINISHED}{os.getpid()}-{file.name}")
     try:
-        yield beside
-        with open(beside, "rb") as written:
+        yield temporary
+        with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        beside.replace(file)
+        temporary.replace(file)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(file: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON object atomically."""
-    with replacing(file) as beside:
-        beside.write_text(json.dumps(values, indent=2) + "\n")
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def sync(path: Path) -> None:
-    """Have the disk keep a file's content, or a folder's entries, through a power failure."""
+    """Flush a file's content, or a folder's entries, to the disk, so that it survives a power failure."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Memory that is left on this machine, so that what cannot fit is refused before it is allocated."""
+"""The available memory of this machine, to reject allocations that do not fit before they are made."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from pathlib import Path
 
 
 def available_memory(meminfo: Path = Path("/proc/meminfo"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that processes may still allocate: what the kernel has, or the limit of the cgroup where that is lower.
+    """Bytes that processes may still allocate: the kernel's estimate, or a cgroup's limit if it is lower.
 
     Args:
-        meminfo: what the kernel says of its memory.
+        meminfo: the kernel's memory statistics.
         cgroups: the root of the cgroup file system, version 2.
 
     Returns:
-        None where neither can be read.
+        The number of bytes; None if neither can be read.
     """
-    found = [_from_meminfo(meminfo), *(_limit(folder / "memory.max") for folder in _own_cgroups(cgroups))]
-    return min((size for size in found if size is not None), default=None)
+    sizes = [_from_meminfo(meminfo), *(_limit(folder / "memory.max") for folder in _own_cgroups(cgroups))]
+    return min((size for size in sizes if size is not None), default=None)
 
 
 def _from_meminfo(file: Path) -> int | None:
@@ -28,7 +28,7 @@ def _from_meminfo(file: Path) -> int | None:
 
 
 def _own_cgroups(root: Path) -> list[Path]:
-    """The cgroup of this process and those above it: each one's limit counts."""
+    """The cgroup of this process and its parents, all of whose limits apply."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The door that `accelerate launch` opens: parse, build, train. Also `python gan_dist/train.py`, and torchrun."""
+"""The script that `accelerate launch` and torchrun start: parse, build, train."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:
-    # Run as a script, Python put this folder first on the path, where config.py and data/ look like packages of
-    # their own. The package's parent belongs there: this checkout is what runs, whatever else is installed.
+    # As a script, Python puts this folder first on the path, where config/ and data/ would be top-level packages. The
+    # package's parent belongs there: this checkout runs, whatever else is installed.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from gan_dist.distributed.output_streams import nonblocking_output, occupy_closed_descriptors
-from gan_dist.distributed.signals import starting
+from gan_dist.distributed.descriptors import occupy_closed_descriptors
+from gan_dist.distributed.output_streams import nonblocking_output
+from gan_dist.distributed.signals import exit_on_signals
 
 _process = contextlib.ExitStack()
 if __name__ == "__main__":
-    occupy_closed_descriptors()  # before anything is opened: it would get the number of a closed stdout
-    _process.enter_context(starting())  # before the imports below: they take part of a second
+    occupy_closed_descriptors()  # before any file is opened, which would get the descriptor of a closed stdout
+    _process.enter_context(exit_on_signals())  # before the imports below, which take a fraction of a second
 
 from gan_dist.config import PRESETS, Config, InputError, shortened, validate  # noqa: E402
 from gan_dist.config.arguments import read_arguments  # noqa: E402
@@ -28,7 +29,7 @@ from gan_dist.distributed.exit_codes import exit_code  # noqa: E402
 from gan_dist.distributed.openmp import limit_spinning  # noqa: E402
 from gan_dist.trainer.early import check_early  # noqa: E402
 
-# What --help shows; --help-all shows all.
+# The flags in --help; --help-all shows all.
 FIRST_FLAGS = (
     *("data.name", "data.root", "data.source"),
     *("train.epochs", "train.steps", "train.batch_size", "train.seed", "train.loss", "train.mixed_precision"),
@@ -37,11 +38,11 @@ FIRST_FLAGS = (
 
 
 def parse(arguments: Sequence[str], prog: str = "gan_dist/train.py") -> Config:
-    """[PRESET] and flags to a valid configuration. Imports no torch: --help and a typing error answer at once.
+    """Parse [PRESET] and flags into a valid configuration. Imports no torch, so --help and typos are answered at once.
 
     Raises:
-        InputError: an unknown preset or flag, or a value that can't be used.
-        SystemExit: --help, --help-all or --version was asked for and printed.
+        InputError: an unknown preset or flag, or an invalid value.
+        SystemExit: after --help, --help-all or --version.
     """
     preset, rest = "seed", list(arguments)
     if rest and not rest[0].startswith("-") and "=" not in rest[0]:
@@ -53,8 +54,8 @@ def parse(arguments: Sequence[str], prog: str = "gan_dist/train.py") -> Config:
         rest,
         prog=prog,
         description=(
-            "Train a generator and a discriminator. PRESET names the values to start from, without one those of seed; "
-            "each flag overrides one of them."
+            "Train a generator and a discriminator. PRESET selects the default values (seed if omitted); each flag "
+            "overrides one of them."
         ),
         default=PRESETS[preset](),
         presets={name: (make.__doc__ or "").partition("\n")[0] for name, make in PRESETS.items()},
@@ -66,11 +67,11 @@ def parse(arguments: Sequence[str], prog: str = "gan_dist/train.py") -> Config:
 
 @nonblocking_output()
 def main(arguments: Sequence[str] | None = None, prog: str = "gan_dist/train.py") -> int:
-    """Train as the command line says.
+    """Train a run.
 
     Returns:
-        The exit code: 0 finished, 75 stopped by a signal (Ctrl-C included) and resumable, 2 bad input, 1 failed.
-        Anything else raises. A signal that comes before the processes have met ends this one at once, with 75.
+        The exit code: 0 finished, 75 stopped by a signal (Ctrl-C included) and resumable, 2 bad input, 1 failed. Other
+        errors are raised. A signal before the processes have met ends this one immediately, with 75.
     """
     limit_spinning()
 
@@ -82,12 +83,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "gan_dist/train.py"
 
         return run_to_end(config)
 
-    with starting():
+    with exit_on_signals():
         return exit_code("gan_dist", work)
 
 
 def _announce_import() -> None:
-    """Say on rank 0 what the next 3 to 40 seconds are spent on, unless they were spent already in this process."""
+    """Announce on rank 0 what the next 3 to 40 seconds are spent on, unless torch is imported already."""
     if "torch" not in sys.modules and os.environ.get("RANK", "0") == "0":
         print("loading PyTorch ...", flush=True)
 

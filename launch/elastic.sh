@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Hosts that come and go: run this on each of them, with the same preset and flags, whenever it is there.
+# Hosts that join and leave: run this on each host when it is available, with the same preset and flags.
 #
 #     MAIN=10.0.0.1 HOSTS=1:4 launch/elastic.sh [PRESET] [FLAGS]
 #
-# Whenever a host comes or leaves (Ctrl-C or SIGTERM there, or it just dies), all processes start anew from the newest
-# checkpoint, which is that very step if nobody died. The main host has to stay. The batch size must be divisible by
-# every number of processes that may come about; with --train.exact-shards the result does not depend on it.
+# Whenever a host joins or leaves (by Ctrl-C, SIGTERM or a crash), all processes restart from the latest checkpoint,
+# which is of the current step unless a host crashed. The main host must stay. The batch size must be divisible by
+# every possible number of processes; with --train.exact-shards, the result does not depend on it.
 #
-# The variables can be set here instead; edit these two lines:
+# Instead of setting these variables, you can edit the two lines:
 MAIN=${MAIN:-10.0.0.1}    # address of the main host, as the others reach it
-HOSTS=${HOSTS:-1:4}       # the fewest and the most
-# These are good as they are, mostly:
-PORT=${PORT:-29500}       # of the meeting place on the main host; free, and open to the others
-PROCESSES=${PROCESSES:-}  # on each host; empty: one for each GPU, without a GPU one
-RESTARTS=${RESTARTS:-100} # how often processes are started anew after a loss
+HOSTS=${HOSTS:-1:4}       # minimum and maximum number of hosts
+# The defaults of these usually fit:
+PORT=${PORT:-29500}       # of the rendezvous on the main host; must be free, and open to the others
+PROCESSES=${PROCESSES:-}  # per host; empty: one per GPU, or one without a GPU
+RESTARTS=${RESTARTS:-100} # maximum number of restarts after a loss
 TIMEOUT=${TIMEOUT:-300}   # seconds to wait for enough hosts
 
 set -euo pipefail
@@ -31,7 +31,7 @@ find_network
 processes
 find_main
 
-launch "fewer than ${HOSTS%:*} hosts came within $TIMEOUT s; start this on more of them" \
+launch "fewer than ${HOSTS%:*} hosts connected within $TIMEOUT s; start this on more hosts" \
     torchrun --nnodes "$HOSTS" --nproc-per-node "$PROCESSES" --max-restarts "$RESTARTS" --monitor-interval 0.5 \
     --rdzv-backend c10d --rdzv-endpoint "$MAIN:$PORT" --rdzv-id gan_dist \
-    --rdzv-conf "$meeting" -m gan_dist.train "$@"
+    --rdzv-conf "$rendezvous" -m gan_dist.train "$@"

@@ -1,4 +1,4 @@
-"""Damage to files, drawn by hypothesis: what a test of a reader does to a whole file."""
+"""Hypothesis strategies that damage files, for tests of readers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ JSON_VALUES = strategies.recursive(
 
 @strategies.composite
 def damages(draw: strategies.DrawFn) -> Damage:
-    """Some damage to a safetensors file: to its bytes, to its header, or to the JSON texts in its metadata."""
+    """Damages a safetensors file: its bytes, its header, or the JSON texts in its metadata."""
     kind = draw(strategies.sampled_from(["cut", "bytes", "header", "metadata", "metadata"]))
     if kind == "cut":
         share = draw(strategies.floats(0, 1))
@@ -40,7 +40,7 @@ def damages(draw: strategies.DrawFn) -> Damage:
 
 
 def loads_or_is_refused(load: Callable[[], object], refusal: type[Exception]) -> bool:
-    """Whether a reader succeeds, or refuses in one line. Any other exception is raised."""
+    """Returns whether a reader succeeds or refuses in one line. Raises any other exception."""
     try:
         load()
     except refusal as error:
@@ -70,12 +70,12 @@ def _with_header(content: bytes, path: Sequence[int], value: Any, in_metadata: b
 
 
 def _replaced(inside: Any, path: Sequence[int], value: Any) -> Any:
-    """The same JSON with what is found along a path replaced; a path is the places of the children, from the root."""
+    """Returns the JSON with the value at a path replaced. A path has the index of a child for each level."""
     if not path or not isinstance(inside, dict | list) or not inside:
         return value
     if isinstance(inside, list):
-        place = path[0] % len(inside)
-        return [_replaced(item, path[1:], value) if i == place else item for i, item in enumerate(inside)]
+        child = path[0] % len(inside)
+        return [_replaced(item, path[1:], value) if i == child else item for i, item in enumerate(inside)]
     names = list(inside)
     name = names[path[0] % len(names)]
     return inside | {name: _replaced(inside[name], path[1:], value)}

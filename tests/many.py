@@ -48,7 +48,7 @@ class Group:
             while not code.exists():
                 assert self._process.poll() is None, (self.folder / "log").read_text()
                 assert time.monotonic() < give_up, (self.folder / "log").read_text()
-                time.sleep(0.01)
+                time.sleep(0.05)
             assert code.read_text() == "0", (self.folder / "log").read_text()
 
     def close(self) -> None:
@@ -72,7 +72,7 @@ def main(folder: Path) -> None:
         while not (job := folder / f"{count}.json").exists():
             if (folder / "end").exists():
                 return
-            time.sleep(0.01)
+            time.sleep(0.05)
         module, arguments = json.loads(job.read_text())
         for state in (AcceleratorState, PartialState, GradientState):
             state._shared_state.clear()

@@ -150,7 +150,7 @@ def test_an_error_that_only_tyro_can_name_is_one_line_too() -> None:
     with pytest.raises(InputError) as refused:
         read_arguments(Refusing, ["--size", "3"], prog="x", description="x")
     said = str(refused.value)
-    assert said.startswith("the command line can't be read; --help-all lists all flags (")
+    assert said.startswith("the command line is invalid; --help-all lists all flags (")
     assert "Error parsing Refusing: 3 is odd" in said
     assert "\n" not in said
 
@@ -216,14 +216,14 @@ BAD = [
     (["--train.compile=True"], "--train.compile", "takes no value; write --train.compile or --train.no-compile"),
     (["--run.no-shared", "false"], "--run.no-shared", "write --run.shared or --run.no-shared"),
     (["--train.compile", "yes"], "--train.compile", "takes no value; write --train.compile or --train.no-compile"),
-    (["--train.compile", "r3"], "r3", "has to be the first word"),
+    (["--train.compile", "r3"], "r3", "must be the first word"),
     (["--train.steps", "all"], "train.steps='all'", "is not a whole number or None"),
     (["--train.mixed-precision", "int8"], "train.mixed_precision='int8'", "choose from no, bf16, fp16, None"),
     (["--train.loss", "-x"], "--train.loss", "needs a value: one of bce"),
     (["--tyro-write-completion", "bash", "/nowhere/x"], "--tyro-write-completion", "--help-all lists all flags"),
     (["seed", "foo"], "'foo'", "gan_dist/train.py [PRESET] [--FLAG VALUE ...]"),
-    (["seed", "r3"], "r3", "has to be the first word"),
-    (["--train.epochs", "3", "r3"], "r3", "has to be the first word"),
+    (["seed", "r3"], "r3", "must be the first word"),
+    (["--train.epochs", "3", "r3"], "r3", "must be the first word"),
     (["epochs=3"], "'epochs=3'", "did you mean --train.epochs?"),
     (["--train.epochs", "0"], "train.epochs=0", "from 1 to 1,000,000"),
     (["--train.batch-size", "-5"], "train.batch_size=-5", "from 1 to"),
@@ -233,11 +233,11 @@ BAD = [
     (["--penalty.r1", "-inf"], "penalty.r1=-inf", "from 0 to 1e+06"),
     (["--optimizer.beta1", "1"], "optimizer.beta1=1", "from 0 to 0.999999"),
     (["--evaluate.count", "10"], "evaluate.count=10", "from 100 to"),
-    (["--train.exact-shards", "4", "--train.accumulation", "2"], "train.exact_shards", "leave out"),
+    (["--train.exact-shards", "4", "--train.accumulation", "2"], "train.exact_shards", "omit one of them"),
     (["--train.compile", "--train.mixed-precision", "fp16"], "train.compile", "use bf16"),
     (["--data.stack", "2"], "data.stack=2", "1 or 3"),
     (["--train.loss", "wgan"], "train.loss='wgan'", "choose from bce, "),
-    (["--penalty.r1", "1", "--penalty.gradient", "10"], "penalty.gradient", "the one or the others"),
+    (["--penalty.r1", "1", "--penalty.gradient", "10"], "penalty.gradient", "use one or the others"),
     (["r3", "--train.mixed-precision", "fp16"], "fp16", "use bf16"),
     (["--data.name", "kmnist", "--data.source", "sample"], "data.source=sample", "local or download"),
 ]
@@ -308,7 +308,7 @@ def test_bytes_that_are_no_text_are_one_line() -> None:
     words: list[bytes] = [os.fsencode(sys.executable), os.fsencode(TRAIN), b"--run.dir", b"runs/\xff"]
     done = subprocess.run(words, capture_output=True, env=environment(), timeout=60)
     assert done.returncode == 2
-    assert done.stderr.startswith(b"gan_dist: run.dir='runs/\\udcff' can't be used: it is not valid UTF-8")
+    assert done.stderr.startswith(b"gan_dist: run.dir='runs/\\udcff' is not supported: it is not valid UTF-8")
     assert done.stderr.count(b"\n") == 1
 
 
@@ -367,7 +367,7 @@ def test_what_is_suggested_exists() -> None:
 def test_the_script_itself_exits_with_2() -> None:
     ended = run_command("python", TRAIN, "--train.epochs", "0")
     assert ended.code == 2
-    assert ended.err == "gan_dist: train.epochs=0 can't be used: it must be a whole number from 1 to 1,000,000\n"
+    assert ended.err == "gan_dist: train.epochs=0 is not supported: it must be a whole number from 1 to 1,000,000\n"
 
 
 def test_a_stored_configuration_from_elsewhere_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""What a command prints, and that printing never matters to it: closed, full and unread terminals, pipes and files."""
+"""Console output, and that closed, full and unread terminals, pipes and files do not affect a command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from conftest import REPOSITORY, TRAIN, Ended, environment, launcher, run_comman
 from rich.console import Console as RichConsole
 
 from gan_dist.config import Config, EvaluateConfig, TrainConfig
-from gan_dist.distributed import output_streams
+from gan_dist.distributed import output_streams, output_targets
 from gan_dist.distributed.output_streams import OutputStream, nonblocking_output
 from gan_dist.outputs.console import Console, Progress
 from gan_dist.outputs.folder import RunFolder
@@ -32,7 +32,7 @@ from gan_dist.trainer.timing import Timing
 
 
 def in_shell(redirection: str, *words: str | Path) -> Ended:
-    """Run a command with its standard streams as bash redirects them; the exit code is the command's own."""
+    """Run a command with streams redirected by bash; returns the exit code of the command."""
     command = shlex.join(str(word) for word in words)
     return run_command("bash", "-c", f"{command} {redirection}; exit ${{PIPESTATUS[0]}}", PYTHONPATH=str(REPOSITORY))
 
@@ -48,7 +48,7 @@ def output_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name == "console-output"]
 
 
-def test_all_text_is_there_and_everything_is_put_back(capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_text_is_written_and_the_streams_are_restored(capsys: pytest.CaptureFixture[str]) -> None:
     before = sys.stdout, sys.stderr
     with nonblocking_output():
         outer = sys.stdout
@@ -61,15 +61,15 @@ def test_all_text_is_there_and_everything_is_put_back(capsys: pytest.CaptureFixt
         assert sys.stdout.encoding == before[0].encoding
     assert (sys.stdout, sys.stderr) == before
     assert not output_threads()
-    said = capsys.readouterr()
-    assert (said.out, said.err) == ("one\nthree", "two\n")
+    output = capsys.readouterr()
+    assert (output.out, output.err) == ("one\nthree", "two\n")
 
 
-TALKER = """
+PRINTING = """
 import os, sys
 from gan_dist.distributed.output_streams import nonblocking_output
 
-def talk():
+def work():
     if len(sys.argv) == 1:
         print("outside before")
     with nonblocking_output():
@@ -83,9 +83,9 @@ def talk():
         raise RuntimeError("the end")
 
 try:
-    talk()
+    work()
 except RuntimeError:
-    if len(sys.argv) > 1:  # what libraries print directly goes nowhere, and not into a file of ours
+    if len(sys.argv) > 1:  # what libraries print directly is not written into a file of ours
         with open(sys.argv[1], "w") as file:
             file.write("whole")
             file.flush()
@@ -96,8 +96,8 @@ except RuntimeError:
 """
 
 
-def test_the_order_of_both_streams_is_kept_and_a_traceback_is_seen() -> None:
-    ended = in_shell("2>&1", sys.executable, "-c", TALKER)
+def test_the_order_of_both_streams_and_a_traceback_are_kept() -> None:
+    ended = in_shell("2>&1", sys.executable, "-c", PRINTING)
     assert ended.code == 1
     lines = ended.out.splitlines()
     lines.remove("from a fork")  # another process
@@ -113,8 +113,8 @@ def test_the_order_of_both_streams_is_kept_and_a_traceback_is_seen() -> None:
         *(">/dev/full", "2>/dev/full", ">/dev/full 2>&1", ">&-", "2>&-", "<&- >&- 2>&-"),
     ],
 )
-def test_a_stream_that_takes_no_text_changes_nothing(tmp_path: Path, redirection: str) -> None:
-    ended = in_shell(redirection, sys.executable, "-c", TALKER, tmp_path / "file")
+def test_a_stream_that_accepts_no_text_changes_nothing(tmp_path: Path, redirection: str) -> None:
+    ended = in_shell(redirection, sys.executable, "-c", PRINTING, tmp_path / "file")
     assert ended.code == 75
     assert (tmp_path / "file").read_text() == "whole"
     assert "Error" not in ended.err + ended.out
@@ -122,15 +122,15 @@ def test_a_stream_that_takes_no_text_changes_nothing(tmp_path: Path, redirection
 
 @contextlib.contextmanager
 def unread_pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.TextIOBase]:
-    """sys.stdout is a pipe for the time of the block; yields the end to read from."""
+    """Replaces sys.stdout with a pipe; yields its reading end."""
     reading, writing = os.pipe()
     with open(reading) as reader, open(writing, "w", encoding="ascii") as stream, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", stream)
         yield reader
 
 
-def test_a_pipe_that_nobody_reads_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_streams, "QUEUED", 10)
+def test_an_unread_pipe_delays_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_streams, "MAX_QUEUED", 10)
     seen: list[str] = []
     with unread_pipe(monkeypatch) as pipe:
         reader = threading.Thread(target=lambda: seen.extend(pipe))
@@ -139,32 +139,32 @@ def test_a_pipe_that_nobody_reads_holds_nothing_up(monkeypatch: pytest.MonkeyPat
             for line in range(1000):
                 print(f"{line:06} {'é' * 1000}")
             reader.start()
-            wait_until(sys.stdout._channel.queue.empty)
+            wait_until(sys.stdout._thread.queue.empty)
             print("1000000")
         sys.stdout.close()
         reader.join()
-    left_out = [int(line[1:].split()[0]) for line in seen if line.startswith("[")]
+    dropped = [int(line[1:].split()[0]) for line in seen if line.startswith("[")]
     lines = [line for line in seen if not line.startswith("[")]
-    assert left_out
-    assert len(lines) + sum(left_out) == 1001
+    assert dropped
+    assert len(lines) + sum(dropped) == 1001
     assert lines == sorted(lines)
     assert lines[0] == f"000000 {'?' * 1000}\n"
     assert lines[-1] == "1000000\n"
 
 
-def test_the_end_does_not_wait_for_who_never_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_streams, "PATIENCE", 0.1)
+def test_the_end_does_not_wait_for_an_unread_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_targets, "CLOSE_SECONDS", 0.1)
     with unread_pipe(monkeypatch):
         with nonblocking_output():
             for _ in range(100):
                 print("x" * 1000)
         assert os.path.samestat(os.fstat(sys.stdout.fileno()), os.stat(os.devnull))
-        print("x" * 100_000, flush=True)  # nor does anybody else
+        print("x" * 100_000, flush=True)  # other writers do not wait either
     wait_until(lambda: not output_threads())
 
 
-def test_a_log_goes_on_when_the_disk_has_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_streams, "RETRY", 0.0)
+def test_a_log_continues_when_the_disk_has_space_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_targets, "RETRY_SECONDS", 0.0)
     with open("/dev/full", "w") as full, open(tmp_path / "log", "w") as log:
         monkeypatch.setattr(sys, "stdout", full)
         with nonblocking_output():
@@ -177,15 +177,15 @@ def test_a_log_goes_on_when_the_disk_has_room_again(tmp_path: Path, monkeypatch:
     assert text.strip() == "[2 line(s) of output could not be written here]\nthree"
 
 
-def test_a_stream_that_is_closed_meanwhile_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_that_was_closed_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for closed in ((tmp_path / "log").open("w"), io.StringIO()):
         monkeypatch.setattr(sys, "stdout", closed)
         with nonblocking_output():
             print("one")
             sys.stdout.close()
-            with open(tmp_path / "other", "w") as other:  # it has the number that the log had
+            with open(tmp_path / "other", "w") as other:  # it has the descriptor of the log
                 print("two")
-                wait_until(lambda: sys.stdout._target._gone)  # type: ignore[attr-defined]
+                wait_until(lambda: sys.stdout._target._failed)  # type: ignore[attr-defined]
                 other.write("whole")
         assert (tmp_path / "other").read_text() == "whole"
 
@@ -194,8 +194,8 @@ def test_a_stream_that_is_closed_meanwhile_is_left_alone(tmp_path: Path, monkeyp
 
 
 @pytest.fixture
-def make_words(flags: Callable[..., list[str]], tmp_path: Path) -> Callable[[int], list[str | Path]]:
-    """A run of so many epochs of 10 steps that logs each step, in about 100 characters."""
+def make_command(flags: Callable[..., list[str]], tmp_path: Path) -> Callable[[int], list[str | Path]]:
+    """A run with epochs of 10 steps that logs each step in about 100 characters."""
 
     def make(epochs: int) -> list[str | Path]:
         logged = ["--train.epochs", str(epochs), "--log.every-steps", "1", "--wandb.mode", "disabled"]
@@ -212,19 +212,17 @@ def assert_finished(folder: RunFolder, step: int) -> None:
 
 
 @pytest.mark.parametrize(("redirection", "processes"), [("2>&1 | head -n 1", 2), (">/dev/full 2>&-", 1), (">&-", 1)])
-def test_a_run_finishes_whatever_its_output_does(
-    make_words: Callable[[int], list[str | Path]], tmp_path: Path, redirection: str, processes: int
+def test_a_run_finishes_with_any_output(
+    make_command: Callable[[int], list[str | Path]], tmp_path: Path, redirection: str, processes: int
 ) -> None:
     start = launcher(processes) if processes > 1 else [sys.executable]
-    assert in_shell(redirection, *start, *make_words(5)).code == 0
+    assert in_shell(redirection, *start, *make_command(5)).code == 0
     assert_finished(RunFolder(tmp_path / "run"), step=50)
 
 
-def test_a_run_finishes_though_nobody_reads_its_output(
-    make_words: Callable[[int], list[str | Path]], tmp_path: Path
-) -> None:
+def test_a_run_finishes_with_unread_output(make_command: Callable[[int], list[str | Path]], tmp_path: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, *make_words(20)],
+        [sys.executable, *make_command(20)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         pipesize=4096,
@@ -237,13 +235,13 @@ def test_a_run_finishes_though_nobody_reads_its_output(
     assert_finished(RunFolder(tmp_path / "run"), step=200)
 
 
-def test_a_run_outlives_a_stopped_terminal_and_is_saved_when_it_is_closed(
-    make_words: Callable[[int], list[str | Path]], tmp_path: Path
+def test_a_run_continues_with_an_unread_terminal_and_is_saved_when_it_closes(
+    make_command: Callable[[int], list[str | Path]], tmp_path: Path
 ) -> None:
     folder = RunFolder(tmp_path / "run")
     ours, theirs = os.openpty()
     with subprocess.Popen(
-        [sys.executable, *make_words(1000)],
+        [sys.executable, *make_command(1000)],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -253,7 +251,7 @@ def test_a_run_outlives_a_stopped_terminal_and_is_saved_when_it_is_closed(
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     ) as process:
         os.close(theirs)
-        wait_for_step(folder, 400, process)  # a terminal holds less than 20 kB, and nobody has read a line
+        wait_for_step(folder, 400, process)  # more than a terminal buffers (less than 20 kB)
         os.close(ours)
         assert process.wait(timeout=120) == 75
     status = read_json(folder.status)
@@ -261,7 +259,7 @@ def test_a_run_outlives_a_stopped_terminal_and_is_saved_when_it_is_closed(
     assert RunFolder(tmp_path / "run").checkpoints.joinpath(f"step-{status['step']:08}").exists()
 
 
-def test_commands_do_not_mind_a_closed_pipe() -> None:
+def test_commands_work_with_a_closed_pipe() -> None:
     commands = [
         [],
         ["--help"],
@@ -285,8 +283,8 @@ ROW = {
 }
 
 
-def test_a_silent_console_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    console = Console(speaks=False)
+def test_a_disabled_console_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(enabled=False)
     console.announce("x")
     console.table("x", {"a": 1})
     console.begin(10, 1.0, lambda: Progress(0, 0.0))
@@ -295,40 +293,40 @@ def test_a_silent_console_says_nothing(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out == ""
 
 
-def test_what_an_error_says_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    console = Console(speaks=True)
+def test_markup_in_an_error_is_printed_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(enabled=True)
     console.table("failed: [/pair.cc:545] read error", {"x": "[/b]"})
-    console.announce("[/i] and so on")
-    said = capsys.readouterr().out
-    assert all(text in said for text in ("[/pair.cc:545]", "[/b]", "[/i] and so on"))
+    console.announce("[/i] and more")
+    output = capsys.readouterr().out
+    assert all(text in output for text in ("[/pair.cc:545]", "[/b]", "[/i] and more"))
 
 
 def test_a_log_file_gets_whole_lines_and_whole_paths(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")
-    console = Console(speaks=True)
+    console = Console(enabled=True)
     console.begin(2000, 100.0, lambda: Progress(500, 25.0, 1000.0, 3723.4))
     console.progress(ROW)
     console.end()
     path = "/a" * 100
     console.table("finished", {"generator": path})
-    said = capsys.readouterr().out
-    assert said.splitlines()[0] == (
+    output = capsys.readouterr().out
+    assert output.splitlines()[0] == (
         "epoch 25.00/100  step 500/2,000  123,457 images/s  1:02:03 left  loss D 0.250 G -  score real 0.50 fake 0.50"
     )
-    assert path in said
+    assert path in output
 
 
 def terminal(console: Console, width: int) -> io.StringIO:
-    """Have a console believe in a terminal; what it writes there."""
+    """Make a console write to a fake terminal; returns its content."""
     screen = io.StringIO()
     console.rich = RichConsole(file=screen, width=width, force_terminal=True, force_interactive=True, color_system=None)
     return screen
 
 
 def test_the_bar_moves_between_log_points() -> None:
-    console = Console(speaks=True)
+    console = Console(enabled=True)
     screen = terminal(console, 80)
     step = 3
     console.begin(1000, 10.0, lambda: Progress(step, step / 100, 1000.0, 60.0))
@@ -337,7 +335,7 @@ def test_the_bar_moves_between_log_points() -> None:
         step = 7
         wait_until(lambda: "step 7/1,000" in screen.getvalue())
         assert "1,000 images/s  1:00 left" in screen.getvalue()
-        assert "loss" not in screen.getvalue()  # nothing is known of it yet
+        assert "loss" not in screen.getvalue()  # not known yet
         console.progress(ROW)
         wait_until(lambda: "123,457 images/s  1:00 left  loss D 0.250 G -" in screen.getvalue())
     finally:
@@ -347,11 +345,11 @@ def test_the_bar_moves_between_log_points() -> None:
 
 @pytest.mark.parametrize("width", [20, 80, 120])
 def test_no_line_of_the_bar_is_wider_than_the_terminal(width: int) -> None:
-    console = Console(speaks=True)
+    console = Console(enabled=True)
     screen = terminal(console, width)
     console.begin(10_000_000, 12_345.0, lambda: Progress(9_999_999, 12_344.99, 1e6, 1e6))
     console.progress(ROW)
-    console.announce("a long line " * 20)  # drawn together with the bar
+    console.announce("a long line " * 20)  # printed together with the bar
     console.end()
     frames = screen.getvalue().replace("a long line " * 20, "")
     lines = [line for line in frames.replace("\x1b", "\n\x1b").splitlines() if not line.startswith("\x1b")]
@@ -369,10 +367,10 @@ class Clock:
         return self.now
 
 
-def test_evaluations_are_no_part_of_the_speed() -> None:
+def test_the_speed_excludes_evaluations() -> None:
     clock = Clock()
     timing = Timing(seconds=1000.0, evaluating=30.0, clock=clock)
-    assert timing.seconds() == 1000.0  # the run has not begun
+    assert timing.seconds() == 1000.0  # the run has not started
     timing.begin(50)
     assert timing.pace(50) is None
     clock.now += 10  # slow first steps
@@ -388,20 +386,20 @@ def test_evaluations_are_no_part_of_the_speed() -> None:
         clock.now += 40
     clock.now += 10
     assert timing.log(95) == 2.0
-    assert timing.pace(95) == 2.0  # the first steps do not count any more
+    assert timing.pace(95) == 2.0  # the first steps are excluded
     clock.now += 10
     assert timing.log(135) == 4.0
     assert timing.pace(140) == 80 / 30
     assert (timing.last_evaluation, timing.evaluating) == (40.0, 77.0)
     assert timing.seconds() == 1000.0 + 87
-    timing.begin(100)  # back to a checkpoint
+    timing.begin(100)  # rollback to a checkpoint
     assert timing.seconds() == 1000.0 + 87
     clock.now += 1
     assert timing.pace(110) == 10.0
 
 
 @pytest.mark.parametrize("every", [None, 1, 3])
-def test_evaluations_to_come_are_those_that_will_be_made(every: int | None) -> None:
+def test_remaining_evaluations_are_counted(every: int | None) -> None:
     config = Config(train=TrainConfig(epochs=8, batch_size=30), evaluate=EvaluateConfig(every_epochs=every))
     schedule = Schedule(config, dataset_size=100)
     due = [step for step in range(1, schedule.total_steps + 1) if schedule.at(step, False).evaluate]

@@ -1,4 +1,4 @@
-"""Where images come from, what is refused, and in which order they reach a step."""
+"""Data sets: their sources, what is rejected, and the order of the images."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from torchvision.datasets import MNIST
 from torchvision.transforms import ToTensor
 
 from gan_dist.config import DataConfig, InputError, Stopped
-from gan_dist.data import sources
+from gan_dist.data.images import MIN_COMPARED, NoHeldOut
 from gan_dist.data.loader import make_loader
 from gan_dist.data.order import GlobalBatches
 from gan_dist.data.pixels import denormalize, normalize
-from gan_dist.data.readers import idx
+from gan_dist.data.readers import idx, location
 from gan_dist.data.readers.location import find_local, require_local
-from gan_dist.data.sources import LEAST_COMPARED, NoHeldOut, load_images, load_labelled
+from gan_dist.data.sources import load_images, load_labelled
 from gan_dist.data.store import ResidentImages
 
 CPU = torch.device("cpu")
 
 
 def quiet(line: str) -> None:
-    """Where a test does not mind what is announced."""
+    """Ignores announcements."""
 
 
 def test_normalize_is_the_notebooks_formula() -> None:
@@ -55,7 +55,7 @@ def test_normalize_is_the_notebooks_formula() -> None:
 
 
 def test_torchvision_reads_the_same_pixels(tmp_path: Path) -> None:
-    """A root of torchvision's is read as torchvision reads it."""
+    """A root in torchvision's layout is read as torchvision reads it."""
     data_root = tmp_path
     write_root(data_root, idx_bytes(draw_images()))
     (data_root / "MNIST/raw/train-labels-idx1-ubyte").write_bytes(labels_bytes(np.zeros(IMAGES, np.uint8)))
@@ -87,7 +87,7 @@ def test_every_data_set_plain_or_gzipped(tmp_path: Path, name: str, file: str) -
     assert found.provenance.source == "local"
     assert found.provenance.file == str(where)
     assert found.provenance.sha256 == hashlib.sha256(draw_images().tobytes()).hexdigest()
-    # 200 images are not the published 60,000: said once, and recorded.
+    # 200 images are not the published 60,000, which is announced once and recorded.
     assert len(announced) == 1
     assert "200 images" in announced[0]
     assert "not the 60,000 published" in found.provenance.verified
@@ -101,7 +101,7 @@ def damage(kind: str) -> bytes:
         "header only": whole[:9],
         "too long": whole + b"x",
         "wrong magic": b"\x00\x00\x08\x01" + whole[4:],
-        "is empty of pictures": idx_bytes(np.zeros((3, 28, 28), np.uint8)),
+        "blank images": idx_bytes(np.zeros((3, 28, 28), np.uint8)),
         "no images": idx_bytes(np.zeros((0, 28, 28), np.uint8)),
         "other size": idx_bytes(np.ones((3, 32, 32), np.uint8)),
         "torn gzip": gzip.compress(whole)[:-100],
@@ -116,9 +116,9 @@ def damage(kind: str) -> bytes:
         ("truncated", "is truncated: 156,815 bytes instead of 156,816"),
         ("header only", "is truncated"),
         ("too long", "is too long"),
-        ("wrong magic", "begins with 0x00000801 instead of 0x00000803"),
-        ("is empty of pictures", "every pixel is the same"),
-        ("no images", "holds no images: its header says 0x28x28"),
+        ("wrong magic", "starts with 0x00000801 instead of 0x00000803"),
+        ("blank images", "all pixels are equal"),
+        ("no images", "holds no images: its header declares 0x28x28"),
         ("other size", "32x32 instead of 28x28"),
         ("torn gzip", "damaged gzip"),
         ("gzip with a flipped bit", "damaged gzip"),
@@ -133,7 +133,7 @@ def test_a_damaged_file_is_named_and_nothing_else_is_taken(tmp_path: Path, kind:
 
 
 def put_in_place(file: Path, kind: str) -> None:
-    """Put something that is no file in a file's place."""
+    """Replace a file with something that is not a regular file."""
     file.unlink(missing_ok=True)
     if kind == "FIFO":
         os.mkfifo(file)
@@ -201,7 +201,7 @@ def test_a_gzip_file_may_have_parts_and_nothing_behind_them(tmp_path: Path) -> N
 
 
 class Content(bytes):
-    """Bytes that hypothesis shows shortened."""
+    """Bytes with a short representation in the output of hypothesis."""
 
     def __repr__(self) -> str:
         return f"<{len(self)} bytes: {self[:48].hex()}>"
@@ -209,12 +209,12 @@ class Content(bytes):
 
 @st.composite
 def damaged(draw: st.DrawFn, valid: Sequence[Content]) -> Content:
-    """Random bytes, or the content of a valid file with some changes, gzipped before them, after or not at all."""
+    """Random bytes, or the content of a valid file with some changes, gzipped before or after them or not at all."""
     content = draw(st.sampled_from(valid) | st.binary(max_size=64))
     gzipped = draw(st.sampled_from(["no", "before", "after"]))
     content = gzip.compress(content) if gzipped == "before" else content
     for _ in range(draw(st.integers(0, 4))):
-        # Most of what can go wrong is at the beginning.
+        # Most errors are possible at the beginning.
         start = draw(st.integers(0, 24) | st.integers(0, len(content)))
         replaced, new = draw(st.integers(0, 8)), draw(st.binary(max_size=8))
         content = content[:start] + new + content[start + replaced :]
@@ -222,11 +222,11 @@ def damaged(draw: st.DrawFn, valid: Sequence[Content]) -> Content:
     return Content(gzip.compress(content) if gzipped == "after" else content)
 
 
-FEW = draw_images(LEAST_COMPARED)
-IMAGE_FILES = [Content(idx_bytes(FEW[:count])) for count in (LEAST_COMPARED, 1, 0)]
+FEW = draw_images(MIN_COMPARED)
+IMAGE_FILES = [Content(idx_bytes(FEW[:count])) for count in (MIN_COMPARED, 1, 0)]
 LABEL_FILES = [
-    *(Content(labels_bytes(np.arange(count, dtype=np.uint8) % 11)) for count in (10, LEAST_COMPARED, 0)),
-    *(Content(labels_bytes(np.full((LEAST_COMPARED, columns), 3, ">i4"))) for columns in (8, 1, 0)),
+    *(Content(labels_bytes(np.arange(count, dtype=np.uint8) % 11)) for count in (10, MIN_COMPARED, 0)),
+    *(Content(labels_bytes(np.full((MIN_COMPARED, columns), 3, ">i4"))) for columns in (8, 1, 0)),
 ]
 
 
@@ -237,9 +237,9 @@ LABEL_FILES = [
     kept=st.integers(0, 3),
 )
 def test_any_content_is_read_or_refused_in_one_line(name: str, files: tuple[bytes, ...], kept: int) -> None:
-    """Of images and labels, of both splits; one of the files is whole, so that the others are looked at."""
-    train, test = sources.PUBLISHED[name], sources.HELD_OUT[name]
-    whole = [idx_bytes(FEW), labels_bytes(np.full((LEAST_COMPARED, 8), 3, ">i4") if name == "qmnist" else FEW[:, 0, 0])]
+    """Images and labels of both splits. One of the files is valid, so that the others are read too."""
+    train, test = location.PUBLISHED[name], location.HELD_OUT[name]
+    whole = [idx_bytes(FEW), labels_bytes(np.full((MIN_COMPARED, 8), 3, ">i4") if name == "qmnist" else FEW[:, 0, 0])]
     with tempfile.TemporaryDirectory() as folder:
         for i, file in enumerate((train.file, train.labels, test.file, test.labels)):
             (Path(folder) / file).write_bytes(whole[i % 2] if i == kept else files[i])
@@ -261,11 +261,11 @@ def test_any_content_is_read_or_refused_in_one_line(name: str, files: tuple[byte
 def test_the_published_count_with_another_content_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_root(tmp_path, idx_bytes(draw_images()))
     published = dataclasses.replace(
-        sources.PUBLISHED["mnist"], count=IMAGES, md5=hashlib.md5(idx_bytes(draw_images())).hexdigest()
+        location.PUBLISHED["mnist"], count=IMAGES, md5=hashlib.md5(idx_bytes(draw_images())).hexdigest()
     )
-    monkeypatch.setitem(sources.PUBLISHED, "mnist", published)
+    monkeypatch.setitem(location.PUBLISHED, "mnist", published)
     assert load_images(DataConfig(root=tmp_path), quiet).provenance.verified == "shape, range, count and md5"
-    monkeypatch.setitem(sources.PUBLISHED, "mnist", dataclasses.replace(published, md5="0" * 32))
+    monkeypatch.setitem(location.PUBLISHED, "mnist", dataclasses.replace(published, md5="0" * 32))
     with pytest.raises(InputError, match="md5 differs"):
         load_images(DataConfig(root=tmp_path), quiet)
 
@@ -324,19 +324,19 @@ def test_sample_digits_are_real_ones() -> None:
 
 
 def test_few_held_out_images_are_as_none(tmp_path: Path) -> None:
-    for split, count in (("train", 30), ("t10k", LEAST_COMPARED - 1)):
+    for split, count in (("train", 30), ("t10k", MIN_COMPARED - 1)):
         write_root(tmp_path, idx_bytes(draw_images(count)), f"MNIST/raw/{split}-images-idx3-ubyte")
         write_root(tmp_path, labels_bytes(np.zeros(count, np.uint8)), f"MNIST/raw/{split}-labels-idx1-ubyte")
     with pytest.raises(NoHeldOut, match="t10k-images-idx3-ubyte holds 19 images"):
         load_labelled(DataConfig(root=tmp_path), "test", quiet)
 
 
-HELD_OUT = 40  # images that the mirror has beside the training images
+HELD_OUT = 40  # held-out images of the mirror
 
 
 @pytest.fixture
 def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A mirror of (Q)MNIST on this machine, where torchvision downloads from in this process and its children."""
+    """A local mirror of (Q)MNIST, from which torchvision downloads in the child process."""
     folder = tmp_path / "mirror"
     folder.mkdir()
     handler = lambda *a: http.server.SimpleHTTPRequestHandler(*a, directory=str(folder))  # noqa: E731
@@ -361,14 +361,14 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def put(folder: Path, name: str, content: bytes, url: str = "") -> tuple[str, str]:
-    """Put a file on the mirror; returns where it is and its md5, as torchvision's lists have them."""
+    """Add a file to the mirror; returns its address and md5, as in torchvision's lists."""
     packed = gzip.compress(content)
     (folder / name).write_bytes(packed)
     return url + name, hashlib.md5(packed).hexdigest()
 
 
 def _use_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, resources: Sequence[str] = ()) -> None:
-    """Have torchvision, in the child process that downloads, find MNIST at `url`."""
+    """Set torchvision's mirror to `url` in the download process."""
     site = tmp_path / "site"
     site.mkdir()
     lines = ["import torchvision.datasets as d", f"d.MNIST.mirrors = [{url!r}]", *resources]
@@ -421,7 +421,7 @@ def test_a_download_with_another_md5_leaves_nothing(tmp_path: Path, mirror: Path
 
 @pytest.fixture
 def silent_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """A server in the place of torchvision's mirrors that never answers."""
+    """A server instead of torchvision's mirrors that never responds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(60)
         _use_mirror(tmp_path, monkeypatch, f"http://127.0.0.1:{server.getsockname()[1]}/")
@@ -429,7 +429,7 @@ def silent_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
 
 
 def wait_for_its_end(connection: socket.socket) -> None:
-    """Wait until the process at the other end is gone."""
+    """Wait until the process at the other end has ended."""
     with connection, contextlib.suppress(ConnectionResetError):
         connection.settimeout(60)
         while connection.recv(4096):
@@ -468,7 +468,7 @@ def test_a_stop_ends_a_download(tmp_path: Path, silent_server: socket.socket, ex
 
 
 def start_to_load(root: Path) -> subprocess.Popen[bytes]:
-    """A process that loads images as a run does, and ends with 75 where it is stopped."""
+    """A process that loads images like a run, and ends with 75 if it is stopped."""
     script = """
 import signal, sys
 from pathlib import Path
@@ -487,7 +487,7 @@ except Stopped:
 
 
 def test_ctrl_c_is_no_failed_download(tmp_path: Path, silent_server: socket.socket) -> None:
-    """A terminal sends its signal to all processes of the job."""
+    """A terminal sends the signal to all processes of a job."""
     with start_to_load(tmp_path / "root") as loads:
         connection = silent_server.accept()[0]
         os.killpg(loads.pid, signal.SIGINT)
@@ -506,7 +506,7 @@ def test_what_a_killed_download_leaves_is_removed_by_the_next(tmp_path: Path, si
             load_images(DataConfig(root=root), pytest.fail, lambda: True)
         assert list(root.iterdir()) == [folder]  # in use
         loads.kill()
-        wait_for_its_end(connection)  # the process that downloads ends with the one that started it
+        wait_for_its_end(connection)  # the download process ends with its parent
     assert list(root.iterdir()) == [folder]
     mine = root / "gan-dist-downloads"
     mine.touch()
@@ -528,7 +528,7 @@ def test_what_a_killed_download_leaves_is_removed_by_the_next(tmp_path: Path, si
         ("import os; os._exit(1)", "no message"),
     ],
 )
-@pytest.mark.parametrize("name", sources.PUBLISHED)
+@pytest.mark.parametrize("name", location.PUBLISHED)
 def test_why_a_download_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, line: str, says: str
 ) -> None:
@@ -545,7 +545,7 @@ def test_why_a_download_failed(
 
 @contextlib.contextmanager
 def without_privileges() -> Iterator[None]:
-    """To root nothing is forbidden by a file's mode."""
+    """File modes do not restrict root."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)
@@ -588,7 +588,7 @@ def unusable_root(folder: Path, kind: str) -> Path:
 )
 @pytest.mark.usefixtures("mirror")
 def test_a_root_that_cannot_be_used(kind: str, says: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to other users
+    with tempfile.TemporaryDirectory() as folder:  # other users can't enter pytest's own folders
         os.chmod(folder, 0o755)
         root = unusable_root(Path(folder), kind)
         forbidden = without_privileges() if kind in ("unreadable", "read-only") else contextlib.nullcontext()
@@ -608,7 +608,7 @@ def test_every_image_comes_once_an_epoch(size: int, batch: int) -> None:
         seen = stream[epoch * size : (epoch + 1) * size]
         assert sorted(seen.tolist()) == list(range(size))
         orders.append(tuple(seen.tolist()))
-    assert len(set(orders)) == epochs  # another order each time
+    assert len(set(orders)) == epochs  # every epoch has a different order
 
 
 def test_the_order_depends_on_seed_and_step_alone() -> None:
@@ -640,7 +640,7 @@ def test_stacked_images_take_every_image_once_an_epoch_in_every_channel() -> Non
     assert not torch.equal(numbers[:, 0], numbers[:, 1])
     assert not torch.equal(numbers[:, 1], numbers[:, 2])
     alone = torch.cat(list(GlobalBatches(IMAGES, 20, 0, range(10), CPU)))
-    assert torch.equal(numbers[:, 0], alone)  # the first channel is what there is without the others
+    assert torch.equal(numbers[:, 0], alone)  # the first channel does not depend on the others
 
 
 def test_a_stack_changes_the_shape_and_nothing_else(data_root: Path) -> None:

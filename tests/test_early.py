@@ -34,8 +34,8 @@ def cases(tmp_path: Path) -> dict[str, list[str]]:
     return {
         "holds no mnist: looked for": [*LOCAL, str(tmp_path), "--run.dir", str(tmp_path / "new")],
         "can't be used (/proc:": ["--run.dir", "/proc/nothing"],
-        "holds no run that run.resume=must": ["--run.resume", "must", "--run.dir", str(tmp_path / "new")],
-        "holds a run already and run.resume=never": ["--run.resume", "never", "--run.dir", str(run)],
+        "holds no run to resume, as run.resume=must": ["--run.resume", "must", "--run.dir", str(tmp_path / "new")],
+        "already holds a run, and run.resume=never": ["--run.resume", "never", "--run.dir", str(run)],
         "another configuration (train.seed: 0 -> 1)": ["--train.seed", "1", "--run.dir", str(run)],
     }
 

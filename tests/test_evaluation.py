@@ -1,20 +1,23 @@
-"""The figures against closed formulas and hand-made cases; the classifier; labels; what is kept between runs."""
+"""The figures against closed formulas and hand-made cases; the classifier; labels; the cache."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import inspect
 import json
 import math
 import os
 import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import draw_images, idx_bytes, labels_bytes, train_here, write_root
+from conftest import REPOSITORY, draw_images, idx_bytes, labels_bytes, train_here, write_root
 from damage import Damage, damages, loads_or_is_refused
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,33 +26,46 @@ from torch import Tensor
 
 from gan_dist import cli
 from gan_dist.config import DataConfig, InputError
-from gan_dist.data import sources
+from gan_dist.data.images import LabelledImages, NoHeldOut
 from gan_dist.data.pixels import normalize, quantize
-from gan_dist.data.sources import LabelledImages, NoHeldOut, load_images, load_labelled, settled
-from gan_dist.evaluation import classifier as classifiers
-from gan_dist.evaluation import metrics
+from gan_dist.data.readers import location
+from gan_dist.data.sources import load_images, load_labelled, pin_source
+from gan_dist.evaluation import classifier_file, classifier_training, nearest
 from gan_dist.evaluation import reference as references
-from gan_dist.evaluation.cache import keep
-from gan_dist.evaluation.classifier import classifier_bytes, classifier_for, load_classifier, shipped, train_classifier
-from gan_dist.evaluation.metrics import compute_figures
-from gan_dist.evaluation.observations import Estimate, Observed, Reference, choose, observe
-from gan_dist.evaluation.reference import build_reference, reference_for
+from gan_dist.evaluation.cache import write_cached
+from gan_dist.evaluation.classes import class_shares, modes
+from gan_dist.evaluation.classifier_file import (
+    TrainedClassifier,
+    classifier_bytes,
+    load_classifier,
+    shipped_classifier,
+)
+from gan_dist.evaluation.classifier_training import classifier_for, train_classifier
+from gan_dist.evaluation.distances import classifier_score, frechet_distance, kernel_distance
+from gan_dist.evaluation.estimates import Estimate, subset_indices
+from gan_dist.evaluation.features import ImageFeatures, Reference, extract_features
+from gan_dist.evaluation.fingerprint import code_fingerprint
+from gan_dist.evaluation.floor import build_reference, real_figures
+from gan_dist.evaluation.manifolds import manifold_figures
+from gan_dist.evaluation.metrics import FIGURES, compute_figures
+from gan_dist.evaluation.nearest import feature_diversity, nearest_training_distance
+from gan_dist.evaluation.reference import reference_for
 from gan_dist.files import BadFile
 from gan_dist.results.evaluate import evaluate_run, make_shipped_classifier
 from gan_dist.seeding import generator_for
 from gan_dist.tensors import read_tensors
 
 HELD_OUT = 60  # images in the small data set's test split
-FIFO = b"fifo"  # in the place of a file's content
-SHIPPED = Path(classifiers.__file__).parent / "digits.safetensors"
+FIFO = b"fifo"  # instead of a file's content
+SHIPPED = Path(classifier_file.__file__).parent / "digits.safetensors"
 
 
 def quiet(line: str) -> None:
-    """Where a test does not mind what is announced."""
+    """Ignore an announcement."""
 
 
-def no_more(*_: object) -> None:
-    pytest.fail("done a second time")
+def fail_if_called(*_: object) -> None:
+    pytest.fail("computed a second time")
 
 
 @pytest.fixture(autouse=True)
@@ -73,10 +89,10 @@ def drawn(count: int, seed: int = 0, spread: float = 1.0) -> Tensor:
     return torch.randn(count, 128, generator=generator_for(seed, "test")) * spread
 
 
-def seen(features: Tensor, logits: Tensor | None = None) -> Observed:
-    """Images that look so to a classifier; their pixels are all black."""
+def generated(features: Tensor, logits: Tensor | None = None) -> ImageFeatures:
+    """Black images with these features and logits."""
     logits = torch.zeros(len(features), 10) if logits is None else logits
-    return Observed(features, logits, torch.zeros(len(features), 1, 2, 2, dtype=torch.uint8))
+    return ImageFeatures(features, logits, torch.zeros(len(features), 1, 2, 2, dtype=torch.uint8))
 
 
 def real(features: Tensor) -> Reference:
@@ -87,7 +103,7 @@ def real(features: Tensor) -> Reference:
 
 
 def gaussian_distance(one: Tensor, other: Tensor) -> float:
-    """Fréchet distance by symmetric square roots, as the paper has it."""
+    """Fréchet distance by symmetric square roots, as in the paper."""
     a, b = one.double().numpy(), other.double().numpy()
     mean = a.mean(0) - b.mean(0)
     cov_a, cov_b = np.cov(a.T), np.cov(b.T)
@@ -98,7 +114,7 @@ def gaussian_distance(one: Tensor, other: Tensor) -> float:
 
 
 def frechet(one: Tensor, other: Tensor) -> Estimate:
-    return metrics.frechet_distance(seen(one), real(other))["distance/frechet"]
+    return frechet_distance(generated(one), real(other))["distance/frechet"]
 
 
 def test_frechet_distance_is_the_closed_formula() -> None:
@@ -115,7 +131,7 @@ def test_frechet_distance_is_the_closed_formula() -> None:
 def test_kernel_distance_is_the_unbiased_mmd_of_blocks() -> None:
     fake, other = drawn(40) + 0.2, drawn(50, 1)
     pairs = zip(
-        *(rows[choose(len(rows), 40, "kernel")].double().numpy().reshape(10, 4, 128) for rows in (fake, other)),
+        *(rows[subset_indices(len(rows), 40, "kernel")].double().numpy().reshape(10, 4, 128) for rows in (fake, other)),
         strict=True,
     )
     distances = []
@@ -123,30 +139,30 @@ def test_kernel_distance_is_the_unbiased_mmd_of_blocks() -> None:
         kernel = lambda a, b: (a @ b.T / 128 + 1) ** 3  # noqa: E731
         within = [(k.sum() - np.trace(k)) / (4 * 3) for k in (kernel(x, x), kernel(y, y))]
         distances.append(sum(within) - 2 * kernel(x, y).mean())
-    found = metrics.kernel_distance(seen(fake), real(other))["distance/kernel"]
+    found = kernel_distance(generated(fake), real(other))["distance/kernel"]
     assert found.value == pytest.approx(np.mean(distances), rel=1e-6)
 
 
 def test_kernel_distance_of_one_distribution_has_no_bias() -> None:
     values = [
-        metrics.kernel_distance(seen(drawn(200, seed)), real(drawn(200, 100 + seed)))["distance/kernel"].value
+        kernel_distance(generated(drawn(200, seed)), real(drawn(200, 100 + seed)))["distance/kernel"].value
         for seed in range(20)
     ]
     error = np.std(values) / 20**0.5
     assert abs(np.mean(values)) < 3 * error
-    away = metrics.kernel_distance(seen(drawn(200) + 0.5), real(drawn(200, 1)))["distance/kernel"]
+    away = kernel_distance(generated(drawn(200) + 0.5), real(drawn(200, 1)))["distance/kernel"]
     assert away.low > 0.5
 
 
 @pytest.mark.parametrize(("classes", "confidence", "expected"), [(10, 50, 10), (5, 50, 5), (1, 50, 1), (10, 0, 1)])
 def test_classifier_score_counts_the_classes_clearly_shown(classes: int, confidence: float, expected: float) -> None:
     logits = confidence * torch.eye(10)[torch.arange(1000) % classes]
-    found = metrics.classifier_score(seen(drawn(1000), logits), real(drawn(10)))["score/classifier"]
+    found = classifier_score(generated(drawn(1000), logits), real(drawn(10)))["score/classifier"]
     assert found.value == pytest.approx(expected, rel=1e-6)
 
 
 def precision_and_recall(fake: Tensor, other: Tensor) -> tuple[float, float]:
-    found = metrics.manifold_figures(seen(fake), real(other))
+    found = manifold_figures(generated(fake), real(other))
     return found["precision"].value, found["recall"].value
 
 
@@ -159,22 +175,22 @@ def test_precision_and_recall_of_hand_made_sets() -> None:
     assert half[0] == 1
     assert half[1] == pytest.approx(0.5, abs=0.01)
     beside = other.clone()
-    beside[::4] += 1000  # a quarter is like nothing real
+    beside[::4] += 1000  # a quarter is far from all real ones
     precision, recall = precision_and_recall(beside, other)
     assert precision == pytest.approx(0.75, abs=0.01)
     assert recall > 0.9
-    assert precision_and_recall(other[:1].repeat(100, 1), other)[1] < 0.02  # one image, again and again
+    assert precision_and_recall(other[:1].repeat(100, 1), other)[1] < 0.02  # copies of one image
 
 
 def density_and_coverage(fake: Tensor, other: Tensor) -> tuple[float, float]:
-    found = metrics.manifold_figures(seen(fake), real(other))
+    found = manifold_figures(generated(fake), real(other))
     return found["density"].value, found["coverage"].value
 
 
 def test_density_and_coverage_are_the_papers_sums() -> None:
     fake, other = drawn(40, 1, 1.1), drawn(60, 2)
-    # The order in which the rows are chosen says which real ones are compared: as many as there are generated ones.
-    fakes, reals = fake[choose(40, 5000, "manifold")].double(), other[choose(60, 5000, "manifold")].double()[:40]
+    # The order of the selected rows determines which real ones are compared: as many as there are generated ones.
+    fakes, reals = (rows[subset_indices(len(rows), 5000, "manifold")].double()[:40] for rows in (fake, other))
     inside = np.zeros((40, 40), bool)
     for i, image in enumerate(reals):
         radius = sorted((image - neighbour).norm().item() for neighbour in reals)[5]  # the image itself is the first
@@ -193,7 +209,7 @@ def test_density_and_coverage_of_real_images_do_not_depend_on_their_number(count
     assert coverage == pytest.approx(1 - 2**-5, abs=0.04)
 
 
-def test_noise_that_has_the_best_precision_covers_nothing() -> None:
+def test_noise_with_perfect_precision_has_no_coverage() -> None:
     """All of it lies in the ball of one outlier."""
     other = drawn(1000)
     other[:1] *= 20
@@ -209,121 +225,166 @@ def test_noise_that_has_the_best_precision_covers_nothing() -> None:
 
 def test_class_shares() -> None:
     labels = torch.tensor([3] * 50 + [7] * 30 + [0] * 20)
-    found = metrics.class_shares(seen(drawn(100), torch.eye(10)[labels]), real(drawn(10)))
+    found = class_shares(generated(drawn(100), torch.eye(10)[labels]), real(drawn(10)))
     assert [found[f"classes/{label}"].value for label in (0, 3, 7, 9)] == pytest.approx([0.2, 0.5, 0.3, 0])
-    # 0.4 and 0.2 and 0.1 too many in three classes, 0.1 too few in each of seven
+    # Three classes are 0.4, 0.2 and 0.1 above 0.1, and seven are 0.1 below.
     assert found["classes/from_uniform"].value == pytest.approx(0.7)
     margin = 1.96 * (0.5 * 0.5 / 100) ** 0.5
     assert found["classes/3"].low == pytest.approx(0.5 - margin)
     assert found["classes/9"].low == found["classes/9"].high == 0
-    equal = metrics.class_shares(seen(drawn(100), torch.eye(10).repeat(10, 1)), real(drawn(10)))
+    equal = class_shares(generated(drawn(100), torch.eye(10).repeat(10, 1)), real(drawn(10)))
     assert equal["classes/from_uniform"].value == pytest.approx(0, abs=1e-6)
 
 
 def test_diversity_is_the_mean_distance_of_two() -> None:
     features = drawn(50)
     pairs = [(features[i] - features[j]).norm().item() for i in range(50) for j in range(i)]
-    found = metrics.feature_diversity(seen(features), real(features))["diversity/features"]
+    found = feature_diversity(generated(features), real(features))["diversity/features"]
     assert found.value == pytest.approx(np.mean(pairs), rel=1e-4)
 
 
-def with_pixels(images: np.ndarray) -> Observed:
+def with_pixels(images: np.ndarray) -> ImageFeatures:
     pixels = torch.from_numpy(images).unsqueeze(1)
-    return Observed(torch.zeros(len(images), 128), torch.eye(10)[torch.arange(len(images)) % 10], pixels)
+    return ImageFeatures(torch.zeros(len(images), 128), torch.eye(10)[torch.arange(len(images)) % 10], pixels)
 
 
-def test_copies_are_at_distance_0_and_others_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nearest_distances_are_exact_and_0_for_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     images = draw_images(300)
     train = with_pixels(images[:200])
     medians = torch.full((10,), 2.0)
-    reference = Reference("none", train.features, train.pixels, held_out_nearest=medians)
-    monkeypatch.setattr(metrics, "NEAREST_CHUNK", 64)
-    copies = metrics.nearest_training_distance(with_pixels(images[50:150]), reference)
+    reference = Reference("none", train.features, train.pixels, held_out_distances=medians)
+    monkeypatch.setattr(nearest, "TRAINING_CHUNK", 64)
+    copies = nearest_training_distance(with_pixels(images[50:150]), reference)
     assert copies["nearest/generated"] == copies["nearest/ratio"] == Estimate(0.0, 0.0, 0.0)
-    others = metrics.nearest_training_distance(with_pixels(images[200:]), reference)
+    others = nearest_training_distance(with_pixels(images[200:]), reference)
     x, y = (part.reshape(-1, 1, 784).astype(float) / 255 for part in (images[200:], images[:200]))
-    nearest = np.sqrt(((x - y.transpose(1, 0, 2)) ** 2).sum(2)).min(1)
-    median = float(torch.from_numpy(nearest).median())
+    distances = np.sqrt(((x - y.transpose(1, 0, 2)) ** 2).sum(2)).min(1)
+    median = float(torch.from_numpy(distances).median())
     assert others["nearest/generated"].value == pytest.approx(median, rel=1e-5)
     assert others["nearest/ratio"].value == pytest.approx(median / 2, rel=1e-5)
 
 
-def test_the_ratio_of_distances_does_not_mind_which_classes_come() -> None:
-    """Of simple images, the nearest is near: that is no memory of the training images."""
+def test_the_ratio_of_distances_does_not_depend_on_the_frequency_of_classes() -> None:
+    """The nearest image of a simple image is near, which is no evidence of memorization."""
     images = draw_images(300)
     train = with_pixels(images[:200])
     medians = torch.tensor([1.0] + [5.0] * 9)
-    reference = Reference("none", train.features, train.pixels, held_out_nearest=medians)
+    reference = Reference("none", train.features, train.pixels, held_out_distances=medians)
     simple = dataclasses.replace(with_pixels(images[200:]), logits=torch.eye(10)[torch.zeros(100, dtype=torch.long)])
-    found = metrics.nearest_training_distance(simple, reference)
+    found = nearest_training_distance(simple, reference)
     assert found["nearest/ratio"].value == pytest.approx(found["nearest/generated"].value)
 
 
-@pytest.mark.parametrize(
-    ("name", "figure"),
-    [
-        ("distance/frechet", metrics.frechet_distance),
-        ("distance/kernel", metrics.kernel_distance),
-        ("score/classifier", metrics.classifier_score),
-        ("precision", metrics.manifold_figures),
-        ("recall", metrics.manifold_figures),
-        ("density", metrics.manifold_figures),
-        ("coverage", metrics.manifold_figures),
-        ("classes/from_uniform", metrics.class_shares),
-        ("diversity/features", metrics.feature_diversity),
-    ],
-)
-def test_intervals_are_as_wide_as_chance_makes_them(name: str, figure: metrics.Figure) -> None:
-    """The spread over many sets of one kind is the one that each set alone claims."""
-    reference = real(drawn(400, 1000)[:, :8] @ torch.eye(8, 128))
+@pytest.mark.parametrize("key", FIGURES)
+def test_intervals_match_the_spread_of_a_figure(key: str) -> None:
+    """The standard deviation over many sets is that of which each set alone gives an estimate."""
+    reference = dataclasses.replace(
+        real(drawn(400, 1000)[:, :8] @ torch.eye(8, 128)), pixels=noise(1000), held_out_distances=torch.ones(10)
+    )
 
-    def fake(seed: int) -> Observed:
+    def fake(seed: int) -> ImageFeatures:
         features = drawn(400, seed, 1.3)[:, :8] @ torch.eye(8, 128)
-        return seen(features, 2 * drawn(400, seed)[:, 10:20])
+        return ImageFeatures(features, 2 * drawn(400, seed)[:, 10:20], noise(seed), stack=2)
 
-    found = [figure(fake(seed), reference)[name] for seed in range(30)]
-    spread = np.std([estimate.value for estimate in found])
-    claimed = np.mean([estimate.high - estimate.low for estimate in found]) / (2 * 1.96)
-    assert 0.6 < spread / claimed < 1.6
-    assert all(estimate.low <= estimate.value <= estimate.high for estimate in found)
+    results = [FIGURES[key](fake(seed), reference) for seed in range(30)]
+    for name in results[0]:
+        estimates = [result[name] for result in results]
+        spread = np.std([estimate.value for estimate in estimates])
+        estimated = np.mean([estimate.high - estimate.low for estimate in estimates]) / (2 * 1.96)
+        assert 0.6 < spread / estimated < 1.6, name
+        assert all(estimate.low <= estimate.value <= estimate.high for estimate in estimates), name
 
 
-def test_figures_are_the_same_every_time_and_over_any_ranks(digits: LabelledImages) -> None:
-    """Whatever the global generator is at; that it stays there, a fixture sees to."""
-    network = shipped().network
-    some_seen, other_seen = observe(network, digits.images[::40]), observe(network, digits.images[1::40])
-    reference = Reference("x", other_seen.features, other_seen.pixels)
-    whole = compute_figures(some_seen, reference)
+def noise(seed: int) -> Tensor:
+    """(400, 1, 2, 2) random pixels."""
+    return torch.randint(256, (400, 1, 2, 2), generator=generator_for(seed, "test"), dtype=torch.uint8)
+
+
+def test_modes_of_stacked_images() -> None:
+    """All 1,000 equally often; then half of them; then one."""
+    combinations = torch.cartesian_prod(*[torch.arange(10)] * 3)  # (1000, 3)
+    for shown, found, divergence in (
+        (combinations, 1000, 0.0),
+        (combinations[:500], 500, math.log(2)),
+        (combinations[:1], 1, math.log(1e3)),
+    ):
+        labels = shown.repeat(4000 // len(shown), 1).flatten()
+        images = generated(torch.zeros(len(labels), 128), torch.nn.functional.one_hot(labels, 10).float())
+        figures = modes(dataclasses.replace(images, stack=3), real(images.features))
+        assert figures["modes/found"].value == found
+        assert figures["modes/divergence"].value == pytest.approx(divergence, abs=1e-9)
+        assert modes(images, real(images.features)) == {}
+
+
+def test_modes_of_as_many_real_images() -> None:
+    """26,000 draws of 1,000 equally frequent modes diverge from equal shares by about 999/52,000 by chance alone."""
+    floor = {f"classes/{label}": Estimate(0.1, 0.1, 0.1) for label in range(10)}
+    reference = dataclasses.replace(real(torch.zeros(1, 128)), floor=floor)
+    assert real_figures(reference, 26_000, 1) == floor
+    figures = real_figures(reference, 26_000, 3)
+    assert figures["modes/found"].value == 1000
+    assert figures["modes/divergence"].value == pytest.approx(999 / 52_000, rel=0.2)
+
+
+# Key of FIGURES -> the test of its values. A new figure needs one.
+VALUE_TESTS = {
+    "frechet": test_frechet_distance_is_the_closed_formula,
+    "kernel": test_kernel_distance_is_the_unbiased_mmd_of_blocks,
+    "manifolds": test_density_and_coverage_are_the_papers_sums,
+    "score": test_classifier_score_counts_the_classes_clearly_shown,
+    "classes": test_class_shares,
+    "nearest": test_nearest_distances_are_exact_and_0_for_copies,
+    "modes": test_modes_of_stacked_images,
+    "diversity": test_diversity_is_the_mean_distance_of_two,
+}
+
+
+def test_every_figure_is_tested_and_documented() -> None:
+    assert set(VALUE_TESTS) == set(FIGURES)
+    assert all(figure.__doc__ for figure in FIGURES.values())
+    documentation = (REPOSITORY / "docs" / "evaluation.md").read_text()
+    stacked = dataclasses.replace(with_pixels(draw_images(100)), stack=2)
+    reference = Reference("none", drawn(100), stacked.pixels, held_out_distances=torch.ones(10))
+    names = compute_figures(stacked, reference).keys() - {f"classes/{label}" for label in range(1, 10)}
+    assert [name for name in names if f"`{name}`" not in documentation] == []
+
+
+def test_figures_do_not_depend_on_the_global_generator_or_the_number_of_ranks(digits: LabelledImages) -> None:
+    """That the global generator keeps its state is checked by a fixture."""
+    network = shipped_classifier().network
+    images, other = (extract_features(network, digits.images[first::40]) for first in (0, 1))
+    reference = Reference("x", other.features, other.pixels)
+    expected = compute_figures(images, reference)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
-        shared = [compute_figures(some_seen, reference, rank, 3) for rank in range(3)]
-    assert {name: figure for part in shared for name, figure in part.items()} == whole
-    assert sum(len(part) for part in shared) == len(whole)
+        parts = [compute_figures(images, reference, rank, 3) for rank in range(3)]
+    assert {name: figure for part in parts for name, figure in part.items()} == expected
+    assert sum(len(part) for part in parts) == len(expected)
 
 
 # The classifier
 
 
-def test_the_shipped_classifier_knows_digits(digits: LabelledImages) -> None:
-    classifier = shipped()
+def test_the_shipped_classifier_classifies_digits(digits: LabelledImages) -> None:
+    classifier = shipped_classifier()
     assert classifier.id == "6a267eb79315"
     assert classifier.accuracy >= 0.993
     assert (classifier.classes, classifier.data_name) == (10, "mnist")
     assert not classifier.network.training
     assert not any(weight.requires_grad for weight in classifier.network.parameters())
-    assert (Path(classifiers.__file__).parent / "digits.safetensors").stat().st_size < 1_000_000
-    observed = observe(classifier.network, digits.images)
-    assert (observed.logits.argmax(1) == digits.labels).double().mean() > 0.99
-    assert observed.features.shape == (5000, 128)
-    assert observed.features.min() == 0  # after a ReLU
-    assert torch.allclose(observed.logits[:9], classifier.network(normalize(digits.images[:9])), atol=1e-4)
+    assert SHIPPED.stat().st_size < 1_000_000
+    images = extract_features(classifier.network, digits.images)
+    assert (images.logits.argmax(1) == digits.labels).double().mean() > 0.99
+    assert images.features.shape == (5000, 128)
+    assert images.features.min() == 0  # after a ReLU
+    assert torch.allclose(images.logits[:9], classifier.network(normalize(digits.images[:9])), atol=1e-4)
     assert classifier_for(DataConfig(name="qmnist"), quiet).id == classifier.id
 
 
 def test_training_a_classifier_depends_on_its_arguments_alone(digits: LabelledImages) -> None:
     train, held_out = some(digits, 5), some(digits, 37)
 
-    def one(global_seed: int, **arguments: int) -> classifiers.TrainedClassifier:
+    def one(global_seed: int, **arguments: int) -> TrainedClassifier:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(global_seed)
             return train_classifier(train, held_out, quiet, epochs=2, **arguments)
@@ -364,15 +425,15 @@ def test_a_classifiers_file(digits: LabelledImages, tmp_path: Path) -> None:
         ({"classes": 10**12}, "out of range"),
         ({"classes": 11}, r"holds head\.weight of shape \[10, 128\] instead of \[11, 128\]"),
         ({"id": ["x"]}, "of another type"),
-        ({"id": "0" * 12}, "does not hold the weights that were written"),
-        ({"more": 1}, "a field is missing, or of another type"),
+        ({"id": "0" * 12}, "has weights that do not match its id"),
+        ({"more": 1}, "a field is missing or of another type"),
     ],
 )
-def test_a_classifier_that_is_described_wrongly_is_one_line(change: dict[str, Any], says: str, tmp_path: Path) -> None:
+def test_a_wrong_description_of_a_classifier_is_one_line(change: dict[str, Any], says: str, tmp_path: Path) -> None:
     tensors, metadata = read_tensors(SHIPPED.read_bytes())
-    told = json.loads(metadata["classifier"]) | change
+    description = json.loads(metadata["classifier"]) | change
     file = tmp_path / "some.safetensors"
-    file.write_bytes(save(tensors, {"classifier": json.dumps(told)}))
+    file.write_bytes(save(tensors, {"classifier": json.dumps(description)}))
     with pytest.raises(InputError, match=says) as refusal:
         load_classifier(file)
     assert "\n" not in str(refusal.value)
@@ -380,9 +441,9 @@ def test_a_classifier_that_is_described_wrongly_is_one_line(change: dict[str, An
 
 def test_a_damaged_installation_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "digits.safetensors").write_bytes(SHIPPED.read_bytes()[:-1])
-    monkeypatch.setattr(classifiers.importlib.resources, "files", lambda package: tmp_path)
-    with pytest.raises(InputError, match=r"digits\.safetensors of the package .* damaged .*; install gan_dist again"):
-        shipped()
+    monkeypatch.setattr(classifier_file.importlib.resources, "files", lambda package: tmp_path)
+    with pytest.raises(InputError, match=r"digits\.safetensors of the package .* damaged .*; reinstall gan_dist"):
+        shipped_classifier()
 
 
 @pytest.mark.fuzz
@@ -417,7 +478,7 @@ def test_both_splits_are_read_with_their_labels(tmp_path: Path, gz: str, source:
     write_data(tmp_path, gz=gz)
     config = DataConfig(root=tmp_path, source=source)  # type: ignore[arg-type]  # what is there is not downloaded again
     train, test = (load_labelled(config, split, quiet) for split in ("train", "test"))
-    assert torch.equal(train.images, load_images(settled(config, "local"), quiet).images)
+    assert torch.equal(train.images, load_images(pin_source(config, "local"), quiet).images)
     assert torch.equal(test.images[:, 0], torch.from_numpy(draw_images(200 + HELD_OUT)[200:]))
     assert torch.equal(train.labels, torch.from_numpy(classes_of(200)).long())
     assert torch.equal(test.labels, torch.from_numpy(classes_of(HELD_OUT)).long())
@@ -439,12 +500,12 @@ def test_qmnists_labels_are_the_first_of_eight_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, r"holds no train-labels-idx1-ubyte\[\.gz\] beside train-images-idx3-ubyte; put it there"),
+        (None, r"holds no train-labels-idx1-ubyte\[\.gz\], .*; put it beside train-images-idx3-ubyte"),
         (b"", "is empty"),
         (labels_bytes(classes_of(200))[:-3], "truncated: 205 bytes instead of 208 for 200 labels"),
         (labels_bytes(classes_of(200))[:6], "less than an IDX header"),
         (labels_bytes(classes_of(200)) + b"x", "too long"),
-        (idx_bytes(draw_images()), "no IDX file of labels: it begins with 0x00000803 instead of 0x00000801"),
+        (idx_bytes(draw_images()), "not an IDX file of labels: it starts with 0x00000803 instead of 0x00000801"),
         (labels_bytes(classes_of(199)), "holds 199 labels for the 200 images of"),
         (labels_bytes(classes_of(200) + np.uint8(1)), "holds other classes than 0 to 9"),
     ],
@@ -464,7 +525,7 @@ def test_labels_that_cannot_be_used_are_named(tmp_path: Path, content: bytes | N
 
 
 @pytest.mark.parametrize("missing", ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
-def test_missing_held_out_files_can_be_told_from_damaged_ones(tmp_path: Path, missing: str) -> None:
+def test_missing_held_out_files_are_told_from_damaged_ones(tmp_path: Path, missing: str) -> None:
     file = write_data(tmp_path).with_name(missing)
     content = file.read_bytes()
     file.unlink()
@@ -478,25 +539,25 @@ def test_missing_held_out_files_can_be_told_from_damaged_ones(tmp_path: Path, mi
 
 def test_the_sample_has_labels_and_no_held_out_images(digits: LabelledImages) -> None:
     assert torch.bincount(digits.labels).tolist() == [500] * 10
-    with pytest.raises(NoHeldOut, match=r"--data\.root a copy of MNIST"):
+    with pytest.raises(NoHeldOut, match=r"--data\.root with a copy of MNIST"):
         load_labelled(DataConfig(source="sample"), "test", quiet)
 
 
 def test_held_out_images_are_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_data(tmp_path)
-    published = dataclasses.replace(sources.HELD_OUT["mnist"], count=HELD_OUT, md5="0" * 32)
-    monkeypatch.setitem(sources.HELD_OUT, "mnist", published)
+    published = dataclasses.replace(location.HELD_OUT["mnist"], count=HELD_OUT, md5="0" * 32)
+    monkeypatch.setitem(location.HELD_OUT, "mnist", published)
     with pytest.raises(InputError, match="t10k-images-idx3-ubyte is not mnist: its md5 differs"):
         load_labelled(DataConfig(root=tmp_path), "test", quiet)
 
 
-# What is kept
+# The cache
 
 
 @pytest.fixture
 def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     quick = lambda *given: train_classifier(*given, epochs=1)  # noqa: E731
-    monkeypatch.setattr(classifiers, "train_classifier", quick)
+    monkeypatch.setattr(classifier_training, "train_classifier", quick)
 
 
 @pytest.mark.usefixtures("few_epochs")
@@ -507,22 +568,22 @@ def test_a_classifier_is_trained_once_for_a_data_set(
     config = DataConfig(name="fashion-mnist", root=tmp_path)
     with pytest.raises(InputError, match=r"no classifier for data\.name=fashion-mnist yet; gan-dist evaluate RUN"):
         classifier_for(config, quiet, may_train=False)
-    said: list[str] = []
-    trained = classifier_for(config, said.append)
+    announced: list[str] = []
+    trained = classifier_for(config, announced.append)
     assert trained.data_name == "fashion-mnist"
-    assert sum("training a classifier of fashion-mnist" in line for line in said) == 1
+    assert sum("training a classifier of fashion-mnist" in line for line in announced) == 1
     (file,) = cache.iterdir()
     file.write_bytes(file.read_bytes()[:-1])
-    assert classifier_for(config, quiet).id == trained.id  # made again
-    monkeypatch.setattr(classifiers, "train_classifier", no_more)
+    assert classifier_for(config, quiet).id == trained.id  # trained again
+    monkeypatch.setattr(classifier_training, "train_classifier", fail_if_called)
     assert classifier_for(config, quiet, may_train=False).id == trained.id
 
 
-def test_the_reference_is_kept_and_made_again_if_damaged(
+def test_the_reference_is_cached_and_computed_again_if_damaged(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_data(tmp_path)
-    config, classifier = DataConfig(root=tmp_path), shipped()
+    config, classifier = DataConfig(root=tmp_path), shipped_classifier()
     train = load_images(config, quiet)
     first = reference_for(config, train, classifier, quiet)
     assert first.features.shape == (200, 128)
@@ -530,7 +591,7 @@ def test_the_reference_is_kept_and_made_again_if_damaged(
     assert first.held_out_features.shape == (HELD_OUT, 128)
     assert first.floor["nearest/ratio"].value == pytest.approx(1, abs=0.1)
     held_out = load_labelled(config, "test", quiet)
-    assert first.floor == compute_figures(observe(classifier.network, held_out.images), dataclasses.replace(first))
+    assert first.floor == compute_figures(extract_features(classifier.network, held_out.images), first)
 
     def same(other: Reference) -> bool:
         pairs = ((getattr(first, field.name), getattr(other, field.name)) for field in dataclasses.fields(first))
@@ -539,10 +600,10 @@ def test_the_reference_is_kept_and_made_again_if_damaged(
     (file,) = cache.iterdir()
     content = file.read_bytes()
     tensors, metadata = read_tensors(content)
-    told = json.loads(metadata["reference"])
+    description = json.loads(metadata["reference"])
     names = ("distance/frechet", "diversity/features")
-    figures = dict(zip(names, (told["floor"][name] for name in reversed(names)), strict=True))
-    exchanged = told | {"floor": told["floor"] | figures}
+    figures = dict(zip(names, (description["floor"][name] for name in reversed(names)), strict=True))
+    exchanged = description | {"floor": description["floor"] | figures}
     for damaged in (
         *(content[:-1], content[:-1] + bytes([content[-1] ^ 1]), b"", save(tensors)),
         save(tensors, {"reference": json.dumps(exchanged)}),
@@ -553,13 +614,14 @@ def test_the_reference_is_kept_and_made_again_if_damaged(
     file.unlink()
     os.mkfifo(file)
     assert same(reference_for(config, train, classifier, quiet))
-    with monkeypatch.context() as patch:  # another figure is computed of the real images, too
-        patch.setitem(metrics.FIGURES, "count", lambda observed, reference: {"count": Estimate(1.0, 1.0, 1.0)})
+    with monkeypatch.context() as patch:  # a new figure is computed of the real images too
+        patch.setitem(FIGURES, "count", lambda images, reference: {"count": Estimate(1.0, 1.0, 1.0)})
         assert "count" in reference_for(config, train, classifier, quiet).floor
         assert len(list(cache.iterdir())) == 2
-    monkeypatch.setattr("gan_dist.evaluation.reference.build_reference", no_more)
+    # With the same module, on which the fingerprint depends.
+    monkeypatch.setattr(references, "build_reference", functools.wraps(build_reference)(fail_if_called))
     assert same(reference_for(config, train, classifier, quiet))
-    with pytest.raises(pytest.fail.Exception):  # of another classifier there is none
+    with pytest.raises(pytest.fail.Exception):  # nothing is cached for another classifier
         reference_for(config, train, dataclasses.replace(classifier, id="another"), quiet)
 
 
@@ -573,47 +635,47 @@ ESTIMATE = {"value": 1.0, "low": 0.5, "high": 2.0}
         ({"recall": 1.0}, "other fields"),
         ({"recall": ESTIMATE | {"more": 1.0}}, "other fields"),
         ({"recall": {"value": 1.0}}, "other fields"),
-        ({"recall": ESTIMATE | {"low": "0.5"}}, "no finite number"),
-        ({"recall": ESTIMATE | {"low": None}}, "no finite number"),
-        ({"recall": ESTIMATE | {"high": math.inf}}, "no finite number"),
-        ({"recall": ESTIMATE | {"high": math.nan}}, "no finite number"),
-        ({"recall": ESTIMATE | {"high": 10**400}}, "no finite number"),
+        ({"recall": ESTIMATE | {"low": "0.5"}}, "not a finite number"),
+        ({"recall": ESTIMATE | {"low": None}}, "not a finite number"),
+        ({"recall": ESTIMATE | {"high": math.inf}}, "not a finite number"),
+        ({"recall": ESTIMATE | {"high": math.nan}}, "not a finite number"),
+        ({"recall": ESTIMATE | {"high": 10**400}}, "not a finite number"),
     ],
 )
-def test_kept_figures_that_no_run_computes_are_refused(floor: Any, says: str, tmp_path: Path) -> None:
-    """Even where the digest fits."""
-    file, pixels = tmp_path / "kept.safetensors", torch.zeros(3, 1, 28, 28, dtype=torch.uint8)
+def test_invalid_cached_figures_are_refused(floor: Any, says: str, tmp_path: Path) -> None:
+    """Even if the digest matches."""
+    file, pixels = tmp_path / "cached.safetensors", torch.zeros(3, 1, 28, 28, dtype=torch.uint8)
     tensors = {"features": torch.zeros(3, 128)}
     digest = references._sha256(tensors, floor) if isinstance(floor, dict) else ""
     file.write_bytes(save(tensors, {"reference": json.dumps({"floor": floor, "sha256": digest})}))
     with pytest.raises(BadFile, match=says):
-        references._read(file, shipped(), pixels, None)
+        references._read(file, shipped_classifier(), pixels, None)
 
 
 @pytest.mark.fuzz
-@given(damage=damages(), fits=st.booleans())
-def test_no_damage_to_what_is_kept_is_a_traceback(
-    damage: Damage, fits: bool, tmp_path_factory: pytest.TempPathFactory
+@given(damage=damages(), matches=st.booleans())
+def test_no_damage_to_a_cached_file_is_a_traceback(
+    damage: Damage, matches: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """With a digest that tells, and with one that fits whatever is there."""
+    """With a digest that shows the damage, and with one that matches any content."""
     file = tmp_path_factory.getbasetemp() / "damaged-reference.safetensors"
     pixels, floor = torch.zeros(3, 1, 28, 28, dtype=torch.uint8), {"recall": Estimate(0.5, 0.4, 1.0)}
     whole = Reference("x", torch.ones(3, 128), pixels, torch.ones(2, 128), torch.ones(10), floor=floor)
     with pytest.MonkeyPatch.context() as patch:
-        if fits:
+        if matches:
             patch.setattr(references, "_sha256", lambda tensors, floor: "0")
         file.write_bytes(damage(references._content(whole)))
-        assert loads_or_is_refused(lambda: references._read(file, shipped(), pixels, 2), BadFile)
+        assert loads_or_is_refused(lambda: references._read(file, shipped_classifier(), pixels, 2), BadFile)
 
 
-def test_without_held_out_images_half_of_the_training_images_is_the_other_side(digits: LabelledImages) -> None:
-    said: list[str] = []
-    reference = reference_for(DataConfig(source="sample"), some(digits, 10), shipped(), said.append)
-    assert len(said) == 1
-    assert "one half of the training images" in said[0]
+def test_without_held_out_images_the_halves_of_the_training_images_are_compared(digits: LabelledImages) -> None:
+    announced: list[str] = []
+    reference = reference_for(DataConfig(source="sample"), some(digits, 10), shipped_classifier(), announced.append)
+    assert len(announced) == 1
+    assert "one half of the training images" in announced[0]
     assert reference.features.shape == (500, 128)
-    assert reference.held_out_features is reference.held_out_nearest is None
-    assert reference.floor["recall"].value > 0.6  # both halves have all classes, though the sample is sorted
+    assert reference.held_out_features is reference.held_out_distances is None
+    assert reference.floor["recall"].value > 0.6  # both halves have all classes, although the sample is sorted
     assert not any(name.startswith("nearest") for name in reference.floor)
 
 
@@ -622,25 +684,25 @@ def test_a_cache_that_cannot_be_written_is_announced(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("GAN_DIST_CACHE", str(tmp_path / "file"))
-    said: list[str] = []
-    reference_for(DataConfig(source="sample"), some(digits, 20), shipped(), said.append)
-    assert "can't be kept" in said[-1]
-    assert "GAN_DIST_CACHE" in said[-1]
+    announced: list[str] = []
+    reference_for(DataConfig(source="sample"), some(digits, 20), shipped_classifier(), announced.append)
+    assert "can't be written" in announced[-1]
+    assert "GAN_DIST_CACHE" in announced[-1]
 
 
 @pytest.mark.parametrize("kind", ["folder", "FIFO", "link"])
-def test_what_lies_in_the_place_of_a_kept_file_does_no_harm(tmp_path: Path, kind: str) -> None:
-    file, elsewhere = tmp_path / "kept" / "file", tmp_path / "elsewhere"
+def test_a_cached_file_replaces_anything_but_a_folder(tmp_path: Path, kind: str) -> None:
+    file, elsewhere = tmp_path / "cache" / "file", tmp_path / "elsewhere"
     file.parent.mkdir()
     elsewhere.write_bytes(b"mine")
     {"folder": file.mkdir, "FIFO": lambda: os.mkfifo(file), "link": lambda: file.symlink_to(elsewhere)}[kind]()
-    said: list[str] = []
-    keep(file, b"content", said.append)
+    announced: list[str] = []
+    write_cached(file, b"content", announced.append)
     if kind == "folder":
-        assert len(said) == 1
-        assert f"{file} can't be kept (Is a directory)" in said[0]
+        assert len(announced) == 1
+        assert f"{file} can't be written (Is a directory)" in announced[0]
     else:
-        assert not said
+        assert not announced
         assert not file.is_symlink()
         assert file.read_bytes() == b"content"
     assert elsewhere.read_bytes() == b"mine"
@@ -651,9 +713,40 @@ def test_too_few_training_images_are_not_evaluated(tmp_path: Path) -> None:
     write_split(tmp_path, "MNIST", "train-images-idx3-ubyte", "train-labels-idx1-ubyte", 39)
     config = DataConfig(root=tmp_path)
     with pytest.raises(InputError, match="holds 39 images; an evaluation needs 40 or more"):
-        reference_for(config, load_images(config, quiet), shipped(), quiet)
+        reference_for(config, load_images(config, quiet), shipped_classifier(), quiet)
     write_split(tmp_path, "MNIST", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", 20)
-    assert reference_for(config, load_images(config, quiet), shipped(), quiet).floor
+    assert reference_for(config, load_images(config, quiet), shipped_classifier(), quiet).floor
+
+
+@pytest.mark.parametrize(
+    ("module", "used"),
+    [
+        ("gan_dist.evaluation.nearest", True),
+        ("gan_dist.evaluation.estimates", True),  # imported by nearest
+        ("gan_dist.seeding", True),  # imported by estimates
+        ("gan_dist.evaluation.manifolds", False),
+    ],
+)
+def test_the_fingerprint_of_code_depends_on_everything_it_uses(
+    module: str, used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, getsource = code_fingerprint([feature_diversity]), inspect.getsource
+    monkeypatch.setattr(inspect, "getsource", lambda read: getsource(read) + "#" * (read.__name__ == module))
+    assert (code_fingerprint([feature_diversity]) != before) == used
+
+
+def test_the_fingerprint_of_the_figures_covers_the_features_and_the_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    names, getsource = set(), inspect.getsource
+
+    def record(module: ModuleType) -> str:
+        names.add(module.__name__.removeprefix("gan_dist."))
+        return getsource(module)
+
+    monkeypatch.setattr(inspect, "getsource", record)
+    code_fingerprint([*FIGURES.values(), build_reference])
+    assert {figure.__module__.removeprefix("gan_dist.") for figure in FIGURES.values()} < names
+    assert {"evaluation.features", "evaluation.classifier", "evaluation.floor", "data.pixels", "seeding"} < names
+    assert not any(name.startswith(("config", "outputs", "data.sources")) for name in names)  # changes often
 
 
 # The command
@@ -661,7 +754,7 @@ def test_too_few_training_images_are_not_evaluated(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a few steps, with the data beside it."""
+    """A run of a few steps, beside its data."""
     folder = tmp_path_factory.mktemp("evaluation")
     write_data(folder)
     words = ["--data.root", str(folder), "--train.batch-size", "20", "--train.threads", "1"]
@@ -683,42 +776,44 @@ def test_evaluate_shows_and_writes_the_figures(trained: Path, capsys: pytest.Cap
     for name, figure in written["figures"].items():
         assert name in shown
         assert figure["low"] <= figure["value"] <= figure["high"]
-    assert shipped().id in shown
+    assert shipped_classifier().id in shown
     assert f"{written['figures']['distance/frechet']['value']:.4g}" in shown
     assert f"{written['real']['distance/frechet']['value']:.4g}" in shown
-    # Discs against noise: nothing is so far from the real images as what a network makes before it is trained.
+    # Discs against noise: the images of an untrained network are very far from real ones.
     assert written["figures"]["distance/frechet"]["low"] > written["real"]["distance/frechet"]["high"]
 
 
-def test_evaluate_against_other_images_says_so(trained: Path, tmp_path: Path) -> None:
+def test_evaluating_with_other_images_is_announced(trained: Path, tmp_path: Path) -> None:
     write_root(tmp_path, idx_bytes(draw_images(250)[100:]))
-    said: list[str] = []
-    found = evaluate_run(trained, said.append, count=100, root=tmp_path)
-    assert any("was trained on other images" in line for line in said)
-    assert found.data["count"] == 150
-    assert "nearest/generated" not in found.real
+    announced: list[str] = []
+    evaluation = evaluate_run(trained, announced.append, count=100, root=tmp_path)
+    assert any("was trained on other images" in line for line in announced)
+    assert evaluation.data["count"] == 150
+    assert "nearest/generated" not in evaluation.real
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["RUN", "--count", "99"], "count=99 can't be used"),
-        (["RUN", "--seed", "-1"], "seed=-1 can't be used"),
+        (["RUN", "--count", "99"], "count=99 is not supported"),
+        (["RUN", "--seed", "-1"], "seed=-1 is not supported"),
         (["RUN", "--data.root", "/nowhere"], "data.root=/nowhere holds no mnist"),
         (["/nowhere"], "/nowhere holds no generator.safetensors"),
         ([], "give either a RUN to evaluate, or --train-classifier FILE"),
     ],
 )
-def test_bad_words_are_one_line(trained: Path, words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments_are_one_line(
+    trained: Path, words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["evaluate", *(str(trained) if word == "RUN" else word for word in words)]) == 2
-    said = capsys.readouterr().err
-    assert says in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert says in output
+    assert output.count("\n") == 1
 
 
 @pytest.fixture
 def copied(trained: Path, tmp_path: Path) -> Path:
-    """A copy of the run and its data, to be damaged."""
+    """A copy of the run and its data, which a test may damage."""
     shutil.copytree(trained.parent, tmp_path / "copied")
     file = tmp_path / "copied" / "run" / "config.json"
     config = json.loads(file.read_text())
@@ -733,7 +828,7 @@ def copied(trained: Path, tmp_path: Path) -> Path:
         ("run/config.json", b"[", "config.json is not valid JSON"),
         ("run/config.json", b"[]", "config.json does not hold a JSON object"),
         ("run/config.json", b'{"data": 3}', "config.json can't be used"),
-        ("run/config.json", b'{"train": {"epochs": 0}}', "config.json can't be used (train.epochs=0 can't be used"),
+        ("run/config.json", b'{"train": {"epochs": 0}}', "config.json can't be used (train.epochs=0 is not supported"),
         ("run/config.json", FIFO, "config.json is not a regular file"),
         ("run/config.json", None, "config.json can't be read"),
         ("run/generator.safetensors", FIFO, "generator.safetensors is not a regular file"),
@@ -742,7 +837,7 @@ def copied(trained: Path, tmp_path: Path) -> Path:
         ("MNIST/raw/t10k-labels-idx1-ubyte", b"x", "t10k-labels-idx1-ubyte"),
     ],
 )
-def test_evaluating_what_is_damaged_is_one_line(
+def test_damaged_inputs_of_an_evaluation_are_one_line(
     copied: Path, file: str, content: bytes | None, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damaged = copied.parent / file
@@ -752,43 +847,43 @@ def test_evaluating_what_is_damaged_is_one_line(
     elif content is not None:
         damaged.write_bytes(content)
     assert cli.main(["evaluate", str(copied), "--count", "100"]) == 2
-    said = capsys.readouterr().err
-    assert says in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert says in output
+    assert output.count("\n") == 1
 
 
 @pytest.mark.parametrize("content", [b"{}", b'{"data": []}', b'{"data": {"source": 3, "sha256": []}}', b"[", FIFO])
 def test_a_run_can_be_evaluated_without_its_environment(
     copied: Path, content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is known of the data is then not checked, which is said where there is a file that can't be read."""
+    """The data is not compared with the run's then, which is announced if there is a file that can't be read."""
     (copied / "environment.json").unlink()
     if content == FIFO:
         os.mkfifo(copied / "environment.json")
     else:
         (copied / "environment.json").write_bytes(content)
     assert cli.main(["evaluate", str(copied), "--count", "100"]) == 0
-    checked = "whether the real images are those of the training is not checked" in capsys.readouterr().out
-    assert checked == (content in (b"[", FIFO))
+    announced = "the real images are not compared with the training images" in capsys.readouterr().out
+    assert announced == (content in (b"[", FIFO))
 
 
-def test_the_shipped_file_is_made_by_a_command(tmp_path: Path) -> None:
+def test_a_command_makes_the_shipped_file(tmp_path: Path) -> None:
     write_data(tmp_path).with_name("t10k-labels-idx1-ubyte").write_bytes(labels_bytes(np.full(HELD_OUT, 3, np.uint8)))
     config, file = DataConfig(root=tmp_path), tmp_path / "new.safetensors"
     made = make_shipped_classifier(config, file, quiet, epochs=1)
     assert load_classifier(file).id == made.id
     held_out = load_labelled(config, "test", quiet)
-    right = made.network(normalize(held_out.images)).argmax(1) == held_out.labels
-    assert made.accuracy == pytest.approx(right.double().mean().item())
+    correct = made.network(normalize(held_out.images)).argmax(1) == held_out.labels
+    assert made.accuracy == pytest.approx(correct.double().mean().item())
     with pytest.raises(InputError, match="can't be written"):
         make_shipped_classifier(config, tmp_path / "no" / "folder", quiet, epochs=1)
 
 
-def test_quantize_is_what_a_file_holds() -> None:
+def test_quantize_inverts_normalize() -> None:
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     assert torch.equal(quantize(normalize(pixels)), pixels)
 
 
-def test_build_reference_reads_and_keeps_nothing(digits: LabelledImages, cache: Path) -> None:
-    build_reference(shipped(), some(digits, 50), some(digits, 70))
+def test_build_reference_writes_nothing(digits: LabelledImages, cache: Path) -> None:
+    build_reference(shipped_classifier().network, "id", digits.images[::50], digits.images[::70])
     assert not cache.exists()

@@ -1,4 +1,4 @@
-"""The run's folder: one run at a time, whatever it holds, and files that may hold anything."""
+"""The run folder: one run at a time, unrelated files in it, and arbitrary content of its files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def train_run(folder: Path, flags: Flags, *more: str) -> int:
 # --- one run at a time
 
 
-def test_of_two_runs_that_start_in_one_fresh_folder_one_trains(flags: Flags, tmp_path: Path) -> None:
+def test_one_of_two_runs_that_start_in_a_new_folder_trains(flags: Flags, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "new" / "run")
     command = [sys.executable, str(TRAIN), *flags(folder.path, *QUIET, "--train.epochs", "100000")]
     started = []
@@ -47,7 +47,7 @@ def test_of_two_runs_that_start_in_one_fresh_folder_one_trains(flags: Flags, tmp
         )
         time.sleep(0.05)
     refused = None
-    while refused is None:  # the one that comes second gives up after ten seconds
+    while refused is None:  # the second one gives up after ten seconds
         time.sleep(0.1)
         refused = next((process for process in started if process.poll() is not None), None)
     running = next(process for process in started if process is not refused)
@@ -71,7 +71,7 @@ def refuse_locks(descriptor: int, operation: int) -> None:
     raise OSError(errno.ENOLCK, "No locks available")
 
 
-def test_a_file_system_without_locks_is_announced_and_a_lease_keeps_others_out(
+def test_a_file_system_without_locks_is_announced_and_replaced_by_a_lease(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fcntl, "flock", refuse_locks)
@@ -92,43 +92,43 @@ def test_a_file_system_without_locks_is_announced_and_a_lease_keeps_others_out(
     assert lost == []
 
 
-def test_a_lease_whose_holder_is_dead_or_silent_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lease_of_a_dead_or_silent_run_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fcntl, "flock", refuse_locks)
     monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.1)
     lease = tmp_path / lock.LEASE
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    lease.write_text(json.dumps({"pid": dead.pid, **lock._place(), "token": "x"}))
+    lease.write_text(json.dumps({"pid": dead.pid, **lock._pid_namespace(), "token": "x"}))
     folder, lost = RunFolder(tmp_path), []
     folder.lock(print, lost.append, wait=0.1)
     folder.close()
     lease.write_text(json.dumps({"pid": 1, "host": "elsewhere", "pids": "", "token": "x"}))
     os.utime(lease, (time.time() - 100, time.time() - 100))
     folder.lock(print, lost.append, wait=0.1)
-    # Another run took it over while this one was suspended: it is told.
+    # Another run took it over while this one was suspended, which is reported.
     lease.write_text(json.dumps({"pid": 1, "host": "elsewhere", "pids": "", "token": "y"}))
-    give_up = time.monotonic() + 10
-    while not lost and time.monotonic() < give_up:
+    deadline = time.monotonic() + 10
+    while not lost and time.monotonic() < deadline:
         time.sleep(0.02)
     assert lost == ["another run took its folder over"]
     folder.close()
     assert json.loads(lease.read_text())["token"] == "y"
 
 
-def test_what_is_in_the_place_of_the_lock(tmp_path: Path) -> None:
+def test_a_lock_that_is_no_regular_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ".lock")
     with pytest.raises(InputError, match="not a regular file"):
         RunFolder(tmp_path).lock(print, print)
 
 
-def test_a_folder_with_other_files_is_not_a_runs(
+def test_a_folder_with_unrelated_files_is_refused(
     flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     assert train_run(tmp_path, flags, "--train.steps", "1") == 2
-    said = capsys.readouterr().err
-    assert "is not a run's folder (thesis.tex)" in said
-    assert "--run.dir" in said
+    output = capsys.readouterr().err
+    assert "is not a run folder (thesis.tex)" in output
+    assert "--run.dir" in output
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
     logs = tmp_path / "logs"
     logs.mkdir()
@@ -136,10 +136,10 @@ def test_a_folder_with_other_files_is_not_a_runs(
     assert train_run(logs, flags, "--train.steps", "1") == 0
 
 
-def test_a_fallback_trains_in_a_folder_of_its_own(
+def test_a_fallback_trains_in_its_own_folder(
     flags: Flags, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A first start without a network must not fill the folder in which the next one looks for its run."""
+    """A first start without a network must not use the folder in which the next start expects its run."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     folder = RunFolder(tmp_path / "run")
@@ -147,22 +147,22 @@ def test_a_fallback_trains_in_a_folder_of_its_own(
     nothing = ["--data.root", str(tmp_path / "nothing"), "--data.source", "auto"]
     for steps in ("3", "6"):
         assert train_run(folder.path, flags, *nothing, "--train.steps", steps) == 0
-        assert f"this run is kept in {sample.path}" in capsys.readouterr().out
+        assert f"this run is stored in {sample.path}" in capsys.readouterr().out
     assert not folder.path.exists()
     assert read_json(sample.environment)["from_step"] == 3
     assert read_json(sample.environment)["data"]["source"] == "sample"
     assert read_json(sample.config)["run"]["dir"] == str(sample.path)
-    # With the data there, the same command trains on them; without them again, it does not go on with other images.
+    # The same command trains on the data once they exist. Without them, it does not resume with other images.
     assert train_run(folder.path, flags, "--train.steps", "3") == 0
     capsys.readouterr()
     assert train_run(folder.path, flags, *nothing, "--train.steps", "6") == 2
-    said = capsys.readouterr().err
-    assert "was trained on other images" in said
-    assert "holds no mnist" in said
-    assert "give --data.root" in said
+    output = capsys.readouterr().err
+    assert "was trained on other images" in output
+    assert "holds no mnist" in output
+    assert "pass the original --data.root" in output
 
 
-# --- files of one object a line
+# --- files with one object per line
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def straight(flags: Flags, tmp_path_factory: pytest.TempPathFactory) -> RunFolde
 @pytest.mark.parametrize(
     "bad", [b"garbage", b"", b"\0" * 40, b"\xff\xfe", b"5", b"{}", b"[" * 100_000, b'{"step": "5"}']
 )
-def test_a_bad_line_costs_no_other_line(
+def test_a_damaged_line_does_not_affect_others(
     bad: bytes,
     stopped: RunFolder,
     straight: RunFolder,
@@ -204,7 +204,7 @@ def test_a_bad_line_costs_no_other_line(
     assert (folder.path / "metrics.jsonl.damaged").read_bytes() == bad + b"\n"
 
 
-def test_no_line_is_glued_to_one_that_was_cut_off(flags: Flags, tmp_path: Path) -> None:
+def test_no_line_is_appended_to_a_truncated_one(flags: Flags, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     assert train_run(folder.path, flags, "--train.steps", "10") == 0
     folder.metrics.write_bytes(folder.metrics.read_bytes()[:-1])
@@ -212,21 +212,21 @@ def test_no_line_is_glued_to_one_that_was_cut_off(flags: Flags, tmp_path: Path) 
     assert [row["step"] for row in figures(folder)] == [5, 10, 15]
 
 
-NONSENSE = [b"", b"\xff", b"5", b"null", b"[]", b'{"data": 3, "earlier_sessions": 4, "wandb": 5}', b'{"a":' * 5000]
+DAMAGED = [b"", b"\xff", b"5", b"null", b"[]", b'{"data": 3, "earlier_sessions": 4, "wandb": 5}', b'{"a":' * 5000]
 
 
-def test_files_that_a_run_can_do_without_do_not_end_it(flags: Flags, tmp_path: Path) -> None:
+def test_damaged_optional_files_do_not_end_a_run(flags: Flags, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     assert train_run(folder.path, flags, "--train.steps", "5") == 0
-    for i, content in enumerate(NONSENSE):
+    for i, content in enumerate(DAMAGED):
         for file in (folder.environment, folder.floor, folder.status, folder.summary):
             file.write_bytes(content)
         assert train_run(folder.path, flags, "--train.steps", str(10 + i)) == 0
-    assert read_json(folder.environment)["from_step"] == 10 + len(NONSENSE) - 2
+    assert read_json(folder.environment)["from_step"] == 10 + len(DAMAGED) - 2
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "evaluations.jsonl", "hashes.jsonl"])
-def test_a_fifo_in_a_files_place_is_refused(
+def test_a_fifo_instead_of_a_file_is_refused(
     name: str, flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = RunFolder(tmp_path / "run")
@@ -236,9 +236,9 @@ def test_a_fifo_in_a_files_place_is_refused(
     before = {file.name: file.read_bytes() for file in folder.path.iterdir() if file.is_file()}
     capsys.readouterr()
     assert train_run(folder.path, flags, "--train.steps", "10") == 2
-    said = capsys.readouterr().err
-    assert f"{folder.path / name} is not a regular file" in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert f"{folder.path / name} is not a regular file" in output
+    assert output.count("\n") == 1
     assert {file.name: file.read_bytes() for file in folder.path.iterdir() if file.is_file()} == before
 
 
@@ -255,7 +255,7 @@ LINES = st.lists(st.binary(max_size=60) | (JSON | ROWS).map(lambda value: json.d
 
 @pytest.mark.fuzz
 @given(lines=LINES, name=st.sampled_from(["metrics.jsonl", "evaluations.jsonl", "hashes.jsonl"]))
-def test_whatever_a_file_of_lines_holds_its_good_lines_are_read(tmp_path: Path, lines: list[bytes], name: str) -> None:
+def test_the_valid_lines_of_any_file_are_read(tmp_path: Path, lines: list[bytes], name: str) -> None:
     file = tmp_path / name
     file.write_bytes(b"\n".join(lines))
     (tmp_path / f"{name}.damaged").unlink(missing_ok=True)
@@ -270,7 +270,7 @@ def test_whatever_a_file_of_lines_holds_its_good_lines_are_read(tmp_path: Path, 
 
 @pytest.mark.fuzz
 @given(content=st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
-def test_whatever_a_json_file_holds_is_an_object_or_refused(tmp_path: Path, content: bytes) -> None:
+def test_any_json_file_is_an_object_or_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "config.json"
     file.write_bytes(content)
     values, problem = read_optional_json(file)
@@ -283,7 +283,7 @@ def test_whatever_a_json_file_holds_is_an_object_or_refused(tmp_path: Path, cont
         assert read_json(file).keys() == values.keys()
 
 
-def test_deep_nesting_is_refused_before_it_is_walked() -> None:
+def test_deep_nesting_is_refused() -> None:
     for depth in (10, 63):
         parse_json(b"[" * depth + b"]" * depth)
     for depth in (66, 900, 10**6):
@@ -291,7 +291,7 @@ def test_deep_nesting_is_refused_before_it_is_walked() -> None:
             parse_json(b"[" * depth + b"]" * depth)
 
 
-def test_a_file_is_read_if_it_is_one_and_not_too_large(tmp_path: Path) -> None:
+def test_only_regular_files_of_limited_size_are_read(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"12345")
     assert read_file(file, 5) == b"12345"
@@ -307,13 +307,13 @@ def test_a_file_is_read_if_it_is_one_and_not_too_large(tmp_path: Path) -> None:
             read_file(other, 5)
 
 
-def test_commands_meet_a_damaged_run_with_one_line(flags: Flags, tmp_path: Path) -> None:
+def test_commands_report_a_damaged_run_in_one_line(flags: Flags, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     assert train_run(folder.path, flags, "--train.steps", "5", "--train.log-hashes", "5") == 0
     for name in ("config.json", "metrics.jsonl", "generator.safetensors", "hashes.jsonl"):
         content = (folder.path / name).read_bytes()
-        for nonsense in NONSENSE:
-            (folder.path / name).write_bytes(nonsense)
+        for damaged in DAMAGED:
+            (folder.path / name).write_bytes(damaged)
             for words in (["doctor", str(folder.path)], ["diff", str(folder.path), str(folder.path)]):
                 ended = command(*words)
                 assert "Traceback" not in ended.err
@@ -322,7 +322,7 @@ def test_commands_meet_a_damaged_run_with_one_line(flags: Flags, tmp_path: Path)
 
 
 def command(*words: str) -> Ended:
-    """A gan-dist command in this process."""
+    """Runs a gan-dist command in this process."""
     import contextlib
     import io
 
@@ -334,7 +334,7 @@ def command(*words: str) -> Ended:
     return Ended(code, out.getvalue(), err.getvalue())
 
 
-def test_a_run_is_found_after_its_environment_file_is_gone(flags: Flags, tmp_path: Path) -> None:
+def test_a_run_without_its_environment_file_is_resumed(flags: Flags, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     assert train_run(folder.path, flags, "--train.steps", "5") == 0
     run_id = read_json(folder.environment)["run_id"]
@@ -344,7 +344,7 @@ def test_a_run_is_found_after_its_environment_file_is_gone(flags: Flags, tmp_pat
     assert (environment["from_step"], environment["run_id"]) == (5, run_id)
 
 
-def test_sigkill_leaves_a_lock_that_the_next_run_takes(flags: Flags, tmp_path: Path) -> None:
+def test_the_next_run_takes_the_lock_of_a_killed_one(flags: Flags, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     program = (
         "import sys, os, signal; from gan_dist.outputs.folder import RunFolder; from pathlib import Path\n"

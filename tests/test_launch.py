@@ -169,9 +169,9 @@ def test_processes_that_do_not_meet_say_where(flags: Flags, start: Callable[...,
         taken.listen()
         used, free = int(taken.getsockname()[1]), free_port()
         cases = {
-            f"did not meet at 127.0.0.1:{free} (Timed out after": host(0, 2, free),
-            f"did not meet at 127.0.0.1:{used} (The server socket has failed": host(0, 2, used),
-            f"did not meet at nowhere.invalid:{free} (the name can't be resolved": host(1, 2, free, "nowhere.invalid"),
+            f"did not connect at 127.0.0.1:{free} (Timed out after": host(0, 2, free),
+            f"did not connect at 127.0.0.1:{used} (The server socket has failed": host(0, 2, used),
+            f"connect at nowhere.invalid:{free} (the name can't be resolved": host(1, 2, free, "nowhere.invalid"),
         }
         alone = {said: start(words, variables) for said, variables in cases.items()}
         for said, one in alone.items():
@@ -302,7 +302,8 @@ def test_a_host_is_lost_and_the_run_goes_on(
         hosts.plug(1, "down")
         # The run waits for the host, in vain, and every process goes; each host says why in one line.
         assert main.ended(90) == 2
-        assert own_lines(main, "multi_node.sh")[-1].startswith("multi_node.sh: not all of the 2 hosts came within 12 s")
+        last = own_lines(main, "multi_node.sh")[-1]
+        assert last.startswith("multi_node.sh: not all of the 2 hosts connected within 12 s")
         assert other.ended(90) != 0
         assert any("lost rank" in line for line in own_lines(main))
         end = read_json(folder.status)["step"] + 20
@@ -321,8 +322,8 @@ def test_hosts_that_can_not_meet_are_told_in_one_line(
         "MAIN=10.78.0.2 is not an address of this host": (0, by_hand(0, 2, MAIN="10.78.0.2")),
         "MAIN=10.78.0.1 is this host; it needs NUMBER=0": (0, by_hand(1, 2)),
         "NUMBER=2 is not below HOSTS=2": (2, by_hand(2, 2)),
-        "HOSTS=two is no whole number": (0, by_hand(0, 2) | {"HOSTS": "two"}),
-        "nobody answers at 10.78.0.1:29500 after 3 s": (1, by_hand(1, 2, TIMEOUT="3")),
+        "HOSTS=two is not a whole number": (0, by_hand(0, 2) | {"HOSTS": "two"}),
+        "no answer from 10.78.0.1:29500 after 3 s": (1, by_hand(1, 2, TIMEOUT="3")),
     }
     all_of_them = {said: start(hosts.on(number, *words), variables) for said, (number, variables) in cases.items()}
     for said, one in all_of_them.items():
@@ -333,7 +334,7 @@ def test_hosts_that_can_not_meet_are_told_in_one_line(
     assert too_few[0].ended(60) == 2
     assert too_few[1].ended(60) != 0
     assert own_lines(too_few[0], "multi_node.sh") == [
-        "multi_node.sh: not all of the 3 hosts came within 8 s; start this on every one, with the same HOSTS"
+        "multi_node.sh: not all of the 3 hosts connected within 8 s; start this on every host, with the same HOSTS"
     ]
     assert not any("Traceback" in line for one in too_few for line in one.said)
     listening = start(hosts.on(0, "python", "-m", "http.server", "29500"))
@@ -381,7 +382,7 @@ def test_an_elastic_run_takes_hosts_as_they_come(
     trained_by(2)
     second.process.terminate()
     trained_by(1)
-    gone = {line for line in main.said if "going on after step" in line}
+    gone = {line for line in main.said if "resuming after step" in line}
     main.process.terminate()
     main.ended(60)
     end = read_json(folder.status)["step"] + 1
@@ -507,7 +508,7 @@ def test_a_variable_that_is_no_number_in_its_range_is_one_line(script: str, valu
     hosts = {"HOSTS": "1:2" if script == "elastic.sh" else "2"}
     ended = run_command("bash", LAUNCH / script, **hosts, **{name: text})
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err.startswith(f"{script}: {value} is no whole number from ")
+    assert ended.err.startswith(f"{script}: {value} is not a whole number from ")
     assert ended.err.count("\n") == 1
 
 

@@ -18,21 +18,25 @@ files memory seeding tensors
 config.errors config.version config.ranges config.tables config.sections config.presets config.stored config.resume
 config.rules config
 config.suggestions config.options config.helptext config.mistakes config.arguments config.reference
-data.pixels data.store data.order data.loader data.readers.location data.readers.idx data.readers.download data.readers
-data.sources data
-models.mlp models.conv models.average models models.cost
+data.pixels data.store data.order data.loader data.images data.readers.location data.readers.idx data.readers.sample
+data.readers.download data.readers data.sources data
+models.architecture models.mlp models.conv models.average models models.cost
 gan.latents gan.losses gan.penalties gan.cuda_graph gan.guard gan.reduction gan.update gan.steps gan
-evaluation.cache evaluation.classifier evaluation.observations evaluation.metrics evaluation.reference
-evaluation.history evaluation.doctor evaluation
-outputs.lock outputs.records outputs.folder outputs.checkpoint outputs.pictures outputs.curves outputs.console
-outputs.writer outputs.trackers.wandb outputs.trackers outputs
-distributed.openmp distributed.output_streams distributed.environment distributed.exit_codes distributed.signals
-distributed.preemption distributed.peers distributed.shared_memory distributed.launcher distributed.agreement
-distributed
+evaluation.cache evaluation.classifier evaluation.classifier_file evaluation.classifier_training evaluation.estimates
+evaluation.features evaluation.distances evaluation.manifolds evaluation.classes evaluation.nearest evaluation.metrics
+evaluation.floor evaluation.fingerprint evaluation.reference evaluation.history evaluation.diagnosis
+evaluation.training_findings evaluation.image_findings evaluation.doctor evaluation
+outputs.lock outputs.records outputs.folder outputs.checkpoint_format outputs.checkpoint outputs.optimizer_state
+outputs.pictures outputs.curves outputs.console outputs.writer outputs.trackers.protocol outputs.trackers.worker
+outputs.trackers.background outputs.trackers.wandb outputs.trackers outputs
+distributed.openmp distributed.descriptors distributed.output_targets distributed.output_streams distributed.environment
+distributed.exit_codes distributed.signals distributed.preemption distributed.peers distributed.main_process
+distributed.local_sockets distributed.shared_memory distributed.machine distributed.launch_command distributed.launcher
+distributed.agreement distributed
 trainer.early trainer.schedule trainer.timing trainer.meter trainer.hyperparameters trainer.profiling trainer.threads
 trainer.evaluator trainer.state trainer.checkpointing trainer.evaluation trainer.reporting trainer.session trainer.start
-trainer.recovery trainer.networks trainer.build trainer.loop trainer.preflight trainer
-results.generate results.evaluate results.examine results.diff results
+trainer.recovery trainer.networks trainer.build trainer.loop trainer.preflight_checks trainer.preflight trainer
+results.generator results.sample results.evaluate results.doctor results.diff results.commands results
 __init__ train cli
 """
 ORDER = MODULES.split()
@@ -83,8 +87,9 @@ def test_nothing_in_the_package_hides_another_module() -> None:
 
 def test_the_configuration_is_read_without_torch() -> None:
     names = [name for name in ORDER if name.split(".")[0] == "config"] + ["files", "memory", "data.readers.location"]
-    names += ["outputs.lock", "outputs.records", "outputs.folder", "trainer.early", "train"]
-    names += [f"distributed.{name}" for name in ("openmp", "output_streams", "environment", "exit_codes", "signals")]
+    names += ["outputs.lock", "outputs.records", "outputs.folder", "trainer.early", "train", "results.commands", "cli"]
+    standalone = "openmp descriptors output_targets output_streams environment exit_codes signals"
+    names += [f"distributed.{name}" for name in standalone.split()]
     for name in names:
         for node in modules()[name].body:
             if isinstance(node, ast.Import | ast.ImportFrom):

@@ -1,4 +1,4 @@
-"""Losses, penalties and the average as formulas: against numbers worked out by hand, and against closed forms."""
+"""Losses, penalties and the average as formulas: against values computed by hand, and against closed forms."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gan_dist.config import EmaConfig
-from gan_dist.gan.losses import LOSSES
+from gan_dist.config import EmaConfig, ModelConfig
+from gan_dist.gan.losses import LOSSES, PairedLoss, UnpairedLoss
 from gan_dist.gan.penalties import NoPenalty, OneCenteredPenalty, ZeroCenteredPenalty, one_centered, zero_centered
+from gan_dist.gan.update import flatten
+from gan_dist.models import build_pair
 from gan_dist.models.average import Average, NoAverage, make_average
 
 REAL, FAKE = torch.tensor([2.0, -0.5]), torch.tensor([0.5, -3.0])
@@ -21,7 +23,7 @@ def softplus(x: float) -> float:
 
 
 # name -> the discriminator's loss and the generator's of REAL and FAKE
-EXPECTED = {
+FORMULAS = {
     "bce": (
         (softplus(-2) + softplus(0.5) + softplus(0.5) + softplus(-3)) / 2,
         (softplus(-0.5) + softplus(3)) / 2,
@@ -33,29 +35,65 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", FORMULAS)
 def test_losses_are_their_formulas(name: str) -> None:
-    loss, (discriminator, generator) = LOSSES[name], EXPECTED[name]
+    loss, (discriminator, generator) = LOSSES[name], FORMULAS[name]
     assert loss.discriminator(REAL, FAKE).item() == pytest.approx(discriminator, rel=1e-6)
-    assert loss.generator(FAKE, REAL).item() == pytest.approx(generator, rel=1e-6)
+    assert loss.generator_loss(FAKE, lambda: REAL).item() == pytest.approx(generator, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_loss_that_says_it_is_not_paired_is_not(name: str) -> None:
+def test_every_loss_separates_real_from_fake_and_is_a_mean(name: str) -> None:
+    """For logits between 0 and 1: D raises those of real images and lowers those of fake ones, which G raises."""
     loss = LOSSES[name]
-    same = torch.equal(loss.generator(FAKE, REAL), loss.generator(FAKE, REAL + 1))
-    assert same != loss.paired
-    logits = loss.real_logits(torch.ones(2, 1, 2, 2), lambda images: images.sum((1, 2, 3)))
-    assert logits.tolist() == ([4, 4] if loss.paired else [0, 0])
+    real, fake = torch.tensor([[0.1, 0.2, 0.8], [0.2, 0.7, 0.1]], requires_grad=True)
+    of_discriminator, of_generator = loss.discriminator(real, fake), loss.generator_loss(fake, real.detach)
+    to_real, to_fake = torch.autograd.grad(of_discriminator, (real, fake))
+    (of_fakes,) = torch.autograd.grad(of_generator, fake)
+    assert (to_real < 0).all()
+    assert (to_fake > 0).all()
+    assert (of_fakes < 0).all()
+    twice = real.detach().repeat(2), fake.detach().repeat(2)
+    assert torch.allclose(loss.discriminator(*twice), of_discriminator)
+    assert torch.allclose(loss.generator_loss(twice[1], lambda: twice[0]), of_generator)
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_scores_are_probabilities_that_a_paired_loss_can_not_shift(name: str) -> None:
+def test_only_a_paired_loss_computes_the_real_logits(name: str) -> None:
     loss = LOSSES[name]
+    if isinstance(loss, PairedLoss):
+        first, second = (loss.generator_loss(FAKE, lambda shift=shift: REAL + shift) for shift in (0, 1))  # type: ignore[misc]
+        assert not torch.equal(first, second)
+        assert torch.allclose(loss.discriminator(REAL, FAKE), loss.discriminator(REAL + 3, FAKE + 3))
+    else:
+        loss.generator_loss(FAKE, lambda: pytest.fail("the real logits cost a pass"))
+
+
+def test_an_unpaired_loss_rejects_a_function_of_the_real_logits() -> None:
+    """So a loss cannot be declared as unpaired by mistake and be given wrong real logits."""
+    relativistic = LOSSES["relativistic"]
+    assert isinstance(relativistic, PairedLoss)
+    mistake = UnpairedLoss(relativistic.discriminator, relativistic.generator, chance=None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="real_logits"):
+        mistake.generator_loss(FAKE, lambda: REAL)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_scores_are_probabilities(name: str) -> None:
+    """A shift of all logits does not change those of a paired loss."""
+    loss = LOSSES[name]
+    paired = isinstance(loss, PairedLoss)
     scores, shifted = loss.scores(REAL, FAKE), loss.scores(REAL + 3, FAKE + 3)
-    assert (scores == shifted) == loss.paired
-    expected = (REAL - FAKE if loss.paired else REAL).sigmoid().mean()
-    assert torch.allclose(scores[0], expected)
+    assert (scores == shifted) == paired
+    assert torch.allclose(scores[0], (REAL - FAKE if paired else REAL).sigmoid().mean())
+    assert torch.allclose(scores[1], (FAKE - REAL if paired else FAKE).sigmoid().mean())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_chance_is_the_loss_of_the_best_constant_logit(name: str) -> None:
+    """A discriminator that guesses gives every image the same logit."""
+    losses = [LOSSES[name].discriminator(logit, logit).item() for logit in torch.linspace(-2, 2, 401).unsqueeze(1)]
+    assert min(losses) == pytest.approx(LOSSES[name].chance or 0.0, abs=1e-6)
 
 
 class Quadratic(nn.Module):
@@ -86,30 +124,30 @@ def test_penalties_are_their_formulas() -> None:
 @pytest.mark.parametrize(("r1", "r2"), [(3.0, 0.0), (0.0, 5.0), (3.0, 5.0)])
 def test_r1_is_at_the_real_images_and_r2_at_the_fake_ones(r1: float, r2: float) -> None:
     real, fake, critic = images(1), 2 * images(2), Quadratic(1.5)
-    judge = ZeroCenteredPenalty(critic, r1, r2, torch.ones(()))
-    judged = judge(real, fake)
+    penalty = ZeroCenteredPenalty(critic, r1, r2, torch.ones(()))
+    output = penalty(real, fake)
     plain = NoPenalty(critic)(real, fake)
-    assert torch.allclose(judged.real_logits, plain.real_logits)
-    assert torch.allclose(judged.fake_logits, plain.fake_logits)
+    assert torch.allclose(output.real_logits, plain.real_logits)
+    assert torch.allclose(output.fake_logits, plain.fake_logits)
     squares = {"penalty/r1": (norms(real) ** 2).mean() / 2, "penalty/r2": (norms(fake) ** 2).mean() / 2}
-    assert set(judged.figures) == set(judge.figures)
-    for name, value in judged.figures.items():
+    assert set(output.figures) == set(penalty.figures)
+    for name, value in output.figures.items():
         assert torch.allclose(value, 1.5**2 * squares[name])
-    # One backward takes the penalty in: d/da of a^2 (r1 |x|^2 + r2 |g|^2) / 2.
-    (slope,) = torch.autograd.grad(judged.penalty, critic.a)
+    # One backward includes the penalty: d/da of a^2 (r1 |x|^2 + r2 |g|^2) / 2.
+    (slope,) = torch.autograd.grad(output.penalty, critic.a)
     assert torch.allclose(slope, 3 * (r1 * squares["penalty/r1"] + r2 * squares["penalty/r2"]))
 
 
 def test_wgan_gp_is_between_the_images() -> None:
     real, fake, critic = images(1), 2 * images(2), Quadratic(1.5)
-    places = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
-    judge = OneCenteredPenalty(critic, 10.0, lambda step: places)
-    judged = judge(real, fake, *judge.draw(1))
-    between = fake + places.view(-1, 1, 1, 1) * (real - fake)
-    off = 1.5 * norms(between) - 1
-    assert torch.allclose(judged.figures["penalty/gradient"], off.square().mean())
-    (slope,) = torch.autograd.grad(judged.penalty, critic.a)
-    assert torch.allclose(slope, 20 * (off * norms(between)).mean())
+    weights = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
+    penalty = OneCenteredPenalty(critic, 10.0, lambda step: weights)
+    output = penalty(real, fake, *penalty.draw(1))
+    interpolated = fake + weights.view(-1, 1, 1, 1) * (real - fake)
+    off = 1.5 * norms(interpolated) - 1
+    assert torch.allclose(output.figures["penalty/gradient"], off.square().mean())
+    (slope,) = torch.autograd.grad(output.penalty, critic.a)
+    assert torch.allclose(slope, 20 * (off * norms(interpolated)).mean())
 
 
 def test_a_gradient_of_zero_has_a_finite_penalty_and_slope() -> None:
@@ -128,7 +166,7 @@ class Weights(nn.Module):
 
 def test_the_average_halves_in_its_half_life() -> None:
     generator = Weights(torch.zeros(2, 2))
-    average = Average(generator, half_life=400.0, warm_up=1e9, batch_size=100)
+    average = Average(generator, flatten(generator), half_life=400.0, warm_up=1e9, batch_size=100)
     nn.init.ones_(generator.weight)
     for step in range(1, 5):  # 400 images
         average.update(step)
@@ -139,17 +177,29 @@ def test_the_average_halves_in_its_half_life() -> None:
 
 
 def test_a_young_average_forgets_the_first_weights() -> None:
-    """The half-life is a share of the images seen: after step 1 next to nothing is left of the beginning."""
+    """The half-life is a fraction of the images seen: after step 1 almost nothing is left of the initial weights."""
     generator = Weights(torch.zeros(2, 2))
-    average = Average(generator, half_life=1e9, warm_up=0.05, batch_size=100)
+    average = Average(generator, flatten(generator), half_life=1e9, warm_up=0.05, batch_size=100)
     nn.init.ones_(generator.weight)
     average.update(1)
     assert torch.allclose(average.network.weight, torch.full((2, 2), 1 - 0.5**20))
 
 
+def test_the_average_has_the_tensors_of_the_generator_and_loads_them_in_place() -> None:
+    generator, _ = build_pair(ModelConfig(hidden_dim=8), (1, 28, 28), seed=0)
+    average = Average(generator, flatten(generator), half_life=100.0, warm_up=1e9, batch_size=100)
+    assert average.network.state_dict().keys() == generator.state_dict().keys()
+    assert not any(parameter.requires_grad for parameter in average.network.parameters())
+    average.network.load_state_dict({name: torch.zeros_like(value) for name, value in generator.state_dict().items()})
+    average.update(1)
+    for name, value in average.network.state_dict().items():
+        assert torch.equal(value, generator.state_dict()[name] / 2)
+
+
 def test_without_a_half_life_the_trained_generator_is_used() -> None:
     generator = Weights(torch.zeros(2, 2))
-    used = make_average(EmaConfig(), generator, 100)
-    assert isinstance(used, NoAverage)
-    assert used.network is generator
-    assert isinstance(make_average(EmaConfig(half_life=5.0), generator, 100), Average)
+    flat = flatten(generator)
+    average = make_average(EmaConfig(), generator, flat, 100)
+    assert isinstance(average, NoAverage)
+    assert average.network is generator
+    assert isinstance(make_average(EmaConfig(half_life=5.0), generator, flat, 100), Average)

@@ -1,4 +1,4 @@
-"""What cannot fit into the memory is refused before it is allocated."""
+"""Networks that do not fit into the memory are rejected before they are allocated."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_what_training_takes_grows_with_what_is_kept(preset: str) -> None:
     assert 0 < more("--ema.half-life", "1000") < 4 * weights
     assert 27 * weights < more("--train.exact-shards", "8") < 29 * weights
     assert 1.8 * weights < more("--train.mixed-precision", "bf16") <= 2 * weights
-    assert more("--log.every-steps", "1000000") == 4 * cost.FIGURES * 999_900
+    assert more("--log.every-steps", "1000000") == 4 * cost.FIGURES_PER_STEP * 999_900
     assert more("--train.batch-size", "1600") > 100 * more("--train.batch-size", "32") / 2
     assert training_bytes(config, SHAPE, ranks=4) < least
 

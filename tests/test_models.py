@@ -1,6 +1,9 @@
-"""The seed's networks: shapes, ranges, first weights."""
+"""Networks: shapes, ranges and initial weights."""
 
 from __future__ import annotations
+
+import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -24,25 +27,24 @@ def test_the_seeds_layers() -> None:
     assert leaks == [0.2, 0.2, 0.2]
     assert [type(m) for m in generator.modules()].count(nn.ReLU) == 2
     assert isinstance(list(generator.modules())[-1], nn.Tanh)
+    images = torch.rand(5, *SHAPE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert torch.allclose(discriminator.probability(images), 1 / (1 + torch.exp(-discriminator(images))))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_architecture_maps_latents_to_images_to_probabilities(name: str) -> None:
+def test_every_architecture_maps_latents_to_images_to_logits(name: str) -> None:
     config = ModelConfig(architecture=name, latent_dim=7, hidden_dim=11)  # type: ignore[arg-type]
     for shape in (SHAPE, (3, 32, 32)):
         generator, discriminator = build_pair(config, shape, seed=0)
         images = generator(torch.randn(5, 7, generator=torch.Generator().manual_seed(0)) * 100)
         assert images.shape == (5, *shape)
         assert images.abs().max() <= 1
-        assert generator.latent_dim == 7
-        logits, probability = discriminator(images), discriminator.probability(images)
-        assert logits.shape == probability.shape == (5,)
-        assert torch.allclose(probability, 1 / (1 + torch.exp(-logits)))
+        assert discriminator(images).shape == (5,)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_nothing_mixes_the_samples_of_a_batch(name: str) -> None:
-    """Law 1: an image's logit is the same alone and in a batch."""
+    """An image's logit is the same alone and in a batch."""
     generator, discriminator = build_pair(ModelConfig(architecture=name), SHAPE, seed=0)  # type: ignore[arg-type]
     latents = torch.randn(6, 64, generator=torch.Generator().manual_seed(0))
     images = generator(latents)
@@ -62,22 +64,41 @@ def test_the_seed_fixes_the_first_weights() -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_he_weights_keep_the_size_of_a_signal(name: str) -> None:
-    """What leaves D's last hidden layer is as large as what came in; with torch's own first weights it is not."""
-    shape = (1, 64, 64)  # large, for what a convolution pads with takes some of the signal away
+    """The output of D's last hidden layer has the variance of its input, unlike with torch's default weights."""
+    shape = (1, 64, 64)  # large, because zero padding weakens the signal
     images = torch.randn(64, *shape, generator=torch.Generator().manual_seed(0))
-    sizes = {}
+    inputs = {}
     for initialization in ("torch", "he"):
         config = ModelConfig(architecture=name, initialization=initialization)  # type: ignore[arg-type]
         _, discriminator = build_pair(config, shape, seed=0)
-        assert isinstance(discriminator.layers, nn.Sequential)
-        sizes[initialization] = discriminator.layers[:-1](images).square().mean().item()
-        assert (sum(p.abs().sum() for n, p in discriminator.named_parameters() if "bias" in n) == 0) == (
-            initialization == "he"
-        )
-    assert 0.5 < sizes["he"] < 2
-    assert sizes["torch"] < 0.2
+        layers = [m for m in discriminator.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
+        layers[-1].register_forward_pre_hook(lambda _, args, key=initialization: inputs.update({key: args[0].detach()}))
+        discriminator(images)
+        assert (sum(layer.bias.abs().sum() for layer in layers) == 0) == (initialization == "he")
+    assert 0.5 < inputs["he"].square().mean() < 2
+    if len(layers) > 1:
+        assert inputs["torch"].square().mean() < 0.2
 
 
-def test_conv_refuses_images_that_it_can_not_halve_twice() -> None:
-    with pytest.raises(InputError, match="sides are multiples of 4, not 30x28"):
-        build_pair(ModelConfig(architecture="conv"), (1, 30, 28), seed=0)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_image_sides_must_be_multiples_of_what_the_architecture_declares(name: str) -> None:
+    config, multiple = ModelConfig(architecture=name), ARCHITECTURES[name].side_multiple  # type: ignore[arg-type]
+    build_pair(config, (1, 7 * multiple, multiple), seed=0)
+    if multiple > 1:
+        words = f"model.architecture={name} .* multiples of {multiple}, not {7 * multiple}x{multiple + 1}; use .*mlp"
+        for build in (build_generator, lambda *args: build_pair(*args, seed=0)):
+            with pytest.raises(InputError, match=words):
+                build(config, (1, 7 * multiple, multiple + 1))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_an_architecture_declares_the_fields_of_its_size(name: str) -> None:
+    """These fields change the number of weights, and no others do."""
+
+    def weights(**changes: Any) -> int:
+        pair = build_pair(ModelConfig(architecture=name, **changes), SHAPE, seed=0)
+        return sum(parameter.numel() for network in pair for parameter in network.parameters())
+
+    integers = [field.name for field in dataclasses.fields(ModelConfig) if isinstance(field.default, int)]
+    resized = [field for field in integers if weights(**{field: 7}) != weights()]
+    assert sorted(resized) == sorted(ARCHITECTURES[name].size_fields)

@@ -1,9 +1,7 @@
-"""Evaluations during training: shared out over the ranks, kept through stops, the best state kept for good."""
+"""Evaluations during training: distributed over the ranks, unaffected by stops; the best state is kept."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import shutil
 import sys
 from collections.abc import Callable
@@ -26,13 +24,11 @@ from conftest import (
 )
 from safetensors.torch import load_file
 
-from gan_dist.evaluation.metrics import modes, real_figures
-from gan_dist.evaluation.observations import Estimate, Observed, Reference
-from gan_dist.outputs.checkpoint import read_checkpoint
+from gan_dist.outputs.checkpoint_format import read_checkpoint
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import read_json, read_json_lines
 from gan_dist.results.evaluate import evaluate_run
-from gan_dist.results.generate import load_generator
+from gan_dist.results.generator import load_generator
 
 Flags = Callable[..., list[str]]
 EVERY_EPOCH = ["--wandb.mode", "disabled", "--evaluate.every-epochs", "1", "--evaluate.count", "101"]
@@ -49,7 +45,7 @@ def use_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.processes(2)
-def test_two_processes_measure_what_one_does(flags: Flags, tmp_path: Path) -> None:
+def test_two_processes_compute_the_same_figures_as_one(flags: Flags, tmp_path: Path) -> None:
     one, two = RunFolder(tmp_path / "one"), RunFolder(tmp_path / "two")
     words = ["--train.epochs", "2", *EVERY_EPOCH]
     assert train_here(flags(one.path, *words)) == 0
@@ -65,23 +61,23 @@ def test_two_processes_measure_what_one_does(flags: Flags, tmp_path: Path) -> No
 
 
 def exact_evaluations(folder: RunFolder) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
-    """evaluations.jsonl without what depends on the clock, and the tensors of the best generator."""
+    """evaluations.jsonl without the times, and the tensors of the best generator."""
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in read_json_lines(folder.evaluations)]
     return rows, load_file(folder.best_generator)
 
 
 @pytest.mark.processes(2)
-def test_the_exact_mode_measures_the_same_bits_on_any_number_of_processes_and_threads(
+def test_evaluations_in_the_exact_mode_are_bit_identical_on_any_number_of_processes_and_threads(
     flags: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A number of images that no number of processes divides, and latents that fill no register."""
+    """With a prime number of images, and latents smaller than a SIMD register."""
     words = ["--train.exact-shards", "2", "--model.latent-dim", "5", "--train.epochs", "3", *EVERY_EPOCH]
     words += ["--evaluate.count", "1103"]
     one, threads, two = (RunFolder(tmp_path / name) for name in ("one", "threads", "two"))
     assert train_here(flags(one.path, *words)) == 0
     expected = exact_evaluations(one)
     assert len(expected[0]) == 3
-    monkeypatch.setenv("GAN_DIST_CACHE", str(tmp_path / "cache"))  # what is kept of the real images is made again
+    monkeypatch.setenv("GAN_DIST_CACHE", str(tmp_path / "cache"))  # the reference is computed again
     for folder, command in ((threads, [sys.executable, TRAIN]), (two, [*launcher(2), TRAIN])):
         more = ("--train.threads", "2") if folder is threads else ()
         ended = run_command(*command, *flags(folder.path, *words, *more))
@@ -113,41 +109,14 @@ def test_evaluations_and_the_best_state_survive_a_stop(flags: Flags, tmp_path: P
     assert all(torch.equal(kept[name], tensor) for name, tensor in load_file(whole.best_generator).items())
 
 
-def test_the_command_says_what_the_run_said(flags: Flags, tmp_path: Path) -> None:
-    """Of the same generator and as many images: the same latents, the same figures."""
+def test_the_command_computes_the_figures_of_the_run(flags: Flags, tmp_path: Path) -> None:
+    """With the same generator and number of images, and so the same latents."""
     assert train_here(flags(tmp_path / "run", "--train.epochs", "1", *EVERY_EPOCH)) == 0
     (row,) = read_json_lines(RunFolder(tmp_path / "run").evaluations)
-    said = evaluate_run(tmp_path / "run", print, count=101)
-    assert said.classifier == row["classifier"]
-    for name, figure in said.figures.items():
+    evaluation = evaluate_run(tmp_path / "run", print, count=101)
+    assert evaluation.classifier == row["classifier"]
+    for name, figure in evaluation.figures.items():
         assert row[name] == pytest.approx(figure.value, rel=1e-5), name
-
-
-def test_modes_of_stacked_images() -> None:
-    """All 1,000 equally often; then half of them; then one."""
-    digits = torch.cartesian_prod(*[torch.arange(10)] * 3)  # (1000, 3)
-    for seen, found, divergence in (
-        (digits, 1000, 0.0),
-        (digits[:500], 500, math.log(2)),
-        (digits[:1], 1, math.log(1e3)),
-    ):
-        rows = seen.repeat(4000 // len(seen), 1).flatten()
-        logits = torch.nn.functional.one_hot(rows, 10).float()
-        observed = Observed(torch.zeros(len(rows), 128), logits, torch.zeros(len(rows), 1, 2, 2, dtype=torch.uint8), 3)
-        figures = modes(observed, Reference("id", observed.features, observed.pixels))
-        assert figures["modes/found"].value == found
-        assert figures["modes/divergence"].value == pytest.approx(divergence, abs=1e-9)
-        assert modes(dataclasses.replace(observed, stack=1), Reference("id", observed.features, observed.pixels)) == {}
-
-
-def test_modes_of_as_many_real_images() -> None:
-    """26,000 draws of 1,000 equally frequent modes diverge from equal shares by about 999/52,000 by chance alone."""
-    floor = {f"classes/{label}": Estimate(0.1, 0.1, 0.1) for label in range(10)}
-    reference = Reference("id", torch.zeros(1, 128), torch.zeros(1, 1, 2, 2, dtype=torch.uint8), floor=floor)
-    assert real_figures(reference, 26_000, 1) == floor
-    real = real_figures(reference, 26_000, 3)
-    assert real["modes/found"].value == 1000
-    assert real["modes/divergence"].value == pytest.approx(999 / 52_000, rel=0.2)
 
 
 def test_stacked_images_are_evaluated_channel_by_channel(flags: Flags, tmp_path: Path) -> None:
@@ -163,7 +132,7 @@ def test_stacked_images_are_evaluated_channel_by_channel(flags: Flags, tmp_path:
 
 
 def test_stacks_of_a_few_held_out_images(flags: Flags, tmp_path: Path, data_root: Path) -> None:
-    """A number of them that makes no whole stacks."""
+    """Their number is not divisible by the size of a stack."""
     copy = tmp_path / "data"
     shutil.copytree(data_root, copy)
     write_root(copy, idx_bytes(draw_images(40)), "MNIST/raw/t10k-images-idx3-ubyte")
@@ -175,7 +144,9 @@ def test_stacks_of_a_few_held_out_images(flags: Flags, tmp_path: Path, data_root
     assert row["score/train"] + row["score/held_out"] == pytest.approx(1)
 
 
-def test_without_a_classifier_the_run_goes_on(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_classifier_the_run_continues(
+    flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["--data.name", "fashion-mnist", "--train.epochs", "2", *EVERY_EPOCH]
     root = tmp_path / "data" / "FashionMNIST" / "raw"
     given = flags(tmp_path / "run", *words)
@@ -183,5 +154,5 @@ def test_without_a_classifier_the_run_goes_on(flags: Flags, tmp_path: Path, caps
     root.mkdir(parents=True)
     (root / "train-images-idx3-ubyte").write_bytes((source / "MNIST/raw/train-images-idx3-ubyte").read_bytes())
     assert train_here([*given, "--data.root", str(tmp_path / "data")]) == 0
-    assert capsys.readouterr().out.count("the images are not evaluated") == 1
+    assert capsys.readouterr().out.count("evaluations are off") == 1
     assert not RunFolder(tmp_path / "run").evaluations.exists()

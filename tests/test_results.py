@@ -1,4 +1,4 @@
-"""What is made of a run: its generator, and images from it."""
+"""Using a run: its generators, images, hashes, and the commands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gan_dist.config import PRESETS, InputError, package_version
 from gan_dist.data.pixels import quantize
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import read_json, read_json_lines
-from gan_dist.results import generate
+from gan_dist.results import sample
 from gan_dist.tensors import read_tensors
 
 
@@ -55,7 +55,7 @@ def test_load_generator(finished: Path) -> None:
     assert np.abs(images).max() <= 1
 
 
-def test_each_of_a_runs_generators_can_be_loaded(averaged: Path, finished: Path, tmp_path: Path) -> None:
+def test_load_generator_loads_each_generator_of_a_run(averaged: Path, finished: Path, tmp_path: Path) -> None:
     folder, latents = RunFolder(averaged), torch.ones(2, 64)
     files = {"average": folder.generator, "live": folder.live_generator, "best": folder.best_generator}
     made = {weights: gan_dist.load_generator(averaged, weights)(latents) for weights in files}  # type: ignore[arg-type]
@@ -64,12 +64,12 @@ def test_each_of_a_runs_generators_can_be_loaded(averaged: Path, finished: Path,
         moved.write_bytes(file.read_bytes())
         assert torch.equal(gan_dist.load_generator(moved)(latents), made[weights])
     assert not any(torch.equal(made[a], made[b]) for a, b in itertools.combinations(made, 2))
-    # Without an average the trained generator is the one to use.
+    # Without an average, "average" is the trained generator.
     live, used = (gan_dist.load_generator(finished, weights)(latents) for weights in ("live", "average"))
     assert torch.equal(live, used)
 
 
-def test_the_commands_take_each_of_a_runs_generators(
+def test_the_commands_use_each_generator_of_a_run(
     averaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GAN_DIST_CACHE", str(averaged.parent / "cache"))
@@ -121,7 +121,9 @@ def test_sample_writes_a_grid_and_an_array(finished: Path, tmp_path: Path) -> No
     assert array.read_bytes() != first
 
 
-def test_gan_dist_train_is_the_same_door(finished: Path, flags: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_gan_dist_train_trains_the_same_generator(
+    finished: Path, flags: Callable[..., list[str]], tmp_path: Path
+) -> None:
     assert cli.main(["train", *flags(tmp_path / "run", "--train.steps", "12", "--wandb.mode", "disabled")]) == 0
     same = [RunFolder(folder).generator.read_bytes()[-10_000:] for folder in (finished, tmp_path / "run")]
     assert same[0] == same[1]
@@ -132,50 +134,53 @@ def test_gan_dist_train_is_the_same_door(finished: Path, flags: Callable[..., li
     [
         (["paint"], "no command 'paint'; choose from train, sample, evaluate, doctor, diff"),
         (["trian"], "no command 'trian'; did you mean train?"),
-        (["sample", "RUN", "--count", "0"], "count=0 can't be used: it must be a whole number from 1 to 1,000,000"),
-        (["sample", "RUN", "--count", str(10**10), "--output", "x.npz"], "1 to 1,000,000 (all are kept in memory)"),
-        (["sample", "RUN", "--count", "10001"], "1 to 10,000 (a picture of more can't be looked at; use .npz)"),
+        (["sample", "RUN", "--count", "0"], "count=0 is not supported: it must be a whole number from 1 to 1,000,000"),
+        (
+            ["sample", "RUN", "--count", str(10**10), "--output", "x.npz"],
+            "1 to 1,000,000 (all images are kept in memory)",
+        ),
+        (["sample", "RUN", "--count", "10001"], "1 to 10,000 (a larger grid is unreadable; use .npz)"),
         (["sample", "RUN", "--count", "1e20"], "count='1e20' is not a whole number"),
-        (["sample", "RUN", "--seed", str(10**20)], "seed=100000000000000000000 can't be used"),
+        (["sample", "RUN", "--seed", str(10**20)], "seed=100000000000000000000 is not supported"),
         (["sample", "RUN", "--n", "3"], "did you mean --count?"),
         (["sample", "RUN", "--out", "x.png"], "did you mean --output?"),
-        (["sample", "RUN", "twice"], "'twice' belongs to no flag; the command is: gan-dist sample RUN"),
-        (["sample", "a\0b"], "run='a\\x00b' can't be used: it holds a control character"),
+        (["sample", "RUN", "twice"], "'twice' does not belong to a flag; the command is: gan-dist sample RUN"),
+        (["sample", "a\0b"], "run='a\\x00b' is not supported: it holds a control character"),
         (["sample", "RUN", "--output", "x" * 300 + ".png"], "a name in it is longer than 200 bytes"),
-        (["evaluate", "RUN", "--count", str(10**10)], "count=10000000000 can't be used"),
-        (["evaluate", "RUN", "--seed", str(10**20)], "seed=100000000000000000000 can't be used"),
-        (["check", "--processes", "0"], "processes=0 can't be used: it must be a whole number from 1 to 1,024"),
+        (["evaluate", "RUN", "--count", str(10**10)], "count=10000000000 is not supported"),
+        (["evaluate", "RUN", "--seed", str(10**20)], "seed=100000000000000000000 is not supported"),
+        (["check", "--processes", "0"], "processes=0 is not supported: it must be a whole number from 1 to 1,024"),
         (["check", "--processes", str(10**10)], "1 to 1,024 (no machine has more cores or GPUs)"),
         (["check", "--processes", "1e6"], "processes='1e6' is not a whole number"),
         (["sample", "RUN", "--output", "x.jpg"], "output=x.jpg must end in .png"),
         (["sample", "RUN", "--output", "/nowhere/x.png"], "output=/nowhere/x.png can't be written"),
         (["sample", "RUN", "--cuont", "3"], "did you mean --count?"),
-        (["sample", "/nowhere"], "/nowhere holds no generator.safetensors; a run has one from its first checkpoint on"),
+        (["sample", "/nowhere"], "/nowhere holds no generator.safetensors; it is written with the first checkpoint"),
         (["sample", "/nowhere", "--weights", "live"], "/nowhere holds no generator.safetensors"),
         (
             ["sample", "RUN", "--weights", "best"],
-            "RUN holds no generator-best.safetensors; a run has one from the check",
+            "RUN holds no generator-best.safetensors; it is written with the first ch",
         ),
         (["evaluate", "RUN", "--weights", "best"], "RUN holds no generator-best.safetensors"),
         (["sample", "/nowhere/a.safetensors"], "/nowhere holds no a.safetensors"),
         (["sample", "RUN", "--weights", "bset"], "weights"),
-        (["sample", "/nowhere/a.safetensors", "--weights", "best"], "weights=best names a file in a run's folder"),
+        (["sample", "/nowhere/a.safetensors", "--weights", "best"], "weights=best selects a file in a run folder"),
         (["sample"], "RUN is missing; the command is: gan-dist sample RUN"),
         (["diff", "RUN"], "RUN RUN is incomplete; the command is: gan-dist diff RUN RUN"),
         (["diff", "RUN", "--typo", "RUN"], "there is no flag --typo"),
         (["diff", "--typo"], "there is no flag --typo"),
-        (["diff", "RUN", ""], "runs='' can't be used: it is empty"),
-        (["sample", "RUN", "--output", ""], "output='' can't be used: it is empty"),
+        (["diff", "RUN", ""], "runs='' is not supported: it is empty"),
+        (["sample", "RUN", "--output", ""], "output='' is not supported: it is empty"),
         (["diff", "RUN", "RUN"], "holds no hashes; train with --train.log-hashes N"),
     ],
 )
-def test_bad_words_are_one_line(
+def test_bad_arguments_are_one_line(
     words: list[str], says: str, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main([str(finished) if word == "RUN" else word for word in words]) == 2
-    said = capsys.readouterr().err
-    assert says.replace("RUN holds", f"{finished} holds") in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert says.replace("RUN holds", f"{finished} holds") in output
+    assert output.count("\n") == 1
 
 
 def test_diff_finds_the_first_step_and_tensor(
@@ -190,9 +195,9 @@ def test_diff_finds_the_first_step_and_tensor(
     one, same, other = run("one"), run("same"), run("other", "--optimizer.beta2", "0.9")
     capsys.readouterr()
     assert cli.main(["diff", one, same]) == 0
-    assert capsys.readouterr().out == "the runs are equal at all 6 steps that both hashed, the last 12\n"
+    assert capsys.readouterr().out == "the runs are equal at all 6 hashed steps, the last 12\n"
 
-    # As a distributed bug does it: one number of one tensor goes astray after step 6.
+    # As with a bug of a distributed run: one tensor differs after step 6.
     hashes = RunFolder(Path(same)).hashes
     lines = [json.loads(line) for line in hashes.read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
@@ -203,10 +208,10 @@ def test_diff_finds_the_first_step_and_tensor(
     hashes.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert cli.main(["diff", one, same]) == 1
     assert capsys.readouterr().out == (
-        "the runs part at step 8, equal at step 6; 1 tensors differ: discriminator/layers.3.bias\n"
+        "the runs are equal at step 6 and differ at step 8 in 1 tensor(s): discriminator/layers.3.bias\n"
     )
     assert cli.main(["diff", one, other]) == 1
-    assert "the runs part at step 2, not equal at any step" in capsys.readouterr().out
+    assert "the runs are equal at no hashed step and differ at step 2 in " in capsys.readouterr().out
 
 
 def generator_content(tensors: dict[str, torch.Tensor], metadata: dict[str, str], **changes: Any) -> bytes:
@@ -217,12 +222,12 @@ def generator_content(tensors: dict[str, torch.Tensor], metadata: dict[str, str]
 
 
 def refusal(run: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """What `gan-dist sample` says of a generator that can't be used: one line."""
+    """The one line of `gan-dist sample` about an unusable generator."""
     assert cli.main(["sample", str(run)]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert len(said) < 1000
-    return said
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1
+    assert len(output) < 1000
+    return output
 
 
 def test_a_damaged_generator_is_one_line(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,38 +238,36 @@ def test_a_damaged_generator_is_one_line(finished: Path, tmp_path: Path, capsys:
     nested = "[" * 5000 + "]" * 5000
     for wrong, says in {
         content[:-100]: "is damaged",
-        b"": "is not a safetensors file, or is cut off",
+        b"": "is not a safetensors file, or is truncated",
         save(tensors): "does not describe a generator: its metadata lack 'config'",
-        save(tensors, metadata | {"config": nested}): "config can't be used",
-        save(tensors, metadata | {"config": "3"}): "config can't be used",
-        save(tensors, metadata | {"config": json.dumps({"model": 3})}): "config can't be used",
-        save(tensors, metadata | {"config": json.dumps({"modle": {}})}): "config can't be used",
-        save(
-            tensors, metadata | {"config": json.dumps(config | {"model": {"latent_dim": "64"}})}
-        ): "config can't be used",
+        save(tensors, metadata | {"config": nested}): "invalid config",
+        save(tensors, metadata | {"config": "3"}): "invalid config",
+        save(tensors, metadata | {"config": json.dumps({"model": 3})}): "invalid config",
+        save(tensors, metadata | {"config": json.dumps({"modle": {}})}): "invalid config",
+        save(tensors, metadata | {"config": json.dumps(config | {"model": {"latent_dim": "64"}})}): "invalid config",
         save(tensors, metadata | {"image_shape": nested}): "is not valid JSON",
-        save(tensors, metadata | {"image_shape": "[1, 28]"}): "image_shape is not three whole numbers",
-        save(tensors, metadata | {"image_shape": "[1, 28, -28]"}): "image_shape is not three whole numbers",
-        save(tensors, metadata | {"image_shape": "[1, 28, 1e3]"}): "image_shape is not three whole numbers",
+        save(tensors, metadata | {"image_shape": "[1, 28]"}): "image_shape is not three positive whole numbers",
+        save(tensors, metadata | {"image_shape": "[1, 28, -28]"}): "image_shape is not three positive whole numbers",
+        save(tensors, metadata | {"image_shape": "[1, 28, 1e3]"}): "image_shape is not three positive whole numbers",
         save(tensors, metadata | {"image_shape": "[1, 28, 29]"}): "of shape [784, 256] instead of [812, 256]",
         save(tensors, metadata | {"step": "Infinity"}): "step is not a whole number",
         generator_content(tensors, metadata, hidden_dim=10**6): "of shape [256, 64] instead of [1000000, 64]",
-        generator_content(tensors, metadata, hidden_dim=10**12): "config can't be used",
+        generator_content(tensors, metadata, hidden_dim=10**12): "invalid config",
         generator_content(tensors, metadata, hidden_dim=10**400): "",
         generator_content(tensors, metadata, hidden_dim=256.0): "",
-        generator_content(tensors, metadata, hidden_dim=[]): "config can't be used",
+        generator_content(tensors, metadata, hidden_dim=[]): "invalid config",
         generator_content(tensors, metadata, architecture="transformer"): "",
         generator_content(tensors, metadata, architecture="conv"): "of shape [256, 256] instead of [1568, 256]",
-        generator_content({**tensors, "more": torch.zeros(1)}, metadata): "'more' that does not belong there",
+        generator_content({**tensors, "more": torch.zeros(1)}, metadata): "holds an unexpected tensor 'more'",
         generator_content({n: t.double() for n, t in tensors.items()}, metadata): "as torch.float64 instead of",
     }.items():
         damaged.write_bytes(wrong)
-        said = refusal(tmp_path, capsys)
-        assert str(damaged) in said
-        assert says in said
+        output = refusal(tmp_path, capsys)
+        assert str(damaged) in output
+        assert says in output
 
 
-def test_a_generator_that_is_no_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_generator_that_is_not_a_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = RunFolder(tmp_path).generator
     os.mkfifo(file)
     assert f"{file} is not a regular file" in refusal(tmp_path, capsys)
@@ -285,18 +288,20 @@ def test_no_damage_to_a_generator_is_a_traceback(damage: Damage, finished: Path,
     assert loads_or_is_refused(lambda: gan_dist.load_generator(file), InputError)
 
 
-def test_more_processes_than_the_memory_holds_are_not_started(
+def test_check_does_not_start_more_processes_than_fit_into_memory(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli, "available_memory", lambda: 8 * 10**9)
     assert cli.main(["check", "--processes", "100"]) == 2
-    assert "processes=100 can't be used: they take at least 30.0 GB of memory, and 8.0 GB" in capsys.readouterr().err
+    assert (
+        "processes=100 is not supported: these take at least 30.0 GB of memory, and 8.0 GB" in capsys.readouterr().err
+    )
 
 
-def test_an_array_is_the_images_rounded_chunk_by_chunk(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    generator, count = gan_dist.load_generator(finished), generate.CHUNK + 76
-    whole = quantize(generate.generate(generator, count, seed=1))
-    assert torch.equal(generate.generate_pixels(generator, count, seed=1), whole)
+def test_generate_pixels_rounds_chunk_by_chunk(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator, count = gan_dist.load_generator(finished), sample.CHUNK + 76
+    whole = quantize(sample.generate_images(generator, count, seed=1))
+    assert torch.equal(sample.generate_pixels(generator, count, seed=1), whole)
 
     largest = 0
 
@@ -305,37 +310,37 @@ def test_an_array_is_the_images_rounded_chunk_by_chunk(finished: Path, monkeypat
         largest = max(largest, len(images))
         return quantize(images)
 
-    monkeypatch.setattr(generate, "quantize", quantized)
-    generate.generate_pixels(generator, count, seed=1)
-    assert largest == generate.CHUNK
-    monkeypatch.setattr(generate, "available_memory", lambda: 10**6)
-    with pytest.raises(InputError, match=r"count=576 can't be used: .* 0.0 GB are available; use fewer"):
-        generate.generate_pixels(generator, count, seed=1)
+    monkeypatch.setattr(sample, "quantize", quantized)
+    sample.generate_pixels(generator, count, seed=1)
+    assert largest == sample.CHUNK
+    monkeypatch.setattr(sample, "available_memory", lambda: 10**6)
+    with pytest.raises(InputError, match=r"count=576 is not supported: .* 0.0 GB are available; use a lower count"):
+        sample.generate_pixels(generator, count, seed=1)
 
 
 @pytest.mark.parametrize("word", ["--help", "-h", "--help-all"])
 def test_help_lists_the_commands(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([word]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for command in cli.COMMANDS:
-        assert f"\n  {command} " in said
+        assert f"\n  {command} " in output
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
 @pytest.mark.parametrize("columns", [80, 120])
-def test_each_command_explains_itself(
+def test_each_command_has_help(
     command: str, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "--help"])
     assert ended.value.code == 0
-    said = capsys.readouterr().out
-    assert said.startswith(f"usage: gan-dist {command} ")
-    assert max(map(len, said.splitlines())) <= columns
+    output = capsys.readouterr().out
+    assert output.startswith(f"usage: gan-dist {command} ")
+    assert max(map(len, output.splitlines())) <= columns
 
 
 @pytest.mark.parametrize("words", [["--version"], ["train", "--version"], ["sample", "--version"]])
-def test_each_command_says_its_version(words: list[str]) -> None:
-    said = run_command("python", "-m", "gan_dist.cli", *words)
-    assert (said.code, said.out) == (0, f"gan_dist {package_version()}\n")
+def test_each_command_prints_its_version(words: list[str]) -> None:
+    ended = run_command("python", "-m", "gan_dist.cli", *words)
+    assert (ended.code, ended.out) == (0, f"gan_dist {package_version()}\n")

@@ -138,7 +138,7 @@ def test_a_killed_worker_is_restarted_and_the_run_goes_on_by_itself(flags: Flags
         code = process.wait(timeout=90)
     said = (tmp_path / "log").read_text()
     assert code == 0, said
-    assert "going on after step" in said
+    assert "resuming after step" in said
     assert train_run(straight.path, flags, *more) == 0
     assert_same_end(folder, straight, 400)
 
@@ -150,7 +150,7 @@ def test_sigint_exits_with_75(flags: Flags, tmp_path: Path) -> None:
     code, log = stop_mid_run(command, folder, 5, signal.SIGINT)
     assert code == 75, log
     assert "Traceback" not in log
-    assert "the same command goes on" in log
+    assert "the same command resumes it" in log
 
 
 @pytest.mark.processes(1)
@@ -230,7 +230,7 @@ def test_nan_in_the_first_step_of_all_is_said_and_nothing_saved(flags: Flags, tm
     ended = train_hurt("nan", "generator", 1, 9, tmp_path / "run", flags, "--train.steps", "20")
     assert ended.code == 1
     assert "step 1: the generator's loss" in ended.err
-    assert "nothing was saved before it" in ended.err
+    assert "no earlier state was saved" in ended.err
     assert not RunFolder(tmp_path / "run").checkpoints.exists()
 
 
@@ -240,7 +240,7 @@ def test_a_rollback_heals_what_does_not_come_back(flags: Flags, tmp_path: Path) 
     assert train_run(straight.path, flags, *more) == 0
     ended = train_hurt("nan", "discriminator", 13, 1, healed.path, flags, *more)
     assert ended.code == 0
-    assert "NaN or infinite on rank 0; back to step 7" in ended.out
+    assert "NaN or infinite on rank 0; rolled back to step 7" in ended.out
     assert_same_end(healed, straight, 20)
     ended = train_hurt("nan", "discriminator", 13, 9, ill.path, flags, *more)
     assert ended.code == 1
@@ -286,7 +286,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(
     (again.checkpoints / "step-00000010").rename(again.checkpoints / ".writing-1")  # as SIGKILL leaves it
     (again.samples / ".writing-1-epoch-0001.png").write_bytes(b"half")
     assert train_run(again.path, flags, "--train.steps", "10") == 0
-    assert "it begins again" in capsys.readouterr().out
+    assert "starts again" in capsys.readouterr().out
     assert_same_end(again, straight, 10)
     assert [folder.name for folder in again.checkpoints.iterdir()] == ["step-00000010"]
     assert not list(again.path.rglob(".writing-*"))
@@ -300,7 +300,7 @@ def test_a_damaged_checkpoint_is_passed_over(flags: Flags, tmp_path: Path, capsy
     assert train_run(folder.path, flags, "--train.steps", "15", "--checkpoint.every-steps", "5") == 0
     said = capsys.readouterr().out
     assert "step-00000015 is damaged" in said
-    assert "going on after step 10" in said
+    assert "resuming after step 10" in said
     assert figures(folder) == before
 
 
@@ -379,7 +379,7 @@ def test_a_disk_that_fills_up_costs_nothing_but_the_wait(
     capsys.readouterr()
     assert train_run(folder.path, flags, *more) == 1  # three checkpoints fit, and a fourth does not
     said = capsys.readouterr().err
-    assert "can't be written any more (No space left on device)" in said
+    assert "is not writable any more (No space left on device)" in said
     assert said.count("\n") == 1
     assert sorted(entry.name for entry in folder.checkpoints.iterdir()) == [f"step-{step:08d}" for step in (5, 10, 15)]
     small_disk(64)
@@ -396,7 +396,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_checkpoint_keeps_the_one_before(
     assert train_run(straight.path, flags, *more) == 0
     ended = train_hurt(f"fill:{disk / 'ballast'}:{3 * 2**20}", "generator", 14, 1, folder.path, flags, *more)
     assert ended.code == 1
-    assert "can't be written any more (No space left on device)" in ended.err
+    assert "is not writable any more (No space left on device)" in ended.err
     assert ended.err.count("\n") == 1
     assert [entry.name for entry in folder.checkpoints.iterdir()] == ["step-00000007"]
     (disk / "ballast").unlink()

@@ -1,4 +1,4 @@
-"""Randomness as a function."""
+"""Random numbers as a function of (seed, purpose, index)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals while nothing can be saved yet, Ctrl-C and hang-up in a terminal, launchers that end or are process 1."""
+"""Signals before there is anything to save, Ctrl-C and SIGHUP in a terminal, launchers that end or are process 1."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, TRAIN, environment, free_port, launcher, run_command, train_here, wait_for_step
 
-from gan_dist.distributed.signals import heard_by
+from gan_dist.distributed.signals import handle_signals
 from gan_dist.outputs.folder import RunFolder
 
 Flags = Callable[..., list[str]]
@@ -29,9 +29,9 @@ ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launc
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    give_up = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < give_up, "it does not come about"
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.02)
 
 
@@ -40,12 +40,12 @@ def children(pid: int) -> list[int]:
 
 
 def processes_of(folder: Path) -> list[int]:
-    """The living processes that have a run's folder on their command line: its launcher and its workers."""
+    """Returns the living processes with a run folder on their command line: its launcher and its workers."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            words = (entry / "cmdline").read_bytes().split(b"\0")  # empty of a process that has ended
-            if str(folder).encode() in words:
+            arguments = (entry / "cmdline").read_bytes().split(b"\0")  # empty for a process that has ended
+            if str(folder).encode() in arguments:
                 found.append(int(entry.name))
     return found
 
@@ -55,34 +55,36 @@ def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=output, stderr=output, env=environment(), cwd=REPOSITORY)
 
 
-# --- who hears a signal
+# --- signal handlers
 
 
-def test_the_innermost_block_that_names_a_signal_hears_it() -> None:
-    heard: list[tuple[str, int]] = []
+def test_the_innermost_block_that_names_a_signal_handles_it() -> None:
+    handled: list[tuple[str, int]] = []
     before = signal.getsignal(signal.SIGUSR1), signal.getsignal(signal.SIGUSR2), threading.active_count()
     ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with heard_by(lambda number: heard.append(("outer", number)), signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
-        with heard_by(lambda number: heard.append(("inner", number)), signal.SIGUSR1):
+    with handle_signals(
+        lambda number: handled.append(("outer", number)), signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP
+    ):
+        with handle_signals(lambda number: handled.append(("inner", number)), signal.SIGUSR1):
             os.kill(os.getpid(), signal.SIGUSR1)
             os.kill(os.getpid(), signal.SIGUSR2)
             os.kill(os.getpid(), signal.SIGHUP)
-            wait_until(lambda: len(heard) == 2)
+            wait_until(lambda: len(handled) == 2)
         os.kill(os.getpid(), signal.SIGUSR1)
-        wait_until(lambda: len(heard) == 3)
+        wait_until(lambda: len(handled) == 3)
     signal.signal(signal.SIGHUP, ignored)
-    assert sorted(heard[:2]) == [("inner", signal.SIGUSR1), ("outer", signal.SIGUSR2)]
-    assert heard[2] == ("outer", signal.SIGUSR1)
+    assert sorted(handled[:2]) == [("inner", signal.SIGUSR1), ("outer", signal.SIGUSR2)]
+    assert handled[2] == ("outer", signal.SIGUSR1)
     assert (signal.getsignal(signal.SIGUSR1), signal.getsignal(signal.SIGUSR2), threading.active_count()) == before
     assert signal.set_wakeup_fd(-1) == -1
 
 
-def test_a_forked_process_hears_its_own_signals() -> None:
+def test_a_forked_process_handles_its_own_signals() -> None:
     program = """
 import os, signal, time
-from gan_dist.distributed.signals import heard_by
-heard = []
-with heard_by(heard.append, signal.SIGTERM):
+from gan_dist.distributed.signals import handle_signals
+handled = []
+with handle_signals(handled.append, signal.SIGTERM):
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -92,15 +94,15 @@ with heard_by(heard.append, signal.SIGTERM):
     os.read(reading, 5)
     os.kill(child, signal.SIGTERM)
     print(os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM)
-print(heard)
+print(handled)
 """
     assert run_command(sys.executable, "-c", program).out == "True\n[]\n"
 
 
 @pytest.mark.processes(1)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_who_waits_for_the_other_processes_ends_at_once(number: signal.Signals, flags: Flags, tmp_path: Path) -> None:
-    """The rendezvous is in C++, where Python's own handlers wait for its end."""
+def test_a_process_that_waits_for_others_ends_at_once(number: signal.Signals, flags: Flags, tmp_path: Path) -> None:
+    """The rendezvous runs in C++, where Python's own handlers wait for its end."""
     port = free_port()
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     alone |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -139,11 +141,11 @@ def test_loading_is_announced_only_where_it_takes_time(
 
 @pytest.mark.processes(2)
 @pytest.mark.parametrize("after", [None, 5])
-def test_a_launcher_that_is_killed_leaves_nobody_behind(after: int | None, flags: Flags, tmp_path: Path) -> None:
-    """Killed while its workers import torch they end at once; in mid-run they save first."""
+def test_a_killed_launcher_leaves_no_processes(after: int | None, flags: Flags, tmp_path: Path) -> None:
+    """Workers that still import torch end at once; those of a running run save first."""
     folder = RunFolder(tmp_path / "run")
-    words = flags(folder.path, "--train.epochs", "10000", "--wandb.mode", "disabled")
-    process = start([*launcher(2), str(TRAIN), *words], tmp_path / "log")
+    arguments = flags(folder.path, "--train.epochs", "10000", "--wandb.mode", "disabled")
+    process = start([*launcher(2), str(TRAIN), *arguments], tmp_path / "log")
     if after is None:
         wait_until(lambda: len(children(process.pid)) == 2)
     else:
@@ -158,7 +160,7 @@ def test_a_launcher_that_is_killed_leaves_nobody_behind(after: int | None, flags
         assert (status["state"], status["reason"]) == ("stopped", "the launcher ended"), (tmp_path / "log").read_text()
 
 
-PATIENT = """
+WAITING = """
 import os, signal, time
 from gan_dist.distributed.preemption import StopRequest
 request = StopRequest()
@@ -171,15 +173,15 @@ with request.listening():
 
 
 @contextlib.contextmanager
-def patient_worker(**variables: str) -> Iterator[tuple[subprocess.Popen[str], int, Iterator[str]]]:
-    """PATIENT, started by a process that ends only if it is killed.
+def waiting_worker(**variables: str) -> Iterator[tuple[subprocess.Popen[str], int, Iterator[str]]]:
+    """Runs WAITING in a worker of a process that ends only if it is killed.
 
     Yields:
-        That process, the worker, and what the worker says.
+        That process, the worker, and the lines that the worker prints.
     """
     launch = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
     with subprocess.Popen(
-        [sys.executable, "-c", launch, PATIENT],
+        [sys.executable, "-c", launch, WAITING],
         stdout=subprocess.PIPE,
         text=True,
         env=environment() | variables,
@@ -187,46 +189,46 @@ def patient_worker(**variables: str) -> Iterator[tuple[subprocess.Popen[str], in
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout is not None
-        said = iter(process.stdout.readline, "")
-        worker = int(next(said))
+        output = iter(process.stdout.readline, "")
+        worker = int(next(output))
         try:
-            yield process, worker, said
+            yield process, worker, output
         finally:
             process.kill()
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGKILL)
 
 
-def assert_lives(said: Iterator[str], seconds: float) -> None:
-    give_up = time.monotonic() + seconds
-    while time.monotonic() < give_up:
-        assert next(said, ""), "it ended"
+def assert_lives(output: Iterator[str], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert next(output, ""), "it ended"
 
 
 @pytest.mark.parametrize("first", [None, signal.SIGINT])
-def test_the_end_of_the_launcher_is_no_second_request(first: signal.Signals | None) -> None:
-    """After a Ctrl-C in a terminal a launcher ends seconds later, while its worker saves."""
-    with patient_worker(TORCHELASTIC_RUN_ID="none") as (process, worker, said):
+def test_the_end_of_the_launcher_is_not_a_second_request(first: signal.Signals | None) -> None:
+    """After a Ctrl-C in a terminal, a launcher ends seconds later, while its worker saves."""
+    with waiting_worker(TORCHELASTIC_RUN_ID="none") as (process, worker, output):
         if first is not None:
             os.kill(worker, first)
             time.sleep(2.5)
         process.kill()
         reason = "the launcher ended\n" if first is None else "SIGINT\n"
-        wait_until(lambda: next(said) == reason, 20)
-        assert_lives(said, 3)
+        wait_until(lambda: next(output) == reason, 20)
+        assert_lives(output, 3)
         os.kill(worker, signal.SIGTERM)
-        if first is None:  # the first request of a person
-            assert_lives(said, 2.5)
+        if first is None:  # the first request by a user
+            assert_lives(output, 2.5)
             os.kill(worker, signal.SIGTERM)
-        wait_until(lambda: not next(said, ""), 20)
+        wait_until(lambda: not next(output, ""), 20)
 
 
-def test_who_is_started_from_a_shell_outlives_it() -> None:
-    with patient_worker(ACCELERATE_MIXED_PRECISION="bf16") as (process, _, said):
+def test_a_process_started_from_a_shell_outlives_it() -> None:
+    with waiting_worker(ACCELERATE_MIXED_PRECISION="bf16") as (process, _, output):
         process.kill()
         process.wait()
-        assert_lives(said, 1)
-        assert next(said) == "\n"  # nobody asked it to stop
+        assert_lives(output, 1)
+        assert next(output) == "\n"  # no stop was requested
 
 
 # --- a launcher that is process 1, as in a container
@@ -234,15 +236,15 @@ def test_who_is_started_from_a_shell_outlives_it() -> None:
 
 @pytest.fixture
 def in_namespace() -> Callable[..., list[str]]:
-    """Makes a command process 1 of process numbers of its own."""
-    words = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    """Makes a command process 1 of a new process namespace."""
+    arguments = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
     try:
-        refused = subprocess.run([*words, "true"], check=False, capture_output=True).returncode
+        refused = subprocess.run([*arguments, "true"], check=False, capture_output=True).returncode
     except OSError:
         refused = 1
     if refused:
-        pytest.skip("a namespace of process numbers needs root")
-    return lambda *command: [*words, *command]
+        pytest.skip("a process namespace needs root")
+    return lambda *command: [*arguments, *command]
 
 
 @pytest.mark.processes(1)
@@ -250,8 +252,8 @@ def test_a_launcher_that_is_process_1_trains_to_the_end(
     in_namespace: Callable[..., list[str]], flags: Flags, tmp_path: Path
 ) -> None:
     folder = RunFolder(tmp_path / "run")
-    words = flags(folder.path, "--train.steps", "12", "--wandb.mode", "disabled")
-    ended = run_command(*in_namespace(*ACCELERATE, str(TRAIN), *words))
+    arguments = flags(folder.path, "--train.steps", "12", "--wandb.mode", "disabled")
+    ended = run_command(*in_namespace(*ACCELERATE, str(TRAIN), *arguments))
     assert ended.code == 0, ended.out + ended.err
     status = json.loads(folder.status.read_text())
     assert (status["state"], status["step"]) == ("finished", 12)
@@ -262,8 +264,8 @@ def test_a_launcher_that_is_process_1_can_be_killed(
     in_namespace: Callable[..., list[str]], flags: Flags, tmp_path: Path
 ) -> None:
     folder = RunFolder(tmp_path / "run")
-    words = flags(folder.path, "--train.epochs", "10000", "--wandb.mode", "disabled")
-    process = start(in_namespace(*ACCELERATE, str(TRAIN), *words), tmp_path / "log")
+    arguments = flags(folder.path, "--train.epochs", "10000", "--wandb.mode", "disabled")
+    process = start(in_namespace(*ACCELERATE, str(TRAIN), *arguments), tmp_path / "log")
     wait_for_step(folder, 5, process)
     (first,) = children(process.pid)
     os.kill(first, signal.SIGKILL)
@@ -271,23 +273,23 @@ def test_a_launcher_that_is_process_1_can_be_killed(
     wait_until(lambda: not processes_of(folder.path), 20)
 
 
-# A worker whose launcher, a shell, ends before it begins; then its parent is process 1. Ends when the worker ended.
+# Runs a worker whose launcher, a shell, ends before it starts, so that its parent is process 1. Ends with the worker.
 ORPHAN = """
 sh -c 'sh -c "sleep 0.5; echo \\$\\$ >pid; exec $PYTHON -c \\"$WORKER\\"" &'
 until [ -s pid ]; do sleep 0.05; done
 while [ -e /proc/$(cat pid)/exe ]; do sleep 0.05; done
 """
 WORKER = """
-from gan_dist.distributed.signals import starting
+from gan_dist.distributed.signals import exit_on_signals
 print('parent', __import__('os').getppid(), flush=True)
-with starting():
+with exit_on_signals():
     print('alive', flush=True)
 """
 
 
 @pytest.mark.parametrize("process_1", ["sh", "python"])
 @pytest.mark.parametrize("launched", [True, False])
-def test_a_process_1_that_is_no_python_is_no_launcher(
+def test_a_process_1_that_is_not_python_is_not_a_launcher(
     process_1: str, launched: bool, in_namespace: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     command = ["sh", "-c", ORPHAN + ":"]
@@ -303,9 +305,9 @@ def test_a_process_1_that_is_no_python_is_no_launcher(
         | {"PYTHON": sys.executable, "WORKER": WORKER, "PYTHONPATH": str(REPOSITORY)}
         | ({"TORCHELASTIC_RUN_ID": "none"} if launched else {}),
     )
-    said = done.stdout.splitlines()
-    assert said[:1] == ["parent 1"], done.stderr
-    assert said[1:] == ([] if launched and process_1 == "sh" else ["alive"])
+    output = done.stdout.splitlines()
+    assert output[:1] == ["parent 1"], done.stderr
+    assert output[1:] == ([] if launched and process_1 == "sh" else ["alive"])
 
 
 # --- a terminal
@@ -313,12 +315,12 @@ def test_a_process_1_that_is_no_python_is_no_launcher(
 
 @contextlib.contextmanager
 def in_terminal(command: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """A shell with a terminal of its own runs a command in the foreground, and lives on after a Ctrl-C.
+    """Runs a command in the foreground of a shell with its own terminal; the shell survives a Ctrl-C.
 
     Yields:
-        The end of the terminal where a person sits, and the shell.
+        The user's end of the terminal, and the shell.
     """
-    person, terminal = pty.openpty()
+    user, terminal = pty.openpty()
 
     def take_terminal() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -336,53 +338,73 @@ def in_terminal(command: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     ) as shell:
         os.close(terminal)
         try:
-            yield person, shell
+            yield user, shell
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(shell.pid, signal.SIGKILL)
-            with contextlib.suppress(OSError):  # closed already
-                os.close(person)
+            with contextlib.suppress(OSError):  # already closed
+                os.close(user)
 
 
 @pytest.mark.processes(1)
 def test_ctrl_c_in_a_terminal_shows_how_the_run_ended(flags: Flags, tmp_path: Path) -> None:
     folder, screen = RunFolder(tmp_path / "run"), bytearray()
 
-    def read(person: int) -> None:
+    def read(user: int) -> None:
         with contextlib.suppress(OSError):  # the shell has ended
-            while seen := os.read(person, 4096):
+            while seen := os.read(user, 4096):
                 screen.extend(seen)
 
-    words = flags(folder.path, "--train.epochs", "10000", "--wandb.mode", "disabled")
-    with in_terminal(shlex.join([*ACCELERATE, str(TRAIN), *words])) as (person, shell):
-        reader = threading.Thread(target=read, args=(person,))
+    arguments = flags(folder.path, "--train.epochs", "10000", "--wandb.mode", "disabled")
+    with in_terminal(shlex.join([*ACCELERATE, str(TRAIN), *arguments])) as (user, shell):
+        reader = threading.Thread(target=read, args=(user,))
         reader.start()
         wait_for_step(folder, 20, shell)
-        os.write(person, b"\x03")
+        os.write(user, b"\x03")
         wait_until(lambda: not processes_of(folder.path))
         os.killpg(shell.pid, signal.SIGKILL)
         reader.join(20)
-    said = screen.decode()
+    output = screen.decode()
     status = json.loads(folder.status.read_text())
-    assert (status["state"], status["reason"]) == ("stopped", "SIGINT"), said
-    assert "stopped: SIGINT; the same command goes on" in said
-    assert "│ panel" in said
-    assert "│ curves" in said
+    assert (status["state"], status["reason"]) == ("stopped", "SIGINT"), output
+    assert "stopped: SIGINT; the same command resumes it" in output
+    assert "│ panel" in output
+    assert "│ curves" in output
     assert folder.curves.exists()
     assert folder.panel.exists()
 
 
 @pytest.mark.processes(1)
-def test_a_terminal_that_is_closed_stops_a_run_with_a_checkpoint(flags: Flags, tmp_path: Path) -> None:
+def test_a_closed_terminal_stops_a_run_with_a_checkpoint(flags: Flags, tmp_path: Path) -> None:
     folder, log = RunFolder(tmp_path / "run"), tmp_path / "log"
-    words = flags(folder.path, "--train.epochs", "10000", "--wandb.mode", "disabled")
-    command = f"{shlex.join([*ACCELERATE, str(TRAIN), *words])} >{shlex.quote(str(log))} 2>&1"
-    with in_terminal(command) as (person, shell):
+    arguments = flags(folder.path, "--train.epochs", "10000", "--wandb.mode", "disabled")
+    command = f"{shlex.join([*ACCELERATE, str(TRAIN), *arguments])} >{shlex.quote(str(log))} 2>&1"
+    with in_terminal(command) as (user, shell):
         wait_for_step(folder, 20, shell)
-        os.close(person)
+        os.close(user)
         wait_until(lambda: not processes_of(folder.path))
     status = json.loads(folder.status.read_text())
     assert status["state"] == "stopped", log.read_text()
     assert status["reason"] in ("SIGHUP", "the launcher ended")
     assert (folder.checkpoints / f"step-{status['step']:08d}").is_dir()
     assert folder.panel.exists()
+
+
+MAIN_THREAD_EXITS = """
+import ctypes, os, subprocess, sys, threading, time
+subprocess.Popen([sys.executable, "-c", sys.argv[1]], env=os.environ | {"TORCHELASTIC_RUN_ID": "x"})
+threading.Thread(target=time.sleep, args=(3,)).start()
+ctypes.CDLL(None).pthread_exit(0)
+"""
+PRINT_LAUNCHER_ENDED = """
+import time
+from gan_dist.distributed import signals
+time.sleep(1)
+print(signals.launcher_ended())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_launcher_whose_main_thread_has_exited_has_ended() -> None:
+    """Its other threads may take seconds on a busy machine; the parent of its children changes after the last one."""
+    assert run_command("python", "-c", MAIN_THREAD_EXITS, PRINT_LAUNCHER_ENDED).out == "True\n"

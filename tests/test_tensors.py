@@ -1,4 +1,4 @@
-"""Reading safetensors files that may hold anything."""
+"""Reading untrusted safetensors files."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def test_tensors_and_metadata_come_back() -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "is not a safetensors file, or is cut off"),
-        (CONTENT[:20], "cut off"),
+        (b"", "is not a safetensors file, or is truncated"),
+        (CONTENT[:20], "truncated"),
         (CONTENT[:-1], "damaged"),
         (CONTENT + b"x", "damaged"),
-        (b"\xff" * 100, "cut off"),
+        (b"\xff" * 100, "truncated"),
         (file_of(b"[" * 100_000), "is not valid JSON"),
         (file_of(b"[]"), "does not hold a JSON object"),
         (file_of({"__metadata__": []}), "not an object of strings"),
@@ -66,7 +66,7 @@ def test_what_is_wrong_with_a_file_is_one_line(content: bytes, says: str) -> Non
         ({"bias": None}, "lacks the tensor bias"),
         ({"weight": torch.zeros(4, 3)}, "holds weight of shape [4, 3] instead of [3, 4]"),
         ({"bias": torch.zeros(4)}, "holds bias as torch.float32 instead of torch.int64"),
-        ({"more": torch.zeros(1)}, "holds a tensor 'more' that does not belong there"),
+        ({"more": torch.zeros(1)}, "holds an unexpected tensor 'more'"),
     ],
 )
 def test_the_first_tensor_that_differs_is_named(change: dict[str, torch.Tensor | None], says: str) -> None:

@@ -23,7 +23,7 @@ QUIET = ("--wandb.mode", "disabled", "--train.steps", "3")
 def test_the_exact_mode_keeps_several_threads_only_if_they_give_the_same_bits(
     flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A processor on which two threads round otherwise is played by gradients that depend on their number."""
+    """Simulates a processor on which two threads round differently, by gradients that depend on their number."""
     real = threads.gradients
 
     def rounded(*arguments):
@@ -33,7 +33,7 @@ def test_the_exact_mode_keeps_several_threads_only_if_they_give_the_same_bits(
     more = [*QUIET, "--train.exact-shards", "2", "--train.threads", "2"]
     monkeypatch.setattr(threads, "gradients", rounded)
     assert train_here(flags(tmp_path / "differ", *more)) == 0
-    assert "computing on 1 thread, since the exact mode needs it" in capsys.readouterr().out
+    assert "using 1 thread: the exact mode requires it" in capsys.readouterr().out
     assert read_json(RunFolder(tmp_path / "differ").environment)["threads_per_process"] == 1
     monkeypatch.setattr(threads, "gradients", lambda *arguments: iter(()))
     assert train_here(flags(tmp_path / "agree", *more)) == 0
@@ -72,7 +72,7 @@ def test_the_faster_number_of_threads_is_taken_where_it_is_open(
     monkeypatch.setattr("gan_dist.distributed.launcher.usable_cores", lambda: 2)
     assert train_here(flags(tmp_path / "run", *QUIET, "--train.threads", "None")) == 0
     assert read_json(RunFolder(tmp_path / "run").environment)["threads_per_process"] == taken
-    assert ("computing on 1 thread, since 2 threads take" in capsys.readouterr().out) == (taken == 1)
+    assert ("using 1 thread: 2 threads currently take" in capsys.readouterr().out) == (taken == 1)
     assert train_here(flags(tmp_path / "asked", *QUIET, "--train.threads", "2")) == 0
     assert read_json(RunFolder(tmp_path / "asked").environment)["threads_per_process"] == 2
 

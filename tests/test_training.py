@@ -1,4 +1,4 @@
-"""The arithmetic: losses against torch's own, which weights a step moves, latents, means, what is due when."""
+"""The training step: losses, updates, latents, the guard, mean figures and the schedule."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gan_dist.config import (
     PenaltyConfig,
     TrainConfig,
 )
-from gan_dist.gan.guard import Guard, NotFinite
+from gan_dist.gan.guard import NonfiniteGuard, NonfiniteUpdate
 from gan_dist.gan.latents import InterpolationWeights, Latents, fixed_latents
 from gan_dist.gan.losses import LOSSES
 from gan_dist.gan.penalties import NoPenalty
@@ -31,12 +31,13 @@ from gan_dist.gan.reduction import (
     ExactReduction,
     FastReduction,
     Reduction,
-    add_in_a_tree,
     add_local_pairs,
+    tree_sum,
 )
 from gan_dist.gan.steps import Gan, discriminator_step, generator_step
 from gan_dist.gan.update import Update, flatten
 from gan_dist.models import ARCHITECTURES, build_pair
+from gan_dist.models.architecture import Architecture
 from gan_dist.models.average import make_average
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.trainer.hyperparameters import Hyperparameters
@@ -57,7 +58,7 @@ def make_gan(
 ) -> Gan:
     """The seed's pair on one process, without a launcher: the steps are plain torch."""
     generator, discriminator = build_pair(ModelConfig(hidden_dim=32), (1, 28, 28), 0)
-    guard = Guard(window=10, rank=0, ranks=1, device=CPU)
+    guard = NonfiniteGuard(window=10, rank=0, ranks=1, device=CPU)
     updates = [
         Update(
             network,
@@ -70,14 +71,14 @@ def make_gan(
         )
         for network in (generator, discriminator)
     ]
-    places = InterpolationWeights(0, (BATCH,), rank=0, ranks=1, device=CPU)
+    interpolation_weights = InterpolationWeights(0, (BATCH,), rank=0, ranks=1, device=CPU)
     return Gan(
-        generator=updates[0].working,
-        discriminator=updates[1].working,
+        generator=updates[0].forward_network,
+        discriminator=updates[1].forward_network,
         generator_update=updates[0],
         discriminator_update=updates[1],
         loss=LOSSES[loss],
-        critic=make_critic(penalty or PenaltyConfig(), updates[1], torch.ones(()), places),
+        critic=make_critic(penalty or PenaltyConfig(), updates[1], torch.ones(()), interpolation_weights),
         latents=Latents(0, 64, BATCH, rank=0, ranks=1, device=CPU, dtype=dtype),
     )
 
@@ -94,7 +95,7 @@ def moved(network: nn.Module, before: list[Tensor]) -> list[bool]:
     return [not torch.equal(a, b) for a, b in zip(weights(network), before, strict=True)]
 
 
-def test_losses_are_torchs_bce_loss_of_the_probability() -> None:
+def test_bce_is_torchs_bce_loss_of_the_probability() -> None:
     generator = torch.Generator().manual_seed(0)
     real, fake = torch.randn(2, 50, generator=generator) * 3
     bce = nn.BCELoss()
@@ -102,12 +103,12 @@ def test_losses_are_torchs_bce_loss_of_the_probability() -> None:
     loss = LOSSES["bce"]
     expected = bce(real.sigmoid(), ones) + bce(fake.sigmoid(), zeros)
     assert torch.allclose(loss.discriminator(real, fake), expected, rtol=1e-5)
-    assert torch.allclose(loss.generator(fake, real), bce(fake.sigmoid(), ones), rtol=1e-5)
+    assert torch.allclose(loss.generator_loss(fake, lambda: real), bce(fake.sigmoid(), ones), rtol=1e-5)
 
 
 def test_losses_stay_finite_where_the_probability_is_0_or_1() -> None:
     far = torch.tensor([-1e4, 1e4])
-    for value in (LOSSES["bce"].discriminator(far, far), LOSSES["bce"].generator(far, far)):
+    for value in (LOSSES["bce"].discriminator(far, far), LOSSES["bce"].generator_loss(far, lambda: far)):
         assert torch.isfinite(value)
 
 
@@ -134,7 +135,7 @@ def test_the_generator_step_moves_the_generator_alone() -> None:
 
 
 def test_the_steps_are_the_notebooks() -> None:
-    """Both updates against the notebook's own lines: probabilities, BCELoss, two passes, detach."""
+    """Both updates against a plain implementation with probabilities, BCELoss, two passes and detach."""
     gan = make_gan()
     generator, discriminator = copy.deepcopy((gan.generator, gan.discriminator))
     d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=2e-4)
@@ -213,11 +214,11 @@ def test_in_bf16_the_weights_stay_fp32_and_their_rounded_copy_computes() -> None
             assert weight.dtype == torch.float32
             assert rounded.dtype == torch.bfloat16
             assert torch.equal(weight.bfloat16(), rounded)
-            assert not torch.equal(weight, rounded.float())  # an Adam step is smaller than a bf16 number can tell
+            assert not torch.equal(weight, rounded.float())  # an Adam step is below the resolution of bf16
 
 
 def test_the_parts_of_a_bf16_batch_are_added_in_fp32() -> None:
-    """One after the other, and in a tree: the same sum to fp32's rounding, not to that of bf16 (4e-3)."""
+    """A sequential sum and a tree agree up to the rounding of fp32, not that of bf16 (4e-3)."""
     one, other = (make_gan(r, torch.bfloat16) for r in (FastReduction(ranks=1, parts=4), ExactReduction(1, shards=4)))
     for gan in (one, other):
         discriminator_step(gan, real_images(), 1)
@@ -226,7 +227,7 @@ def test_the_parts_of_a_bf16_batch_are_added_in_fp32() -> None:
 
 
 def test_bf16_is_what_autocast_computes() -> None:
-    """Autocast rounds the same weights and images to the same numbers, only more often."""
+    """Autocast rounds the same weights and images to the same numbers, but in every pass."""
     gan = make_gan(dtype=torch.bfloat16)
     networks = gan.generator_update.network, gan.discriminator_update.network
     generator, discriminator = copy.deepcopy(networks)
@@ -241,17 +242,17 @@ def test_bf16_is_what_autocast_computes() -> None:
 
 
 def test_penalties_are_computed_in_fp32_at_the_rounded_weights() -> None:
-    """Against the same step in fp32 throughout, from the weights that bf16 rounds to."""
+    """Compared with the same step in fp32, from weights that are rounded to bf16."""
     penalty = PenaltyConfig(r1=5.0, r2=5.0)
     gan, fp32 = (make_gan(dtype=dtype, loss="relativistic", penalty=penalty) for dtype in (torch.bfloat16, torch.float))
     for ours, theirs in _pairs_of_updates(gan, fp32):
-        rounded = {name: tensor.float() for name, tensor in ours.working.state_dict().items()}
+        rounded = {name: tensor.float() for name, tensor in ours.forward_network.state_dict().items()}
         theirs.network.load_state_dict(rounded)
     fakes = gan.generator(gan.latents(1, "discriminator")).detach()
-    judged, expected = (of.critic(real_images(), fakes) for of in (gan, fp32))
-    assert torch.equal(judged.real_logits, expected.real_logits)
-    assert judged.figures["penalty/r2"] > 0
-    assert all(torch.equal(judged.figures[name], value) for name, value in expected.figures.items())
+    output, expected = (of.critic(real_images(), fakes) for of in (gan, fp32))
+    assert torch.equal(output.real_logits, expected.real_logits)
+    assert output.figures["penalty/r2"] > 0
+    assert all(torch.equal(output.figures[name], value) for name, value in expected.figures.items())
     for of in (gan, fp32):
         discriminator_step(of, real_images(), 1)
     ours, theirs = (of.discriminator_update.gradients[0] for of in (gan, fp32))
@@ -261,7 +262,8 @@ def test_penalties_are_computed_in_fp32_at_the_rounded_weights() -> None:
 
 def test_the_average_follows_the_fp32_weights() -> None:
     gan = make_gan(dtype=torch.bfloat16)
-    ema = make_average(EmaConfig(half_life=4.0 * BATCH, warm_up=1e9), gan.generator_update.network, BATCH)
+    update = gan.generator_update
+    ema = make_average(EmaConfig(half_life=4.0 * BATCH, warm_up=1e9), update.network, update.weights, BATCH)
     expected = weights(gan.generator_update.network)
     for step in (1, 2, 3):
         generator_step(gan, real_images(), step)
@@ -288,13 +290,13 @@ def test_the_optimizer_moves_the_networks_own_weights_as_one_vector() -> None:
 
 
 def test_a_gradients_norm_is_that_of_the_unscaled_gradient() -> None:
-    """A GradScaler multiplies the loss; the fused optimizer's step divides the gradient, in place."""
+    """A GradScaler multiplies the loss, and the fused optimizer divides the gradient in place."""
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     norms = []
     for scaled in (False, True):
         network, _ = build_pair(ModelConfig(hidden_dim=32), (1, 28, 28), 0)
         optimizer = torch.optim.Adam([flatten(network)], lr=2e-4, fused=True)
-        guard = Guard(window=10, rank=0, ranks=1, device=CPU, scaled=scaled)
+        guard = NonfiniteGuard(window=10, rank=0, ranks=1, device=CPU, scaled=scaled)
 
         def backward(loss: Tensor, inputs: list[Tensor], scaled: bool = scaled) -> None:
             (scaler.scale(loss) if scaled else loss).backward(inputs=inputs)
@@ -312,16 +314,18 @@ def test_a_gradients_norm_is_that_of_the_unscaled_gradient() -> None:
 
 @pytest.mark.parametrize("beta1", [0.0, 0.9])
 def test_a_falling_learning_rate_is_the_same_as_a_tensor(beta1: float) -> None:
-    """A CUDA graph reads it from a tensor, which holds it in single precision."""
+    """A CUDA graph reads it from a tensor in single precision."""
     optimizer = OptimizerConfig(learning_rate=1e-3, final_learning_rate=1e-4, decay_images=3000)
     schedule = Schedule(Config(optimizer=optimizer), 1000)
     ends = []
     for make in (float, torch.tensor):
         weights = nn.Parameter(torch.linspace(-1, 1, 4096))
         adam = torch.optim.Adam([weights], lr=make(1e-3), betas=(beta1, 0.99), fused=True)
-        pace = Hyperparameters(schedule, adam, torch.optim.Adam([nn.Parameter(torch.zeros(1))]), torch.ones(()))
+        hyperparameters = Hyperparameters(
+            schedule, adam, torch.optim.Adam([nn.Parameter(torch.zeros(1))]), torch.ones(())
+        )
         for step in range(1, 40):
-            pace.set(step)
+            hyperparameters.set(step)
             weights.grad = (weights.detach() * step).sin()
             adam.step()
         ends.append(weights.detach().clone())
@@ -329,17 +333,17 @@ def test_a_falling_learning_rate_is_the_same_as_a_tensor(beta1: float) -> None:
 
 
 def test_networks_with_buffers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    pair = (lambda config, shape: nn.BatchNorm1d(3), lambda config, shape: nn.Linear(3, 1))
-    monkeypatch.setitem(ARCHITECTURES, "mlp", pair)
+    normalized = Architecture(lambda config, shape: nn.BatchNorm1d(3), lambda config, shape: nn.Linear(3, 1), ())
+    monkeypatch.setitem(ARCHITECTURES, "mlp", normalized)
     with pytest.raises(InputError, match=r"model\.architecture=mlp has buffers \(running_mean, .*GroupNorm"):
         build_pair(ModelConfig(), (1, 28, 28), 0)
 
 
-# --- what is not finite
+# --- NaN and infinite values
 
 
 class Diverging(nn.Module):
-    """Loses its mind in one call: a loss that is NaN, or a finite one whose gradient is not."""
+    """Makes the loss NaN, or the gradient of a finite loss NaN."""
 
     def __init__(self, network: nn.Module, how: str) -> None:
         super().__init__()
@@ -358,15 +362,15 @@ def test_an_update_that_is_not_finite_is_not_applied(reduction: Reduction, how: 
     healthy, gan = make_gan(reduction), make_gan(reduction)
     guard = gan.generator_update.guard
     diverging = Diverging(gan.discriminator, how)
-    ill = dataclasses.replace(gan, discriminator=diverging, critic=NoPenalty(diverging))
+    nonfinite = dataclasses.replace(gan, discriminator=diverging, critic=NoPenalty(diverging))
     for step in (1, 2, 4):
-        if step == 2:  # the same step in both, but for its ill part
+        if step == 2:  # the same step, with an additional update that is not finite
             before = weights(gan.generator), weights(gan.discriminator)
-            discriminator_step(ill, real_images(), step)
+            discriminator_step(nonfinite, real_images(), step)
             assert not any(moved(gan.discriminator, before[1]))
             assert not gan.discriminator_update.gradients.isfinite().all()
             discriminator_step(gan, real_images(), step)
-            generator_step(ill, real_images(), step)
+            generator_step(nonfinite, real_images(), step)
             assert not any(moved(gan.generator, before[0]))
             generator_step(gan, real_images(), step)
         else:
@@ -374,36 +378,36 @@ def test_an_update_that_is_not_finite_is_not_applied(reduction: Reduction, how: 
             generator_step(gan, real_images(), step)
         discriminator_step(healthy, real_images(), step)
         generator_step(healthy, real_images(), step)
-    # Nothing of it is left, not in Adam's counts and means either.
+    # The rejected updates left no trace in Adam's state either.
     for ours, theirs in _pairs_of_updates(gan, healthy):
         for a, b in zip(ours.optimizer.state.values(), theirs.optimizer.state.values(), strict=True):
             assert all(torch.equal(a[name], b[name]) for name in a)
     assert not any(moved(gan.generator, weights(healthy.generator)))
-    # Judged in pairs: (D, G), (ill D, D), (ill G, G), (D, G).
-    assert guard.collect(4) == [NotFinite(2, "discriminator", (0,)), NotFinite(3, "discriminator", (0,))]
+    # Recorded in pairs: (D, G), (nonfinite D, D), (nonfinite G, G), (D, G).
+    assert guard.collect(4) == [NonfiniteUpdate(2, "discriminator", (0,)), NonfiniteUpdate(3, "discriminator", (0,))]
     assert guard.collect(4) == []
 
 
 def test_the_guard_names_the_ranks() -> None:
-    guard = Guard(window=3, rank=1, ranks=3, device=CPU)
+    guard = NonfiniteGuard(window=3, rank=1, ranks=3, device=CPU)
     for sums in ([1, 2, 3], [4, 5, 6], [1, 1, 1], [0, torch.nan, torch.inf], [7, 7, 7], [7, 7, 7]):
-        judged = torch.tensor(sums, dtype=torch.float32)
-        guard.check(judged)
-        guard.record(judged)
+        output = torch.tensor(sums, dtype=torch.float32)
+        guard.check(output)
+        guard.record(output)
         assert guard.veto == (torch.nan in sums)
     (found,) = guard.collect(12)
-    assert found == NotFinite(11, "generator", (1, 2))
+    assert found == NonfiniteUpdate(11, "generator", (1, 2))
     assert found.describe() == "step 11: the generator's loss or gradient is NaN or infinite on ranks 1, 2"
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 4, 6, 8, 12])
 def test_the_tree_of_shards_does_not_depend_on_the_ranks(shards: int) -> None:
     gradients = torch.randn(shards, 1000, generator=torch.Generator().manual_seed(0)) * torch.logspace(-4, 4, 1000)
-    whole = add_in_a_tree(gradients)
+    whole = tree_sum(gradients)
     assert torch.allclose(whole, gradients.sum(0), rtol=1e-4)
     for ranks in (n for n in range(1, shards + 1) if shards % n == 0):
         sent = [add_local_pairs(share) for share in gradients.chunk(ranks)]
-        assert torch.equal(add_in_a_tree(torch.cat(sent)), whole)
+        assert torch.equal(tree_sum(torch.cat(sent)), whole)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 6])
@@ -521,7 +525,7 @@ def test_learning_rate_goes_down_half_a_cosine_and_gammas_by_equal_factors() -> 
     schedule, factor = Schedule(config, 1000), torch.ones(())
     weights = nn.Parameter(torch.zeros(3))
     optimizers = [torch.optim.Adam([weights], lr=rate) for rate in (1e-3, torch.tensor(1e-3))]
-    pace = Hyperparameters(schedule, *optimizers, factor)
+    hyperparameters = Hyperparameters(schedule, *optimizers, factor)
     for step, rate, gamma in (
         (1, 1e-3, 1.0),
         (3, 8.68198e-4, 0.1),
@@ -529,7 +533,7 @@ def test_learning_rate_goes_down_half_a_cosine_and_gammas_by_equal_factors() -> 
         (9, 1e-4, 0.01),
         (99, 1e-4, 0.01),
     ):
-        pace.set(step)
+        hyperparameters.set(step)
         assert [float(of.param_groups[0]["lr"]) for of in optimizers] == pytest.approx([1.5 * rate, rate])
         assert factor.item() == pytest.approx(gamma)
     assert isinstance(optimizers[1].param_groups[0]["lr"], Tensor)
@@ -549,7 +553,7 @@ def test_a_run_gives_each_network_its_own_learning_rate(flags: Callable[..., lis
         assert max(step.max().item() for step in steps) == pytest.approx(rate, rel=1e-3)
 
 
-def test_every_so_manieth_checkpoint_stays() -> None:
+def test_every_nth_checkpoint_is_permanent() -> None:
     config = Config(train=TrainConfig(batch_size=20, epochs=9), checkpoint=CheckpointConfig(keep_every=2))
     by_epoch = Schedule(config, 90)  # epochs end in steps 5, 9, 14, 18, ...
     assert [step for step in range(1, 25) if by_epoch.is_permanent(step)] == [9, 18]

@@ -1,4 +1,4 @@
-"""Whatever happens to W&B's service or server, a run loses no figures, ends in time, and says once what happened."""
+"""Whatever happens to W&B's service or server, a run loses no figures, ends in time, and reports the failure once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,31 +17,31 @@ from conftest import REPOSITORY, TRAIN, Ended, environment, run_command, wait_fo
 from PIL import Image
 from wandb_server import serving
 
-from gan_dist.config import WandbConfig
+from gan_dist.config import Config, WandbConfig
 from gan_dist.distributed import launcher
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import read_json_lines
-from gan_dist.outputs.trackers.wandb import WandbTracker, _Worker
+from gan_dist.outputs.trackers import Tracker, make_tracker
 
 Flags = Callable[..., list[str]]
 TIMEOUT = 3.0  # wandb.timeout, seconds
-EXIT = 10.0  # seconds that a process may take after its last word; with a W&B that works it takes about one
+EXIT = 10.0  # maximum seconds until a process ends after its last output; about one if W&B works
 
 
 def train_with(
-    words: list[str], folder: RunFolder, steps: int, env: dict[str, str], half_way: Callable[[int], object] | None
+    arguments: list[str], folder: RunFolder, steps: int, env: dict[str, str], half_way: Callable[[int], object] | None
 ) -> Ended:
-    """Train in another process that logs every step, and check what is true whatever happens to W&B.
+    """Train in another process that logs every step, and check what holds whatever happens to W&B.
 
     Args:
-        half_way: called with the number of the process, in the middle of the run.
+        half_way: called with the process id in the middle of the run.
     """
-    words = [*words, "--train.steps", str(steps), "--train.epochs", "1000", "--log.every-steps", "1"]
-    words += ["--samples.every-epochs", "100", "--wandb.timeout", str(TIMEOUT)]
+    arguments = [*arguments, "--train.steps", str(steps), "--train.epochs", "1000", "--log.every-steps", "1"]
+    arguments += ["--samples.every-epochs", "100", "--wandb.timeout", str(TIMEOUT)]
     logs = [folder.path.with_name(name) for name in ("out", "err")]
     with open(logs[0], "w") as out, open(logs[1], "w") as err:
         process = subprocess.Popen(
-            [sys.executable, str(TRAIN), *words], stdout=out, stderr=err, env=environment() | env, cwd=REPOSITORY
+            [sys.executable, str(TRAIN), *arguments], stdout=out, stderr=err, env=environment() | env, cwd=REPOSITORY
         )
     try:
         if half_way is not None:
@@ -50,7 +49,7 @@ def train_with(
             half_way(process.pid)
         deadline = time.monotonic() + 90
         while "\nfinished: " not in logs[0].read_text() and process.poll() is None:
-            assert time.monotonic() < deadline, f"the run does not end:\n{logs[0].read_text()}"
+            assert time.monotonic() < deadline, f"the run did not end:\n{logs[0].read_text()}"
             time.sleep(0.05)
         code = process.wait(EXIT)
     finally:
@@ -63,20 +62,20 @@ def train_with(
     return ended
 
 
-def said_of_wandb(ended: Ended) -> list[str]:
-    """The lines about W&B, without that in the table of the run."""
+def wandb_lines(ended: Ended) -> list[str]:
+    """Returns the lines about W&B, except that in the table of the run."""
     return [line for line in ended.out.splitlines() if "W&B" in line and not line.startswith("│")]
 
 
 def synced_file(line: str) -> Path:
-    """The local file of the run that a line says how to upload."""
+    """Returns the file that a line tells the user to upload."""
     (file,) = Path(line.split("wandb sync ")[1]).glob("run-*.wandb")
     return file
 
 
-def kill(left: list[psutil.Process]) -> None:
-    """End what a failed test may have left."""
-    for process in left:
+def kill(processes: list[psutil.Process]) -> None:
+    """End processes that a failed test may have left behind."""
+    for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
 
@@ -86,11 +85,11 @@ def services(process: int) -> list[psutil.Process]:
 
 
 @pytest.mark.processes(1)
-def test_all_is_uploaded_in_order(flags: Flags, tmp_path: Path) -> None:
+def test_everything_is_uploaded_in_order(flags: Flags, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with serving("works") as server:
         ended = train_with(flags(folder.path), folder, 60, server.environment(), None)
-    assert [line.split()[0] for line in said_of_wandb(ended)] == ["W&B:"]
+    assert [line.split()[0] for line in wandb_lines(ended)] == ["W&B:"]
     figures = [row for row in server.rows if "loss/generator" in row]
     for row, line in zip(figures, read_json_lines(folder.metrics), strict=True):
         assert {name: row[name] for name in line} == line
@@ -106,14 +105,14 @@ def test_without_a_server_a_run_is_offline(behaviour: str, flags: Flags, tmp_pat
         if behaviour == "refuses":
             server.die()
         ended = train_with(flags(folder.path), folder, 60, server.environment(), None)
-    online, offline = said_of_wandb(ended)
+    online, offline = wandb_lines(ended)
     assert online.startswith("W&B online is unavailable (")
     assert [row["train/step"] for row in wandb_file.history(synced_file(offline))][-1] == 60
 
 
 @pytest.mark.processes(1)
 @pytest.mark.parametrize("behaviour", ["503", "hangs", "dies", "403"])
-def test_a_server_that_fails_in_the_middle(behaviour: str, flags: Flags, tmp_path: Path) -> None:
+def test_a_server_that_fails_during_the_run(behaviour: str, flags: Flags, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with serving("works") as server:
 
@@ -124,7 +123,7 @@ def test_a_server_that_fails_in_the_middle(behaviour: str, flags: Flags, tmp_pat
                 server.behaviour = behaviour  # type: ignore[assignment]
 
         ended = train_with(flags(folder.path), folder, 120, server.environment(), fail)
-    url, problem = said_of_wandb(ended)
+    url, problem = wandb_lines(ended)
     assert url == f"W&B: {server.url}/somebody/gan_dist/runs/{url.split('/')[-1]}"
     assert "metrics.jsonl has all figures" in problem
     steps = [row["train/step"] for row in wandb_file.history(synced_file(problem)) if "loss/generator" in row]
@@ -132,39 +131,40 @@ def test_a_server_that_fails_in_the_middle(behaviour: str, flags: Flags, tmp_pat
 
 
 @pytest.mark.processes(1)
-def test_a_service_that_is_stopped_does_not_stop_the_run(flags: Flags, tmp_path: Path) -> None:
+def test_a_suspended_service_does_not_stop_the_run(flags: Flags, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    stopped: list[psutil.Process] = []
+    suspended: list[psutil.Process] = []
 
-    def stop(process: int) -> None:
-        stopped.extend(services(process))
-        for service in stopped:
+    def suspend(process: int) -> None:
+        suspended.extend(services(process))
+        for service in suspended:
             service.suspend()
 
-    # The service's socket has room for some 200 figures: the others would wait for ever.
+    # The service's socket holds about 200 figures: the others would wait forever.
     try:
-        ended = train_with(flags(folder.path, "--wandb.mode", "offline"), folder, 600, {}, stop)
-        assert [service.is_running() for service in stopped] == [False]
+        ended = train_with(flags(folder.path, "--wandb.mode", "offline"), folder, 600, {}, suspend)
+        assert [service.is_running() for service in suspended] == [False]
     finally:
-        kill(stopped)
-    offline, problem = said_of_wandb(ended)
+        kill(suspended)
+    offline, problem = wandb_lines(ended)
     assert "metrics.jsonl" in problem
     assert synced_file(problem) == synced_file(offline)
 
 
 @pytest.mark.processes(1)
-def test_a_process_that_leaves_its_run_open_ends_in_time(tmp_path: Path) -> None:
+def test_a_process_that_does_not_finish_its_run_ends_in_time(tmp_path: Path) -> None:
     program = f"""
 import sys
 import psutil
 from pathlib import Path
-from gan_dist.config import WandbConfig
+from gan_dist.config import Config, WandbConfig
 from gan_dist.distributed import launcher
 from gan_dist.outputs.folder import RunFolder
-from gan_dist.outputs.trackers.wandb import WandbTracker
+from gan_dist.outputs.trackers import make_tracker
 
 accelerator = launcher.start_accelerator(None, 1, 60.0)
-tracker = WandbTracker(accelerator, WandbConfig(mode="offline", timeout={TIMEOUT}), RunFolder(Path(sys.argv[1])), print)
+config = Config(wandb=WandbConfig(mode="offline", timeout={TIMEOUT}))
+tracker = make_tracker(config, accelerator, RunFolder(Path(sys.argv[1])), print)
 tracker.start({{}}, None, 0)
 tracker.log(1, {{"loss/generator": 1.0}})
 (service,) = psutil.Process().children()
@@ -184,17 +184,18 @@ sys.exit(3)
 
 
 @pytest.fixture
-def tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WandbTracker:
+def tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracker:
     """An open offline run."""
     monkeypatch.setenv("NETRC", os.devnull)
     accelerator = launcher.start_accelerator(None, 1, 60.0)
-    tracker = WandbTracker(accelerator, WandbConfig(mode="offline"), RunFolder(tmp_path), lambda line: None)
+    config = Config(wandb=WandbConfig(mode="offline"))
+    tracker = make_tracker(config, accelerator, RunFolder(tmp_path), lambda line: None)
     tracker.start({"train": {"seed": 1}}, resume_id=None, logged_through=0)
     assert tracker.describe()["mode"] == "offline"
     return tracker
 
 
-def test_a_picture_is_sent_as_it_was_when_it_was_logged(tracker: WandbTracker, tmp_path: Path) -> None:
+def test_a_picture_is_sent_with_the_content_when_it_was_logged(tracker: Tracker, tmp_path: Path) -> None:
     picture = tmp_path / "picture.png"
     Image.new("L", (8, 8)).save(picture)
     content = picture.read_bytes()
@@ -207,27 +208,3 @@ def test_a_picture_is_sent_as_it_was_when_it_was_logged(tracker: WandbTracker, t
     (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     assert [record.alert.title for record in wandb_file.records(file) if record.HasField("alert")] == ["title"]
     assert services(os.getpid()) == []
-
-
-def test_what_waits_for_wandb_is_bounded() -> None:
-    began, go_on, made = threading.Event(), threading.Event(), []
-
-    def hang() -> None:
-        began.set()
-        go_on.wait()
-
-    worker = _Worker(last=lambda: made.append("last"))
-    assert worker.put(hang)
-    assert began.wait(10)
-    put = 0
-    while worker.put(lambda: made.append(1), size=2**20):
-        put += 1
-        assert put < 100
-    assert put > 50
-    assert worker.stuck(1e-9)
-    assert not worker.stuck(60.0)
-    worker.close()
-    assert not worker.join(0.01)
-    go_on.set()
-    assert worker.join(10.0)
-    assert made == [*[1] * put, "last"]

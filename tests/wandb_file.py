@@ -1,4 +1,4 @@
-"""Reads what an offline run of W&B wrote: a log of protobuf records in LevelDB's framing."""
+"""Reads the file of an offline W&B run: protobuf records in LevelDB's log format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from wandb.proto.wandb_internal_pb2 import Record
 
 BLOCK = 32 * 1024
-HEADER = 7  # a file's own header, and each chunk's: crc32 (4), length (2), type (1)
+HEADER = 7  # of the file and of each chunk: crc32 (4), length (2), type (1)
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
@@ -18,7 +18,7 @@ def records(file: Path) -> list[Record]:
     assert content[:4] == b":W&B"
     found, parts, at = [], b"", HEADER
     while at + HEADER <= len(content):
-        if BLOCK - at % BLOCK < HEADER:  # no room for a header: the block's end is padding
+        if BLOCK - at % BLOCK < HEADER:  # no space for a header: the rest of the block is padding
             at += BLOCK - at % BLOCK
             continue
         length, kind = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
@@ -33,7 +33,7 @@ def records(file: Path) -> list[Record]:
 
 
 def history(file: Path) -> list[dict[str, Any]]:
-    """The rows that were logged, as dictionaries."""
+    """Returns the logged rows."""
     rows = []
     for record in records(file):
         if record.WhichOneof("record_type") == "history":
@@ -44,7 +44,7 @@ def history(file: Path) -> list[dict[str, Any]]:
 
 
 def config(file: Path) -> dict[str, Any]:
-    """The configuration that the dashboard shows."""
+    """Returns the configuration that the dashboard shows."""
     values = {}
     for record in records(file):
         updates = record.run.config.update if record.HasField("run") else record.config.update
@@ -53,6 +53,6 @@ def config(file: Path) -> dict[str, Any]:
 
 
 def step_metrics(file: Path) -> dict[str, str]:
-    """Metric (or pattern) -> what it is plotted over, from define_metric."""
+    """Returns metric or pattern -> the metric of its x axis, from define_metric."""
     metrics = [record.metric for record in records(file) if record.HasField("metric")]
     return {metric.name or metric.glob_name: metric.step_metric for metric in metrics}

@@ -1,4 +1,4 @@
-"""A stand-in for the W&B server, on this machine, which also refuses, hangs and dies when it is told to."""
+"""A fake W&B server on this machine that can also refuse requests, hang and die."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ KEY = "0" * 40
 
 
 class WandbServer(ThreadingHTTPServer):
-    """Answers what one run asks.
+    """Answers the requests of one run.
 
     Args:
-        behaviour: of all requests to come; "drops": connections are closed without an answer.
+        behaviour: how further requests are answered; "drops" closes connections without an answer.
     """
 
     daemon_threads = True
@@ -26,9 +26,9 @@ class WandbServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.behaviour = behaviour
         self.rows: list[dict[str, Any]] = []
-        """The history that was uploaded, in the order in which it came."""
+        """The uploaded history, in order."""
         self.files: dict[str, bytes] = {}
-        """Name -> what was uploaded."""
+        """Name -> uploaded content."""
         self.ended = threading.Event()
 
     @property
@@ -36,18 +36,18 @@ class WandbServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def environment(self) -> dict[str, str]:
-        """What sends a run here."""
+        """Returns the variables that make a run use this server."""
         return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY}
 
     def die(self) -> None:
-        """Close all connections, and refuse new ones."""
+        """Close all connections and refuse new ones."""
         self.behaviour = "drops"
         self.ended.set()
         self.shutdown()
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients are killed in the middle of requests here: that is no news."""
+        """Print nothing: tests kill clients during requests."""
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Command lines: tyro turns the words into a dataclass, and every mistake is one line that names the way out."""
+"""Command lines: tyro parses the words into a dataclass; every mistake is one line that names the way out."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ def read_arguments(
     presets: Mapping[str, str] | None = None,
     short: Sequence[str] = (),
 ) -> T:
-    """Fill a dataclass from a command line. Where a flag comes twice, the last one counts.
+    """Parse a command line into a dataclass. If a flag is repeated, the last value counts.
 
     Args:
-        cls: the dataclass. Its fields are bool, int, float, str, Path, a Literal of strings, one of these or None, or
-            a dataclass. One that is given by its place among the words is an `Annotated[Positional[...], arg(metavar=
-            ...)]`, both of tyro.conf, and may be a tuple. The docstrings of the fields are the help.
-        arguments: the words after the command, and after the preset.
-        prog: the command, for the help.
-        description: what the command does, for the help.
-        default: an instance to start from; without it, the fields' own defaults.
-        presets: name -> what it is, of those that may stand before the flags; for the help.
-        short: fields that --help shows; --help-all shows all of them. Without it both do.
+        cls: the dataclass. Its fields are bool, int, float, str, Path, a Literal of strings, an optional one of these,
+            or a dataclass. A positional field is `Annotated[Positional[...], arg(metavar=...)]`, both from tyro.conf,
+            and may be a tuple. The docstrings of the fields are their help texts.
+        arguments: the words after the command and the preset.
+        prog: the command, for the help text.
+        description: of the command, for the help text.
+        default: an instance with the default values; None: the defaults of the fields.
+        presets: name -> description of the presets that may precede the flags, for the help text.
+        short: fields that --help shows; --help-all shows all fields. If empty, both show all fields.
 
     Raises:
-        InputError: an unknown flag, or a value that can't be used.
-        SystemExit: --help, --help-all or --version was asked for and printed.
+        InputError: an unknown flag, or an invalid value.
+        SystemExit: after --help, --help-all or --version.
     """
     options = options_of(cls, default)
     positionals = [option.metavar for option in options if option.metavar is not None]
@@ -72,13 +72,13 @@ def read_arguments(
 
 
 def _parse(cls: type[T], line: CommandLine, default: T | None) -> T:
-    """Let tyro read a command line.
+    """Have tyro parse a command line.
 
-    tyro prints its errors as boxes of several lines. Only its private module `_errors` says what they are about, so
-    nothing else here uses that module, and pyproject.toml names the versions that have it.
+    tyro prints errors as boxes of several lines. Only its private module `_errors` gives structured access to them.
+    This function is the only one to use it, and pyproject.toml pins the versions that have it.
 
     Raises:
-        InputError: the line can't be read.
+        InputError: the command line is invalid.
     """
 
     def explain(event: _errors.ParseErrorEvent) -> None:
@@ -90,9 +90,9 @@ def _parse(cls: type[T], line: CommandLine, default: T | None) -> T:
             raise line.with_bad_value(event.argument.get_output_key(), event.value)
         if isinstance(event, _errors.InstantiationFailure) and event.argument is not None:
             raise line.with_bad_value(event.argument.get_output_key())
-        # tyro prints any other event, and exits.
+        # For any other event tyro prints a message and exits.
 
-    if line.words and dashed(line.words[0]).startswith("--tyro-"):  # tyro's own: they print or write shell scripts
+    if line.words and dashed(line.words[0]).startswith("--tyro-"):  # tyro's own flags print or write shell scripts
         raise line.with_unknown(line.words[0])
     printed = io.StringIO()
     try:
@@ -106,7 +106,7 @@ def _parse(cls: type[T], line: CommandLine, default: T | None) -> T:
             )
     except SystemExit:
         said = " ".join(re.findall(r"[^\s│─╭╮╰╯|]+", printed.getvalue()))
-        raise InputError(f"the command line can't be read; {HELP_ALL} lists all flags ({said})") from None
+        raise InputError(f"the command line is invalid; {HELP_ALL} lists all flags ({said})") from None
     if unknown:
         raise line.with_unknown(unknown[0])
     return read

@@ -1,4 +1,4 @@
-"""The ways in which a command ends otherwise than well, and its exit codes."""
+"""Errors that end a command, and exit codes."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ BAD_INPUT_EXIT_CODE = 2  # what argparse and most shell commands use, too
 
 
 class InputError(ValueError):
-    """The user's input can't be used. The message is one line: the field or file, what is wrong, the way out."""
+    """Invalid input of the user. The message is one line: the field or file, the problem, the way out."""
 
     common = False
-    """Whether every rank has this same error, and rank 0 says it for all. Else each host says its own."""
+    """Whether every rank has this error, so that only rank 0 reports it. Otherwise each host reports its own."""
 
 
 class TrainingFailed(RuntimeError):
-    """The run can't go on, and not for its input. The message is one line: what happened, at which step, the way out.
+    """The run cannot continue, though its input is valid. The message is one line: the event, the step, the way out.
 
     Args:
         message: that line.
-        spoken_by: the rank that says it.
+        reported_by: the rank that reports it.
     """
 
     def __init__(self, message: str, reported_by: int = 0) -> None:
@@ -27,4 +27,4 @@ class TrainingFailed(RuntimeError):
 
 
 class Stopped(Exception):
-    """Somebody asked to stop before there was anything to save. The message is one line: what was interrupted."""
+    """A stop was requested before there was anything to save. The message is one line: what was interrupted."""

@@ -15,13 +15,13 @@ WIDEST = 120  # columns; longer lines are hard to read
 
 
 def full_help(usage: str, description: str, options: Sequence[Option], explained: Mapping[str, str]) -> str:
-    """Every option, below the name of its section.
+    """The help text with every option, grouped by section.
 
     Args:
-        usage: the command with its words.
-        description: what it does.
+        usage: the command with its arguments.
+        description: of the command.
         options: in order.
-        explained: what `docstrings` found, of options and of sections.
+        explained: of `docstrings`: name of an option or section -> text.
     """
     width = columns()
     blocks = [f"usage: {usage}", textwrap.fill(description, width)]
@@ -36,7 +36,7 @@ def full_help(usage: str, description: str, options: Sequence[Option], explained
             blocks.append(f"{here}: {explained[here]}" if here else "further flags:")
         head = f"{option.flag}, {option.off_flag}" if option.kind is bool else f"{option.flag} {option.metavars}"
         blocks.append(_block(head, _explained(option, explained), width))
-    also = "-h, --help, --help-all: show this.  --version: show the version."
+    also = "-h, --help, --help-all: show this help.  --version: show the version."
     return "\n\n".join([*blocks, textwrap.fill(also, width)]) + "\n"
 
 
@@ -47,12 +47,12 @@ def short_help(
     options: Sequence[Option],
     explained: Mapping[str, str],
 ) -> str:
-    """The presets and some options, a line or two for each.
+    """The help text with the presets and the most used options, briefly.
 
     Args:
         usage, description, explained: as for `full_help`.
-        presets: name -> what it is, in a few words.
-        options: those to show.
+        presets: name -> short description.
+        options: the options to show.
     """
     width = columns()
     lines = [f"usage: {usage}", "", textwrap.fill(description, width), "", "presets:"]
@@ -64,15 +64,15 @@ def short_help(
 
 
 def show(text: str) -> None:
-    """Print a text. It is no error if the reader, such as `head`, has closed the pipe."""
+    """Print a text. A pipe that its reader, such as `head`, has closed is no error."""
     try:
         print(text, end="", flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
 
 
 def columns() -> int:
-    """The width of the terminal, or what COLUMNS says; 80 without either."""
+    """The width of the terminal, or COLUMNS; by default 80."""
     return max(40, min(WIDEST, shutil.get_terminal_size().columns))
 
 
@@ -82,7 +82,7 @@ def _explained(option: Option, explained: Mapping[str, str]) -> str:
 
 
 def _in_short(option: Option, text: str) -> str:
-    """What comes first in the docstring, the choices and the default."""
+    """The first phrase of the docstring, the choices and the default."""
     first = re.split(r"[.:;] | \(|\.$", text)[0]
     choices = f"{', '.join(option.choices)}; " if option.choices else ""
     return f"{first} ({choices}default: {option.default})"

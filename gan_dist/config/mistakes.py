@@ -1,4 +1,4 @@
-"""Mistakes in a command line: for each, one line that names the word or field, what is wrong, and the way out."""
+"""Messages about mistakes in a command line: one line with the word or field, the problem and the way out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HELP, HELP_ALL = ("-h", "--help"), "--help-all"
 
 @dataclass(frozen=True)
 class CommandLine:
-    """The words of a command and what they may be, for the messages about mistakes in them."""
+    """The words of a command line and the valid options, for messages about mistakes."""
 
     words: Sequence[str]
     options: Sequence[Option]
@@ -27,7 +27,7 @@ class CommandLine:
     presets: Sequence[str]
 
     def without_value(self, key: str, problem: str) -> InputError:
-        """For a field that has no value, or too few of them."""
+        """The error for a field with no value, or too few values."""
         option = self._option(key)
         if option.metavar is None:
             example = "" if option.example is None else f", as in {option.flag} {option.example}"
@@ -38,30 +38,30 @@ class CommandLine:
         return InputError(f"{option.metavar} {problem}; the command is: {self.usage}")
 
     def with_bad_value(self, key: str, value: str | None = None) -> InputError:
-        """For a value of another type, or that is no choice; None: the last one that the flag has."""
+        """The error for a value of the wrong type, or not among the choices; None: the last value of the flag."""
         option = self._option(key)
         value = self._value(option) if value is None else value
         if option.choices:
             return InputError(
-                f"{option.name}={shortened(value)} can't be used; {nearest(value or '', option.accepted)}"
+                f"{option.name}={shortened(value)} is not supported; {nearest(value or '', option.accepted)}"
             )
         return InputError(f"{option.name}={shortened(value)} is not {option.wanted}")
 
     def with_unknown(self, word: str) -> InputError:
-        """For a word that is no flag, or that belongs to none."""
+        """The error for an unknown flag, or a word that is not the value of a flag."""
         if word.startswith("-"):
             way_out = did_you_mean(word, self._flags) or f"{HELP_ALL} lists all flags"
             return InputError(f"there is no flag {_printable(word.partition('=')[0])}; {way_out}")
         if word in self.presets:
-            return InputError(f"the preset {word} has to be the first word, and the only one: {self.usage}")
+            return InputError(f"the preset {word} must be the first word, and the only preset: {self.usage}")
         for option in self.options:
             if option.kind is bool and self._value(option) == word:
                 return InputError(f"{option.flag} takes no value; write {option.flag} or {option.off_flag}")
-        way_out = did_you_mean(word, self._flags) or f"the command is: {self.usage}; {HELP[1]} says more"
-        return InputError(f"{shortened(word)} belongs to no flag; {way_out}")
+        way_out = did_you_mean(word, self._flags) or f"the command is: {self.usage}; see {HELP[1]}"
+        return InputError(f"{shortened(word)} does not belong to a flag; {way_out}")
 
     def check_texts(self, read: Any) -> None:
-        """Check the names and paths of the dataclass that was read.
+        """Check the text and path values of a parsed dataclass.
 
         Raises:
             InputError: names the field.
@@ -69,7 +69,7 @@ class CommandLine:
         empty_positional = any(not word and before not in self._flags for before, word in pairwise(["", *self.words]))
         for option in self.options:
             value = attrgetter(option.name)(read)
-            # Path("") is the working directory, so that the words have to be looked at.
+            # Path("") is the working directory, so check the words instead.
             empty = self._value(option) == "" if option.metavar is None else empty_positional
             for text in value if isinstance(value, tuple) else (value,):
                 if isinstance(text, str | Path):
@@ -81,11 +81,11 @@ class CommandLine:
         return [option.flag for option in named] + [option.off_flag for option in named if option.kind is bool]
 
     def _option(self, key: str) -> Option:
-        """The field that tyro calls "train.batch-size"."""
+        """The option with a name as tyro writes it: "train.batch-size"."""
         return next(option for option in self.options if option.name == key.replace("-", "_"))
 
     def _value(self, option: Option) -> str | None:
-        """What stands behind the last flag of a field; None if there is no such flag, or nothing behind it."""
+        """The word after the last flag of an option; None if there is none."""
         found = None
         for word, following in pairwise([*self.words, None]):
             if word is not None and dashed(word) in (option.flag, option.off_flag):
@@ -94,10 +94,10 @@ class CommandLine:
 
 
 def dashed(word: str) -> str:
-    """The flag in a word: "--train.batch_size=5" -> "--train.batch-size"."""
+    """The flag of a word: "--train.batch_size=5" -> "--train.batch-size"."""
     return word.partition("=")[0].replace("_", "-")
 
 
 def _printable(word: str) -> str:
-    """A word as it was written, where it can be shown in a line."""
+    """A word for a message, shortened if it is long or not printable."""
     return word if word.isprintable() and len(word) <= 60 else shortened(word)

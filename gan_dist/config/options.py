@@ -1,4 +1,4 @@
-"""The options of a command, for its help and its messages. tyro makes its own list of them, and keeps it private."""
+"""The options of a command, for help texts and messages. tyro's own list of them is private."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from tyro.conf import Positional
 
 from gan_dist.config.ranges import ranges_of
 
-REQUIRED = dataclasses.MISSING  # the default of an option that has none
+REQUIRED = dataclasses.MISSING  # default of an option without one
 
 
 @dataclass(frozen=True)
 class Option:
-    """One field."""
+    """An option, from a field of a dataclass."""
 
     name: str
-    """Dotted, as in "train.batch_size"."""
+    """Dotted name, such as "train.batch_size"."""
     kind: type
     """bool, int, float, str or Path."""
     choices: tuple[str, ...]
-    """The values of a Literal; empty for any other kind."""
+    """Values of a Literal; empty for other kinds."""
     optional: bool
-    """None is a value, too."""
+    """Whether None is a valid value."""
     default: Any
     metavar: str | None = None
-    """Of a positional one."""
+    """Placeholder of a positional option; None for flags."""
 
     @property
     def flag(self) -> str:
@@ -40,18 +40,18 @@ class Option:
 
     @property
     def off_flag(self) -> str:
-        """The flag that makes a switch False: "--run.no-shared"."""
+        """The flag that sets a switch to False, such as "--run.no-shared"."""
         section, dot, name = self.flag[2:].rpartition(".")
         return f"--{section}{dot}no-{name}"
 
     @property
     def accepted(self) -> tuple[str, ...]:
-        """The choices, with None where that is one."""
+        """The choices, including None if it is valid."""
         return self.choices + (("None",) if self.optional else ())
 
     @property
     def wanted(self) -> str:
-        """What a value has to be."""
+        """Description of valid values."""
         if self.choices:
             return "one of " + ", ".join(self.accepted)
         kind = {int: "a whole number", float: "a number", Path: "a path"}.get(self.kind, "a name")
@@ -59,25 +59,25 @@ class Option:
 
     @property
     def example(self) -> str | None:
-        """A value that works; None if none is at hand."""
+        """A valid value; None if there is no obvious one."""
         value = self.choices[0] if self.choices else self.default
         return None if value in (None, REQUIRED) else str(value)
 
     @property
     def metavars(self) -> str:
-        """What stands for the value in the help."""
+        """Placeholder of the value in the help text."""
         if self.choices:
             return "|".join(self.accepted)
         return {int: "N", float: "X", Path: "PATH"}.get(self.kind, "NAME")
 
 
 def options_of(cls: type, default: Any = None, prefix: str = "") -> list[Option]:
-    """The fields of a dataclass and of those inside it, in their order.
+    """The options of a dataclass and of dataclasses inside it, in order.
 
     Args:
         cls: the dataclass.
-        default: an instance whose values are the defaults; None: the fields' own.
-        prefix: of their names.
+        default: an instance with the default values; None: the defaults of the fields.
+        prefix: of the names.
     """
     hints = typing.get_type_hints(cls, include_extras=True)
     found = []
@@ -121,6 +121,6 @@ def docstrings(cls: type, prefix: str = "") -> dict[str, str]:
 
 
 def _parts(hint: Any) -> list[Any]:
-    """The plain types and the choices in a type: `Literal["a"] | None` -> ["a", NoneType]."""
+    """The plain types and choices of a type: `Literal["a"] | None` -> ["a", NoneType]."""
     inside = (hint.__origin__,) if hasattr(hint, "__metadata__") else typing.get_args(hint)
     return [part for kind in inside for part in _parts(kind)] if inside else [hint]

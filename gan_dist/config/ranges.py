@@ -1,4 +1,4 @@
-"""Which values a single field accepts: numbers in a range, and text that can be printed and used as a path."""
+"""The values that a single field accepts: numbers in a range; text that can be printed, or used as a path."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MAX_NAME_BYTES = 200  # Linux allows 255 for a file or folder; while one is writ
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a field accepts, both ends included."""
+    """A closed range of numbers."""
 
     lowest: int | float
     highest: int | float
     reason: str
-    """Why no more than `highest`."""
+    """Reason for the upper bound."""
     whole: bool = True
 
     def check(self, name: str, value: Any) -> None:
@@ -36,7 +36,7 @@ class Range:
         if not right_kind or isinstance(value, bool) or not self.lowest <= value <= self.highest:
             must = f"it must be a {'whole ' if self.whole else ''}number from {self}"
             because = f" ({self.reason})" if right_kind and value > self.highest else ""
-            raise InputError(f"{name}={shortened(value)} can't be used: {must}{because}")
+            raise InputError(f"{name}={shortened(value)} is not supported: {must}{because}")
 
     def __str__(self) -> str:
         lowest, highest = (f"{end:,}" if isinstance(end, int) else f"{end:g}" for end in (self.lowest, self.highest))
@@ -44,7 +44,7 @@ class Range:
 
 
 def check_text(name: str, value: str, path: bool = False) -> None:
-    """Check a name or a path: no system call or library chokes on it, and it can be printed.
+    """Check a name or a path: it can be printed, and passed to system calls and libraries.
 
     Raises:
         InputError: names the field.
@@ -63,11 +63,11 @@ def check_text(name: str, value: str, path: bool = False) -> None:
     elif not path and len(value) > MAX_TEXT:
         problem = f"it is longer than {MAX_TEXT} characters"
     if problem is not None:
-        raise InputError(f"{name}={shortened(value)} can't be used: {problem}; choose another")
+        raise InputError(f"{name}={shortened(value)} is not supported: {problem}; choose another")
 
 
 def shortened(value: Any) -> str:
-    """A value for a message: on one line, printable, and not endless. Strings are quoted."""
+    """A value for a message: one printable line of bounded length. Strings are quoted."""
     try:
         text = repr(value)
     except ValueError:  # an integer of more digits than Python prints

@@ -1,11 +1,11 @@
-"""What somebody meant who wrote a word that does not exist: a flag, a preset, a command."""
+"""Suggestions for unknown flags, presets and commands."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Sequence
 
-# Flags of other tools -> ours, with a value where it is clear. The first that a command has is suggested.
+# Flags of other tools -> the flags here, with a value if it is obvious. The first that the command has is suggested.
 ELSEWHERE: dict[str, tuple[str, ...]] = {
     "lr": ("--optimizer.learning-rate",),
     "bs": ("--train.batch-size",),
@@ -80,17 +80,17 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "np": ("--processes",),
 }
 LAUNCHERS = "for the launcher: accelerate launch --config_file accelerate_config.yaml --num_processes N"
-# Flags that set how many processes run, which a script that they run in cannot.
+# Flags for the number of processes, which only the launcher sets.
 PROCESSES = {"gpus", "num-gpus", "n-gpu", "gpu", "devices", "num-devices", "num-processes", "nproc-per-node", "nproc"}
 CLOSE = 0.7  # of difflib: "--train.sede" is close to "--train.seed", "--zzz" to nothing
 
 
 def meant_flags(word: str, flags: Sequence[str]) -> list[str]:
-    """Flags that a word which is none may stand for, the best first; empty if nothing comes near.
+    """Flags that an unknown word may stand for, the best first; empty if none is similar.
 
     Args:
-        word: as it was written, with or without its dashes.
-        flags: those that exist; of a switch both.
+        word: with or without dashes.
+        flags: the existing flags; both of a switch.
     """
     name = _bare(word)
     names = {_bare(flag): flag for flag in flags}
@@ -99,7 +99,7 @@ def meant_flags(word: str, flags: Sequence[str]) -> list[str]:
     known = [ours for ours in ELSEWHERE.get(name.rpartition(".")[2], ()) if ours.split()[0] in flags]
     if known:
         return known[:1]
-    # --wandb-name, --no-train.compile: the parts are right and stand otherwise.
+    # --wandb-name, --no-train.compile: the right parts in another order.
     parts = sorted(name.replace(".", "-").split("-"))
     if same := [flag for bare, flag in names.items() if sorted(bare.replace(".", "-").split("-")) == parts]:
         return same
@@ -110,14 +110,14 @@ def meant_flags(word: str, flags: Sequence[str]) -> list[str]:
 
 
 def did_you_mean(word: str, flags: Sequence[str]) -> str | None:
-    """The way out for a flag that does not exist; None if nothing comes near."""
+    """The way out for an unknown flag; None if none is similar."""
     if meant := meant_flags(word, flags):
         return f"did you mean {' or '.join(meant)}?"
     return f"it is {LAUNCHERS}" if _bare(word) in PROCESSES else None
 
 
 def nearest(word: str, names: Collection[str]) -> str:
-    """The way out for a word that is none of `names`."""
+    """The way out for a word that is not among `names`."""
     near = difflib.get_close_matches(word.lower(), names, n=1, cutoff=CLOSE)
     return (f"did you mean {near[0]}? " if near else "") + f"choose from {', '.join(names)}"
 

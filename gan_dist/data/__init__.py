@@ -1,1 +1,1 @@
-"""Where the images come from, and how they reach a step."""
+"""Images: where they come from, and how they are stored, ordered and loaded."""

@@ -13,14 +13,14 @@ from gan_dist.data.store import ResidentImages
 
 
 def make_loader(dataset: ResidentImages, batches: GlobalBatches) -> DataLoader[Tensor]:
-    """The loader that `Accelerator.prepare` shards (with split_batches: the batch size is global)."""
+    """The loader that `Accelerator.prepare` shards. Its batch size is global (`split_batches`)."""
     return DataLoader(
         dataset,
         batch_sampler=batches,
-        collate_fn=_as_it_is,  # __getitems__ made the batch
-        generator=torch.Generator(),  # else each iterator draws a seed from the global generator
+        collate_fn=_identity,  # __getitems__ returns a batch
+        generator=torch.Generator(),  # otherwise each iterator draws a seed from the global generator
     )
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch

@@ -1,4 +1,4 @@
-"""The order in which a run sees its images: a function of the seed and the step."""
+"""The order of the training images, as a function of the seed and the step."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from gan_dist.seeding import generator_for
 
 
 class GlobalBatches(Sampler[list[int]]):
-    """The order of the images: one stream that runs through a fresh permutation for every epoch.
+    """The indices of global batches: one stream that consists of a new permutation for every epoch.
 
-    Step s (from 0) takes places s*B .. (s+1)*B - 1 of the stream, wherever an epoch ends in it. So every batch is
-    full, every image comes exactly once an epoch, and the order depends on nothing but (seed, step): not on the
-    number of processes, and not on where the run was resumed.
+    Step s (from 0) yields the elements s*B to (s+1)*B - 1 of the stream, even if an epoch ends between them. So every
+    batch is full, every epoch contains every image exactly once, and the order depends only on (seed, step), not on the
+    number of processes or on resumes.
 
     Args:
-        dataset_size: images in the data set.
-        batch_size: images in a global batch; Accelerate gives each rank its slice.
+        dataset_size: number of images in the data set.
+        batch_size: number of images in a global batch. Accelerate passes each rank its slice.
         seed: the run's seed.
-        steps: the steps to yield, as range(first, last + 1) counted from 0.
-        device: where the indices are wanted.
-        stack: streams beside each other, each with permutations of its own; above 1 an index is a row of as many.
+        steps: the steps to yield, as range(first, last + 1), from 0.
+        device: of the indices.
+        stack: number of parallel streams with independent permutations. If it is above 1, indices are (B, stack).
     """
 
-    # Read by accelerate.BatchSamplerShard, which cuts the batches for the ranks.
+    # Read by accelerate.BatchSamplerShard, which splits the batches among the ranks.
     drop_last = True
 
     def __init__(
@@ -55,7 +55,7 @@ class GlobalBatches(Sampler[list[int]]):
                 order = epoch_order(self.dataset_size, self.seed, epoch, self.stack).to(self.device)
             begin -= epoch * self.dataset_size
             batch = order[begin : begin + self.batch_size]
-            if len(batch) < self.batch_size:  # the batch goes on in the next epoch
+            if len(batch) < self.batch_size:  # the batch continues in the next epoch
                 epoch += 1
                 order = epoch_order(self.dataset_size, self.seed, epoch, self.stack).to(self.device)
                 batch = torch.cat([batch, order[: self.batch_size - len(batch)]])
@@ -63,10 +63,13 @@ class GlobalBatches(Sampler[list[int]]):
 
 
 def epoch_order(dataset_size: int, seed: int, epoch: int, stack: int = 1) -> Int[Tensor, "n ..."]:
-    """The order of the images in epoch `epoch` (from 0). Drawn on the CPU: the same for every kind of device.
+    """The order of the images in epoch `epoch` (from 0). Drawn on the CPU, so identical for every kind of device.
 
     Args:
-        stack: above 1, (n, stack) come: as many permutations, independent of each other.
+        dataset_size: number of images.
+        seed: the run's seed.
+        epoch: its number.
+        stack: number of independent permutations. If it is above 1, the result is (n, stack).
     """
     names = ["order", *(f"order/{layer}" for layer in range(1, stack))]
     orders = [torch.randperm(dataset_size, generator=generator_for(seed, name, epoch)) for name in names]

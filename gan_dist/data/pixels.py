@@ -1,4 +1,4 @@
-"""Pixels as files hold them, uint8, and as networks see them, in [-1, 1]."""
+"""Conversions between pixels in files, uint8, and in networks, float in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -8,23 +8,20 @@ from torch import Tensor
 
 
 def normalize(pixels: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Pixels 0..255, that is x = pixel/255 in [0, 1], to (x - 0.5) / 0.5 in [-1, 1], where Tanh lives.
-
-    The ends are exact: 0 -> -1 and 255 -> 1.
-    """
+    """Pixels in 0..255 to (pixel/255 - 0.5) / 0.5 in [-1, 1], the range of Tanh. Exact at 0 and 255."""
     return pixels.to(torch.float32).div_(127.5).sub_(1)
 
 
 def denormalize(images: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Images in [-1, 1] back to [0, 1]: x * 0.5 + 0.5. What lies outside is an error of the caller, and cut off."""
+    """Images in [-1, 1] to x * 0.5 + 0.5 in [0, 1]. Values outside of the range are clamped."""
     return images.mul(0.5).add_(0.5).clamp_(0, 1)
 
 
 def quantize(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
-    """Images in [-1, 1] as a file of 8 bits a pixel holds them, as the real ones come."""
+    """Images in [-1, 1] to pixels in 0..255, as in files of real images."""
     return denormalize(images).mul_(255).round_().to(torch.uint8)
 
 
 def stack_channels(images: Shaped[Tensor, "n c h w"], stack: int) -> Shaped[Tensor, "fewer channels h w"]:
-    """Each `stack` images in a row as the channels of one; a view."""
+    """Combine every `stack` consecutive images into one, as its channels. Returns a view."""
     return images.view(-1, stack * images.shape[1], *images.shape[2:])

@@ -1,4 +1,4 @@
-"""Images that are stored on the device as uint8 and fetched a whole batch at a time."""
+"""Images that are stored on the device as uint8 and fetched in whole batches."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from gan_dist.data.pixels import normalize, stack_channels
 
 
 class ResidentImages(Dataset[Tensor]):
-    """A data set that lies on the device, so that a batch is one gather and one conversion there.
+    """A data set on the device: a batch is one gather and one conversion.
 
-    An index may be one of an image, or a row of them: then these become the channels of one image.
+    An index is that of one image, or a row of indices whose images become the channels of one image.
 
     Args:
-        images: uint8 (n, C, H, W), on the device where the networks are.
+        images: on the device of the networks.
     """
 
     def __init__(self, images: UInt8[Tensor, "n c h w"]) -> None:
@@ -28,7 +28,7 @@ class ResidentImages(Dataset[Tensor]):
         return normalize(self.images[index])
 
     def __getitems__(self, indices: Int[Tensor, "b ..."]) -> Float[Tensor, "b channels h w"]:
-        """A whole batch: DataLoader calls this instead of `__getitem__` image by image."""
+        """Returns a whole batch. DataLoader calls this method instead of `__getitem__` for each image."""
         return normalize(
             stack_channels(self.images.index_select(0, indices.flatten()), indices.numel() // len(indices))
         )

@@ -1,1 +1,1 @@
-"""Processes: how they start, meet, agree, stop and find out that one is lost."""
+"""Processes: how they start, connect, agree and stop, and how a lost one is detected."""

@@ -1,4 +1,4 @@
-"""What a launcher's environment variables say of this process: which one it is, of how many. Imports no torch."""
+"""The environment variables of a launcher: the rank of this process and the world size. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from gan_dist.config import InputError
 
+_WAY_OUT = "start with accelerate launch or torchrun, or unset these variables"
+
 
 @dataclass(frozen=True)
 class ProcessEnvironment:
-    """The place of this process among those that were launched."""
+    """The position of this process among the launched ones."""
 
     rank: int = 0
     ranks: int = 1
@@ -19,30 +21,24 @@ class ProcessEnvironment:
 
 
 def read_environment() -> ProcessEnvironment:
-    """Read RANK, WORLD_SIZE and so on, as torchrun sets them.
-
-    Returns:
-        The only process, where there are none.
+    """Read RANK, WORLD_SIZE and so on, as torchrun sets them. Without them, this is the only process.
 
     Raises:
-        InputError: one is malformed or missing, or they contradict each other.
+        InputError: a variable is malformed or missing, or two contradict each other.
     """
     ranks = _number("WORLD_SIZE", 1, least=1)
     rank = _number("RANK", 0)
     local_rank = _number("LOCAL_RANK", rank)
     if rank >= ranks:
-        raise InputError(f"RANK={rank} can't be used with WORLD_SIZE={ranks}: ranks begin at 0; {_WAY_OUT}")
+        raise InputError(f"RANK={rank} can't be used with WORLD_SIZE={ranks}: ranks start at 0; {_WAY_OUT}")
     if ranks > 1:
         missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
         if missing:
             raise InputError(f"WORLD_SIZE={ranks} is set and {missing[0]} is not; {_WAY_OUT}")
         port = _number("MASTER_PORT", 0, least=1)
         if port > 65_535:
-            raise InputError(f"MASTER_PORT={port} can't be used: ports end at 65535; {_WAY_OUT}")
+            raise InputError(f"MASTER_PORT={port} can't be used: the highest port is 65535; {_WAY_OUT}")
     return ProcessEnvironment(rank, ranks, local_rank, _number("LOCAL_WORLD_SIZE", 1, least=1))
-
-
-_WAY_OUT = "start with accelerate launch or torchrun, or unset these variables"
 
 
 def _number(name: str, default: int, least: int = 0) -> int:

@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and the one line that says why."""
+"""How a command ends: its exit code, and one line on stderr that gives the reason."""
 
 from __future__ import annotations
 
@@ -10,35 +10,38 @@ from collections.abc import Callable
 from gan_dist.config import BAD_INPUT_EXIT_CODE, STOPPED_EXIT_CODE, InputError, Stopped, TrainingFailed
 from gan_dist.distributed.environment import ProcessEnvironment, read_environment
 
-REPORT_SECONDS = 2.0  # a launcher ends all processes when the first one ends: that has to be the one that says why
+REPORT_SECONDS = 2.0  # a launcher ends all processes when the first one ends: that must be the one that reports
 
 
 def exit_code(prog: str, work: Callable[[], int]) -> int:
-    """Do a command's work; what the user has to know of its failure is one line on stderr, said by one process (or by
-    one of each host, where the processes have not met yet).
+    """Run a command. One process reports a failure as one line on stderr; before the ranks connect, one per host.
+
+    Args:
+        prog: the command's name, for the message.
+        work: runs the command and returns its exit code.
 
     Returns:
-        What `work` returned; 2 for input that can't be used; 75 if it was stopped before it had anything to save; 130
-        for Ctrl-C in another command; 1 if a run failed for a reason that we know.
+        The exit code of `work`; 2 for invalid input; 75 for a stop before there was anything to save; 130 for Ctrl-C in
+        a command without a run; 1 for a run that failed for a known reason.
     """
     try:
-        place = read_environment()
-    except InputError:  # `work` finds that, too, if it needs them, and then each process says it
-        place = ProcessEnvironment()
-    rank = place.rank
+        process = read_environment()
+    except InputError:  # `work` raises it again if it needs the variables, and then each process reports it
+        process = ProcessEnvironment()
+    rank = process.rank
     try:
         return work()
-    except KeyboardInterrupt:  # of a command that has nothing to save
+    except KeyboardInterrupt:  # only in commands that have nothing to save
         return 128 + signal.SIGINT
     except InputError as error:
         # A host whose command line differs from the others' may be the only one with an error.
-        code, speaks, said = BAD_INPUT_EXIT_CODE, (rank if error.common else place.local_rank) == 0, str(error)
+        code, reports, message = BAD_INPUT_EXIT_CODE, (rank if error.common else process.local_rank) == 0, str(error)
     except Stopped as stopped:
-        code, speaks, said = STOPPED_EXIT_CODE, rank == 0, str(stopped)
+        code, reports, message = STOPPED_EXIT_CODE, rank == 0, str(stopped)
     except TrainingFailed as failure:
-        code, speaks, said = 1, rank == failure.reported_by, str(failure)
-    if speaks:
-        print(f"{prog}: {said}", file=sys.stderr, flush=True)
+        code, reports, message = 1, rank == failure.reported_by, str(failure)
+    if reports:
+        print(f"{prog}: {message}", file=sys.stderr, flush=True)
     else:
         time.sleep(REPORT_SECONDS)
     return code

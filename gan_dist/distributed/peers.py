@@ -1,4 +1,4 @@
-"""Which of the other processes are lost: a roll call, after a collective failed."""
+"""Finds out which ranks are lost after a collective failed."""
 
 from __future__ import annotations
 
@@ -19,38 +19,41 @@ from accelerate.utils import broadcast_object_list
 from gan_dist.config import TrainingFailed
 
 T = TypeVar("T")
-ROLL_CALL = 2.0  # seconds that a roll call takes at most; a living process has answered by then
+PING_SECONDS = 2.0  # maximum duration of a ping; a living process answers within it
 _FOREVER = datetime.timedelta(days=10_000)
 
 
 @dataclass(frozen=True)
 class LostRanks:
-    """What became of a collective that failed."""
+    """Why a collective failed."""
 
     message: str
     reported_by: int
-    """The lowest rank that is still there to say it."""
+    """The lowest living rank."""
 
 
 class Peers:
     """The other ranks of this run.
 
-    When a process dies or hangs, the others see a broken or a silent connection, often that of a neighbour who is as
-    innocent as they are. So they call the roll: in each process a thread waits for its name and answers, through the
-    store where the ranks met. It costs nothing until then. Who is stopped, dead or cut off does not answer.
+    When a process dies or hangs, the others see a broken or silent connection, often that of a neighbour which only
+    waits as they do. So they ping all ranks through the store where the ranks met: in each process, a thread waits for
+    a ping and answers it. It costs nothing until then. A suspended, dead or disconnected process does not answer.
+
+    torch.distributed.monitored_barrier cannot replace this: it names hung ranks only, not dead ones, and only on
+    rank 0. It also fails while rank 0 works alone.
+
+    The constructor is a collective: every rank must call it.
 
     Args:
-        rank, ranks: this one, of how many.
-        patience: seconds that a rank waits for another one at most, before a roll call.
-
-    Making one is a collective: every rank must reach it.
+        rank, ranks: this rank and the world size.
+        timeout: seconds to wait for another rank before a ping.
 
     Raises:
-        TrainingFailed: another rank is lost already, or the store.
+        TrainingFailed: another rank or the store is already lost.
     """
 
     current: ClassVar[Peers | None] = None
-    """Those of this process, as long as they are open, if there are several ranks."""
+    """Those of this process while they are open, if there are several ranks."""
 
     def __init__(self, rank: int, ranks: int, timeout: float) -> None:
         self.rank = rank
@@ -60,54 +63,56 @@ class Peers:
         self._works_of_main = 0
         self._waits = False
         if ranks > 1:
-            self._silent = False
-            # Keys of this attempt: launchers count their restarts each for itself, and the store outlives them.
+            self._closing = False
+            # Keys of this attempt: launchers count restarts separately, and the store outlives them.
             token = [uuid.uuid4().hex]
             try:
                 broadcast_object_list(token)
             except (dist.DistError, RuntimeError) as error:
-                who = _lost([1 - rank]) if ranks == 2 else "lost a process (dead, hung or cut off)"
+                lost = _describe([1 - rank]) if ranks == 2 else "lost a process (dead, hung or cut off)"
                 raise TrainingFailed(
-                    f"{who} before the first step; start the same command again", reported_by=rank
+                    f"{lost} before the first step; start the same command again", reported_by=rank
                 ) from error
             self._prefix = f"peers-{token[0]}"
             stores = _in_time(lambda: (self._store(timeout / 4), self._store(timeout / 4)), timeout)
             if stores is None:
-                raise TrainingFailed(f"{_lost([0])} before the first step; start the same command again", reported_by=1)
+                raise TrainingFailed(
+                    f"{_describe([0])} before the first step; start the same command again", reported_by=1
+                )
             self._own, answers = stores
             self._thread = threading.Thread(target=self._answer, args=(answers,), daemon=True)
             self._thread.start()
             Peers.current = self
 
-    def missing(self, among: Sequence[int] | None = None) -> list[int]:
-        """Call the roll. Needs no other process to do anything, and takes `ROLL_CALL` seconds if one is missing.
+    def unresponsive_ranks(self, among: Sequence[int] | None = None) -> list[int]:
+        """Ping ranks. Not a collective. Takes `PING_SECONDS` if one does not answer.
 
         Args:
-            among: whom to call; None: all others.
+            among: the ranks to ping; None: all others.
 
         Returns:
-            Ranks that do not answer, in order. Only rank 0, if the store went with it.
+            The ranks that do not answer, in order; only rank 0 if the store was lost with it.
         """
         others = [rank for rank in range(self.ranks) if rank != self.rank] if among is None else among
         if not others:
             return []
-        missing = _in_time(lambda: self._call(others, time.monotonic() + ROLL_CALL - 0.2), ROLL_CALL)
-        return [0] if missing is None else missing
+        unresponsive = _in_time(lambda: self._ping(others, time.monotonic() + PING_SECONDS - 0.2), PING_SECONDS)
+        return [0] if unresponsive is None else unresponsive
 
     def announce_done(self) -> None:
-        """Tell the others, who are in `wait_for_main`, that what rank 0 did alone is done."""
+        """End `wait_for_main` on the other ranks: rank 0 has finished what it does alone."""
         self._works_of_main += 1
-        with contextlib.suppress(dist.DistError, RuntimeError):  # the store is gone, and they have noticed
+        with contextlib.suppress(dist.DistError, RuntimeError):  # the store is lost, which the others have noticed
             self._own.set(f"done/{self._works_of_main}", "")
 
     def wait_for_main(self) -> None:
-        """Wait until rank 0 calls `announce_done`: however long that takes, as long as it answers a roll call.
+        """Wait until rank 0 calls `announce_done`, however long that takes, while it answers pings.
 
-        Also comes back where the store is gone, as it is when the launcher that had it was killed: then the ranks may
-        be there all the same, and the collective that follows finds out.
+        Also returns if the store is lost, as it is after the launcher that holds it was killed: the ranks may still be
+        alive, and the next collective finds out.
 
         Raises:
-            dist.DistNetworkError: rank 0 is lost; within `timeout` and what `find_lost` takes.
+            dist.DistNetworkError: rank 0 is lost; within `timeout` and the duration of `find_lost`.
         """
         self._works_of_main += 1
         done = threading.Event()
@@ -117,70 +122,70 @@ class Peers:
                 self._own.wait([key], _FOREVER)
             done.set()
 
-        # In a thread, for the same reason as in `_in_time`; and here Python runs its signal handlers.
+        # In a thread for the reason given in `_in_time`, and because Python runs its signal handlers here.
         self._waits = True
         threading.Thread(target=wait, args=(f"done/{self._works_of_main}",), daemon=True).start()
-        while not done.wait(max(1.0, self._timeout - ROLL_CALL)):
-            if self.missing([0]):
-                raise dist.DistNetworkError("rank 0 was lost while the others waited for what it does alone")
+        while not done.wait(max(1.0, self._timeout - PING_SECONDS)):
+            if self.unresponsive_ranks([0]):
+                raise dist.DistNetworkError("rank 0 was lost while the others waited for it")
         self._waits = False
 
     def find_lost(self, error: BaseException) -> LostRanks | None:
-        """Find out who is lost, if an error came from a collective: a connection broke, or nothing came in time."""
-        # gloo raises a bare RuntimeError whose message starts with the place in its own source.
+        """Returns the lost ranks if an error came from a collective: a connection broke, or a wait timed out."""
+        # gloo raises a bare RuntimeError whose message starts with a location in its source code.
         if not (isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))):
             return None
-        lost = self.missing()
-        here = min(set(range(self.ranks)) - set(lost))
+        lost = self.unresponsive_ranks()
+        lowest = min(set(range(self.ranks)) - set(lost))
         if not lost:
-            return LostRanks("failed: the processes are all there, and waited for each other too long", here)
-        return LostRanks(_lost(lost), here)
+            return LostRanks("failed: all processes are alive, but waited for each other too long", lowest)
+        return LostRanks(_describe(lost), lowest)
 
     def close(self) -> None:
-        """Answer no more: this process is ending, for whatever reason."""
+        """Stop answering pings, because this process ends."""
         if self._thread is not None:
             Peers.current = None
-            self._silent = True
-            if not self._waits:  # else the connection is taken, and rank 0 lost
-                with contextlib.suppress(dist.DistError, RuntimeError):  # the store is gone
-                    self._own.set(f"call/{self.rank}", "")
-            # Also where the store is gone, which the thread is about to notice: see `_in_time` for why it has to end.
-            self._thread.join(ROLL_CALL)
+            self._closing = True
+            if not self._waits:  # otherwise the connection is in use, and rank 0 lost
+                with contextlib.suppress(dist.DistError, RuntimeError):  # the store is lost
+                    self._own.set(f"ping/{self.rank}", "")
+            # Also if the store is lost, which the thread is about to notice. `_in_time` explains why it has to end.
+            self._thread.join(PING_SECONDS)
             self._thread = None
 
-    def _call(self, others: Sequence[int], deadline: float) -> list[int]:
-        """The roll call itself; each "here" is newer than its call."""
-        store = self._store(ROLL_CALL / 4)
+    def _ping(self, others: Sequence[int], deadline: float) -> list[int]:
+        """Returns the ranks without an answer that is newer than this ping."""
+        store = self._store(PING_SECONDS / 4)
         for rank in others:
-            store.delete_key(f"here/{rank}")
-            store.set(f"call/{rank}", "")
-        while missing := [rank for rank in others if not store.check([f"here/{rank}"])]:
+            store.delete_key(f"alive/{rank}")
+            store.set(f"ping/{rank}", "")
+        while unresponsive := [rank for rank in others if not store.check([f"alive/{rank}"])]:
             if time.monotonic() > deadline:
                 break
             time.sleep(0.05)
-        return missing
+        return unresponsive
 
     def _answer(self, store: dist.Store) -> None:
-        with contextlib.suppress(dist.DistError, RuntimeError):  # the store is gone
+        with contextlib.suppress(dist.DistError, RuntimeError):  # the store is lost
             while True:
-                store.wait([f"call/{self.rank}"], _FOREVER)
-                if self._silent:
+                store.wait([f"ping/{self.rank}"], _FOREVER)
+                if self._closing:
                     break
-                # In this order a call that comes in between is answered, too: its caller has deleted "here" before.
-                store.delete_key(f"call/{self.rank}")
-                store.set(f"here/{self.rank}", "")
+                # In this order, a ping in between is answered too: its sender has deleted "alive" before.
+                store.delete_key(f"ping/{self.rank}")
+                store.set(f"alive/{self.rank}", "")
 
     def _store(self, timeout: float) -> dist.Store:
-        """The store of the launcher, or of rank 0.
+        """Connect to the store of the launcher, or of rank 0.
 
         Args:
-            timeout: seconds of one try to connect; torch tries several times.
+            timeout: seconds of one attempt; torch makes several.
 
         Raises:
-            OSError, dist.DistError: it is gone.
+            OSError, dist.DistError: the store is lost.
         """
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        # torch would try for the whole time where nobody listens any more.
+        # torch would try until the timeout if nobody listens any more.
         socket.create_connection((host, port), timeout).close()
         store = dist.TCPStore(
             host,
@@ -192,15 +197,15 @@ class Peers:
         return dist.PrefixStore(self._prefix, store)
 
 
-def _lost(ranks: Sequence[int]) -> str:
+def _describe(ranks: Sequence[int]) -> str:
     return f"lost rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))} (dead, hung or cut off)"
 
 
 def _in_time(work: Callable[[], T], seconds: float) -> T | None:
-    """What `work` returns; None if it does not in time, or the store is gone.
+    """Returns the result of `work`; None if there is none in time, or the store is lost.
 
-    In a thread: where rank 0 has the store and is stopped, the store neither answers nor keeps its own time-outs. In
-    all other cases `work` must end by itself in that time: a thread that comes back from torch while the interpreter
+    In a thread: if rank 0 holds the store and is suspended, the store neither answers nor keeps its own timeouts. In
+    all other cases `work` must end by itself in that time: a thread that returns from torch while the interpreter
     shuts down aborts the process.
     """
     results: list[T] = []

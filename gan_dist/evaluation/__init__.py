@@ -1,1 +1,1 @@
-"""How good the images are: a classifier that looks at them, and figures of what it sees."""
+"""Evaluation of generated images: a classifier extracts features, and figures compare them with real images."""

@@ -1,4 +1,4 @@
-"""Files that are made once on a machine and found again by every run. All of it may be deleted at any time."""
+"""Files that are computed once per machine and reused by later runs. Deleting them is always safe."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import platformdirs
 
 
 def cache_file(name: str) -> Path:
-    """Where the file `name` is kept: in $GAN_DIST_CACHE, else in the user's cache folder."""
+    """Path of the cached file `name`: in $GAN_DIST_CACHE, else in the user's cache folder."""
     folder = os.environ.get("GAN_DIST_CACHE")
     return (Path(folder) if folder else platformdirs.user_cache_path("gan_dist")) / name
 
 
-def keep(file: Path, content: bytes, announce: Callable[[str], None]) -> None:
-    """Write a file of the cache: whole or not at all, however many processes do so at once.
+def write_cached(file: Path, content: bytes, announce: Callable[[str], None]) -> None:
+    """Write a file of the cache atomically. Several processes may do so at the same time.
 
-    Where the folder can't be written this is announced, and the next run makes the content again.
+    If the folder is not writable, this is announced, and the next run computes the content again.
     """
-    # A new name, and "x": whatever lies there already is not written to, not through a symbolic link either.
+    # A new name and mode "x": nothing that exists is overwritten, not even through a symbolic link.
     beside = file.with_name(f".writing-{uuid.uuid4()}-{file.name}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -32,4 +32,7 @@ def keep(file: Path, content: bytes, announce: Callable[[str], None]) -> None:
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
-        announce(f"{file} can't be kept ({error.strerror}) and is made again next time; set GAN_DIST_CACHE to a folder")
+        announce(
+            f"{file} can't be written ({error.strerror}), so the next run computes it again; "
+            "set GAN_DIST_CACHE to a writable folder"
+        )

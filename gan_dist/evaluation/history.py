@@ -1,4 +1,4 @@
-"""What a run has written so far, as the doctor looks at it: noisy rows taken together, and nothing judged too early."""
+"""What a run has recorded so far, smoothed for the doctor: medians over windows of steps."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from statistics import fmean, median
 from typing import Any
 
 from gan_dist.config import Config
+from gan_dist.gan.losses import LOSSES
 
 Row = Mapping[str, Any]
-"""A line of metrics.jsonl or evaluations.jsonl. A figure may be missing, and None where no step of it was finite."""
+"""A line of metrics.jsonl or evaluations.jsonl. A figure may be missing, or None if it was finite at no step."""
 
-# A row's figures are noisy, above all the norm of one step's gradient: rows are taken together to windows of WINDOW
-# steps, and what a figure persistently is, is the median of RECENT windows. Nothing is judged before there are twice as
-# many, nor an evaluation of that time: in its first 1,000 steps a run that is going to be good has a third of the real
-# images' diversity, and a loss that swings like one that never will be.
+# A row's figures are noisy, above all the gradient norm of one step. So they are averaged over windows of WINDOW steps,
+# and the median of RECENT windows is the figure's current level. Nothing is judged before there are twice as many
+# windows, nor an evaluation of that time: in the first 1,000 steps, a run that will become good has a third of the real
+# images' diversity, and its loss swings as much as that of a run that never will.
 WINDOW = 100
 RECENT = 10
 FIRST_STEP = 2 * RECENT * WINDOW
 
-# D's loss while it can't tell real from fake. Shares of it say how far D is ahead, whatever the loss; the scores don't:
-# a hinge or least-squares D that has won stops at a logit of 1, score 0.73. Wasserstein's has no scale.
-BALANCE = {"bce": 2 * math.log(2), "relativistic": math.log(2), "hinge": 2.0, "least-squares": 0.25}
-
 
 @dataclass(frozen=True)
 class History:
-    """What a run has written so far, as the findings look at it."""
+    """The recorded figures of a run."""
 
     rows: Sequence[Row]
+    """Lines of metrics.jsonl."""
     evaluation: Row
-    """The newest that can be judged, else empty."""
+    """The latest evaluation at FIRST_STEP or later; empty if there is none."""
     first_evaluation: Row
+    """The first one."""
     config: Config
     floor: Mapping[str, float]
+    """The figures of real images."""
     _windows: dict[str, list[float]] = field(default_factory=dict)
 
     @property
@@ -43,14 +43,19 @@ class History:
         return self.rows[-1]["step"]
 
     @property
-    def balance(self) -> float:
-        """D's loss while it can't tell real from fake; NaN, which passes no threshold, for a loss without a scale."""
-        return BALANCE.get(self.config.train.loss, math.nan)
+    def chance_loss(self) -> float:
+        """D's loss for random guessing; NaN, which exceeds no threshold, for a loss without a scale.
+
+        D's loss relative to it shows how far D is ahead, for any loss. The scores don't: with hinge or least squares, a
+        D that separates the images perfectly stops at a logit of 1, score 0.73.
+        """
+        chance = LOSSES[self.config.train.loss].chance
+        return math.nan if chance is None else chance
 
     def windows(self, name: str) -> list[float]:
-        """Means of a figure over the newest 2 * RECENT windows, the oldest first; none while it is too early to judge.
+        """Means of a figure over the latest 2 * RECENT windows, oldest first; empty while there are fewer.
 
-        NaN for a window without a finite step.
+        NaN for a window without a finite value.
         """
         if name not in self._windows:
             size = rows_per_window(self.config)
@@ -60,19 +65,19 @@ class History:
         return self._windows[name]
 
     def recent(self, name: str) -> float:
-        """What a figure persistently is; NaN where it is unknown, or too early to say."""
+        """The median of a figure over the latest RECENT windows; NaN if it is unknown or there are too few windows."""
         return _median(self.windows(name)[RECENT:])
 
-    def before(self, name: str) -> float:
-        """What it was in the windows before those."""
+    def previous(self, name: str) -> float:
+        """The same over the RECENT windows before."""
         return _median(self.windows(name)[:RECENT])
 
-    def beginning(self, name: str) -> float:
-        """What it was in the first window."""
+    def initial(self, name: str) -> float:
+        """The mean of a figure over the first window of the run."""
         return mean(self.rows[: rows_per_window(self.config)], name)
 
-    def image(self, name: str) -> float:
-        """A figure of the images; NaN where it is unknown."""
+    def evaluated(self, name: str) -> float:
+        """A figure of the latest evaluation; NaN if it is unknown."""
         return figure(self.evaluation, name)
 
 
@@ -81,18 +86,18 @@ def rows_per_window(config: Config) -> int:
 
 
 def steps_missing(rows: Sequence[Row], config: Config) -> int:
-    """Steps until the course of a run can be judged; 0 as soon as it can."""
+    """Number of steps until the metrics of a run can be judged; 0 if they can be already."""
     return max(0, 2 * RECENT * rows_per_window(config) - len(rows)) * config.log.every_steps
 
 
 def figure(row: Row, name: str) -> float:
-    """NaN, which passes no threshold, where it is missing or not finite."""
+    """The value of a figure; NaN, which exceeds no threshold, if it is missing or not finite."""
     value = row.get(name)
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
 
 
 def mean(rows: Sequence[Row], name: str) -> float:
-    """Of the rows that have the figure; NaN if none has."""
+    """The mean of a figure over the rows that have it; NaN if none has."""
     known = [value for row in rows if not math.isnan(value := figure(row, name))]
     return fmean(known) if known else math.nan
 

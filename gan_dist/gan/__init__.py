@@ -1,1 +1,1 @@
-"""The science of one training step: losses, penalties, latents, reductions and updates. Plain torch, no launcher."""
+"""One training step of a GAN: losses, penalties, latents, gradient reduction and updates, in plain torch."""

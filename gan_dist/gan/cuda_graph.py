@@ -1,4 +1,4 @@
-"""CUDA graphs: the kernels of a function, recorded once and played back."""
+"""CUDA graphs: the kernels of a function are captured once and replayed."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WARM_UP = 3  # calls before the recording: libraries take their workspaces, the optimizer makes its state
+WARM_UP = 3  # calls before the capture: libraries allocate workspaces, the optimizer its state
 
 
 class CapturedFunction:
-    """A function of tensors that on CUDA is recorded at one of its first calls and from then on played back.
+    """A function of tensors that is captured as a CUDA graph after `WARM_UP` calls and replayed from then on.
 
-    What is played back are the same kernels on the same memory, so the results are the same bit for bit; what is
-    spared is launching them one by one, which takes longer than small networks compute. Only what the function does on
-    the device is played back, so it must do nothing else that matters, wait for nothing, and always get inputs of the
-    same shapes.
+    A replay runs the same kernels on the same memory, so its results are bit-identical. It saves the kernel launches,
+    which take longer than the computation of small networks. Only work on the device is replayed: the function must
+    not depend on other side effects, must not synchronize, and always needs inputs of the same shapes.
 
     Args:
-        function: it may change tensors in place; what it returns is overwritten by the next call.
+        function: may change tensors in place. The next call overwrites the returned tensors.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
-        """Record anew: some tensor that the function works on has been replaced."""
+    def reset(self) -> None:
+        """Discard the graph, because a tensor that the function uses was replaced. The next calls capture a new one."""
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: tuple[Tensor, ...] = ()
@@ -39,35 +38,35 @@ class CapturedFunction:
         """Call the function.
 
         Args:
-            arguments: tensors may be others each time, what is no tensor stays what it was at the recording.
+            arguments: tensors may differ in each call; other values stay those of the capture.
         """
         if self._graph is None:
             self._calls += 1
             if self._calls <= WARM_UP:
-                return self._aside(arguments)
-            self._record(arguments)
-        given = [argument for argument in arguments if isinstance(argument, Tensor)]
-        for own, new in zip(self._inputs, given, strict=True):
+                return self._warm_up(arguments)
+            self._capture(arguments)
+        tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+        for own, new in zip(self._inputs, tensors, strict=True):
             own.copy_(new)
         assert self._graph is not None
         self._graph.replay()
         return self._result
 
-    def _aside(self, arguments: tuple[Any, ...]) -> Any:
-        """Call it as it is, on another stream than the default one, which can't be recorded."""
+    def _warm_up(self, arguments: tuple[Any, ...]) -> Any:
+        """Call the function without a graph, on a side stream as a capture requires."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), warnings.catch_warnings():
-            # torch's optimizers wonder why they are not captured: they are about to be.
+            # torch's optimizers warn that they are not captured yet.
             warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
             result = self.function(*arguments)
         torch.cuda.current_stream().wait_stream(stream)
         return result
 
-    def _record(self, arguments: tuple[Any, ...]) -> None:
+    def _capture(self, arguments: tuple[Any, ...]) -> None:
         own = [argument.clone() if isinstance(argument, Tensor) else argument for argument in arguments]
         self._inputs = tuple(argument for argument in own if isinstance(argument, Tensor))
         self._graph = torch.cuda.CUDAGraph()
-        # thread_local: NCCL's watchdog asks CUDA for its events in a thread of its own meanwhile.
+        # thread_local: NCCL's watchdog thread queries CUDA events during the capture.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._result = self.function(*own)

@@ -1,4 +1,4 @@
-"""Losses and gradients that are NaN or infinite: kept out of the weights, seen by all ranks, waited for by none."""
+"""Rejects updates with a NaN or infinite loss or gradient, on all ranks, without waiting for the device."""
 
 from __future__ import annotations
 
@@ -8,74 +8,74 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-UPDATES = ("discriminator", "generator")  # of a step, in their order
+UPDATES = ("discriminator", "generator")  # of a step, in order
 
 
 @dataclass(frozen=True)
-class NotFinite:
-    """An update that was not applied, for a loss or a gradient that was NaN or infinite."""
+class NonfiniteUpdate:
+    """An update that was not applied because of a NaN or infinite loss or gradient."""
 
     step: int
     network: str
     ranks: tuple[int, ...]
-    """Where."""
+    """Ranks on which it occurred."""
 
     def describe(self) -> str:
         ranks = f"rank{'s' if len(self.ranks) > 1 else ''} {', '.join(map(str, self.ranks))}"
         return f"step {self.step:,}: the {self.network}'s loss or gradient is NaN or infinite on {ranks}"
 
 
-class Guard:
-    """Judges every update of both networks before it is applied.
+class NonfiniteGuard:
+    """Checks every update of both networks before it is applied.
 
-    Each rank sends one number more along with its gradients, the sum of its losses and gradients, which is finite
-    only if all of them are. So every rank judges the same numbers, at the same step, without a collective of its
-    own. The verdict stays on the device, where a fused optimizer heeds it (`veto` as its found_inf); the numbers are
-    kept there too until somebody looks.
+    Each rank sends one more number with its gradients: the sum of its losses and gradients, which is finite only if
+    all of them are. So every rank checks the same numbers at the same step, without an additional collective. The
+    result stays on the device, where the fused optimizer reads it (`veto` is its found_inf). The numbers stay there
+    until `collect`.
 
     Args:
-        window: steps between two looks, at most.
-        rank, ranks: this one, of how many.
-        device: where the gradients are.
-        scaled: a GradScaler is at work. Then a gradient may overflow and the scaler deals with it; only losses count.
+        window: maximum number of steps between two calls of `collect`.
+        rank, ranks: this rank and the number of ranks.
+        device: of the gradients.
+        scaled: a GradScaler is used. It handles overflowing gradients, so only losses are checked.
     """
 
     def __init__(self, window: int, rank: int, ranks: int, device: torch.device, scaled: bool = False) -> None:
         self.rank = rank
         self.ranks = ranks
         self.scaled = scaled
-        self.veto = torch.zeros((), device=device)  # 1.0: the update now due must not be applied
+        self.veto = torch.zeros((), device=device)  # 1.0: the current update must not be applied
         self._sums = torch.zeros(len(UPDATES) * window, ranks, device=device)
         self._zeros = torch.zeros(ranks, device=device)
         self._count = 0
 
     def check(self, sums: Float[Tensor, " ranks"]) -> None:
-        """Set the veto for the update now due.
+        """Set `veto` for the current update.
 
         Args:
-            sums: each rank's sum of losses and gradients, the same on every rank.
+            sums: each rank's sum of losses and gradients; identical on every rank.
         """
-        torch.ne(torch.dot(sums, self._zeros), 0, out=self.veto)  # 0 x NaN and 0 x infinity are NaN, which is not 0
+        torch.ne(torch.dot(sums, self._zeros), 0, out=self.veto)  # 0 * NaN and 0 * infinity are NaN, which is not 0
 
     def record(self, sums: Float[Tensor, " ranks"]) -> None:
-        """Keep what was judged: for the discriminator's update, then for the generator's, once a step each.
+        """Keep the sums for `collect`. Called once per step for the discriminator, then once for the generator.
 
         Args:
-            sums: as for `check`.
+            sums: as in `check`.
         """
         self._sums[self._count] = sums
         self._count += 1
 
-    def collect(self, step: int) -> list[NotFinite]:
-        """What was judged not finite since the last look; waits for the device.
+    def collect(self, step: int) -> list[NonfiniteUpdate]:
+        """Returns the updates that were rejected since the last call. Synchronizes with the device.
 
         Args:
-            step: the last step that was judged.
+            step: the last step that was recorded.
         """
         sums, self._count = self._sums[: self._count].cpu(), 0
         first = step + 1 - len(sums) // len(UPDATES)
         return [
-            NotFinite(
+            NonfiniteUpdate(
                 step=first + i // len(UPDATES),
                 network=UPDATES[i % len(UPDATES)],
                 ranks=tuple((~row.isfinite()).nonzero().flatten().tolist()),

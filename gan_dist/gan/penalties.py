@@ -1,6 +1,6 @@
-"""Penalties on the gradient of D's logit with respect to the image, and how D is asked where one is wanted.
+"""Penalties on the gradient of D's logit with respect to the image.
 
-The formulas are pure functions. What judges a batch is an object: plain, or with the penalties of a configuration.
+The formulas are pure functions. A `Critic` computes the logits and the penalties of a batch.
 """
 
 from __future__ import annotations
@@ -22,47 +22,47 @@ Discriminator = Callable[[Images], Logits]
 def zero_centered(gradients: Images) -> Scalar:
     """Half the mean squared norm of D's gradient: E ||grad D(x)||^2 / 2.
 
-    At real images it is R1, at fake ones R2 (Mescheder et al. 2018, arXiv:1801.04406, equations 8 and 9, without
-    their gamma).
+    At real images this is R1, at fake images R2 (Mescheder et al. 2018, arXiv:1801.04406, equations 8 and 9, without
+    gamma).
     """
     return gradients.square().flatten(1).sum(1).mean() / 2
 
 
 def one_centered(gradients: Images) -> Scalar:
-    """E (||grad D(x)|| - 1)^2, the penalty of WGAN-GP (Gulrajani et al. 2017, arXiv:1704.00028, equation 3), without
-    its lambda."""
-    # Not the norm's own derivative, which is NaN at a gradient of zero.
+    """E (||grad D(x)|| - 1)^2, the penalty of WGAN-GP (Gulrajani et al. 2017, arXiv:1704.00028, equation 3, without
+    lambda)."""
+    # The derivative of the plain norm is NaN for a gradient of zero.
     norms = gradients.square().flatten(1).sum(1).add(1e-12).sqrt()
     return (norms - 1).square().mean()
 
 
 class CriticOutput(NamedTuple):
-    """What D says of a batch."""
+    """The discriminator's output for a batch."""
 
     real_logits: Logits
     fake_logits: Logits
     penalty: Scalar | float
-    """To be added to the loss, with its graph and its weight."""
+    """Weighted, with its graph; to be added to the loss."""
     figures: dict[str, Scalar]
-    """Name -> the penalty without its weight, detached."""
+    """Name -> penalty without its weight, detached."""
 
 
 @runtime_checkable
 class Critic(Protocol):
-    """Asks D about real and fake images, one beside the other."""
+    """Computes D's logits of a batch of real and fake images, and the penalties."""
 
     @property
     def figures(self) -> tuple[str, ...]:
-        """Names of the figures that it gives."""
+        """Names of the figures in its output."""
 
     def draw(self, step: int) -> tuple[Tensor, ...]:
-        """What it needs besides the images, a function of the step: of this rank's whole share."""
+        """Random inputs besides the images, for this rank's whole share; a function of the step."""
 
     def __call__(self, real: Images, fake: Images, *drawn: Tensor) -> CriticOutput: ...
 
 
-def at_once(discriminator: Discriminator, real: Images, fake: Images) -> tuple[Logits, Logits]:
-    """One pass over both halves: the same function as two, for no network here mixes the samples of a batch."""
+def joint_logits(discriminator: Discriminator, real: Images, fake: Images) -> tuple[Logits, Logits]:
+    """Logits of both batches, in one pass. Equal to two passes, because no network mixes the samples of a batch."""
     real_logits, fake_logits = discriminator(torch.cat([real.to(fake.dtype), fake])).float().chunk(2)
     return real_logits, fake_logits
 
@@ -82,18 +82,18 @@ class NoPenalty:
         return ()
 
     def __call__(self, real: Images, fake: Images, *drawn: Tensor) -> CriticOutput:
-        real_logits, fake_logits = at_once(self.discriminator, real, fake)
+        real_logits, fake_logits = joint_logits(self.discriminator, real, fake)
         return CriticOutput(real_logits, fake_logits, 0.0, {})
 
 
 @dataclass(frozen=True)
 class ZeroCenteredPenalty:
-    """R1 at the real images, R2 at the fake ones, in every step.
+    """R1 at the real images and R2 at the fake images, in every step.
 
     Args:
-        discriminator: D in fp32, for the gradient of a gradient loses what half precision has.
-        r1, r2: their gammas, of which one half is the weight; at least one is not 0.
-        factor: of both; a tensor, which may be changed in place between two steps.
+        discriminator: D in fp32; half precision is too coarse for gradients of gradients.
+        r1, r2: gammas; the weights are gamma / 2. At least one is not 0.
+        factor: multiplies both; a tensor that may be changed in place between steps.
     """
 
     discriminator: Discriminator
@@ -112,12 +112,18 @@ class ZeroCenteredPenalty:
         fake = fake.float()
         penalty, figures = real.new_zeros(()), {}
         if self.r1 and self.r2:
-            logits, gradients = _with_gradients(self.discriminator, torch.cat([real, fake]))
+            logits, gradients = _logits_and_gradients(self.discriminator, torch.cat([real, fake]))
             (real_logits, fake_logits), (at_real, at_fake) = logits.chunk(2), gradients.chunk(2)
-        elif self.r1:  # two passes, of which only one is followed by gradients of gradients
-            (real_logits, at_real), fake_logits = _with_gradients(self.discriminator, real), self.discriminator(fake)
+        elif self.r1:  # two passes: only one needs gradients of gradients
+            (real_logits, at_real), fake_logits = (
+                _logits_and_gradients(self.discriminator, real),
+                self.discriminator(fake),
+            )
         else:
-            real_logits, (fake_logits, at_fake) = self.discriminator(real), _with_gradients(self.discriminator, fake)
+            real_logits, (fake_logits, at_fake) = (
+                self.discriminator(real),
+                _logits_and_gradients(self.discriminator, fake),
+            )
         if self.r1:
             r1 = zero_centered(at_real)
             penalty, figures["penalty/r1"] = penalty + self.r1 * r1, r1.detach()
@@ -129,35 +135,35 @@ class ZeroCenteredPenalty:
 
 @dataclass(frozen=True)
 class OneCenteredPenalty:
-    """WGAN-GP's penalty, at points between real and fake images, in every step.
+    """WGAN-GP's penalty at interpolations of real and fake images, in every step.
 
     Args:
         discriminator: D in fp32.
-        weight: its lambda.
-        weights: step -> this rank's share of numbers in [0, 1), (n,): where between its two images a point lies.
+        weight: lambda.
+        interpolation_weights: step -> this rank's share of numbers in [0, 1), (n,).
     """
 
     discriminator: Discriminator
     weight: float
-    weights: Callable[[int], Float[Tensor, " n"]]
+    interpolation_weights: Callable[[int], Float[Tensor, " n"]]
     figures: tuple[str, ...] = ("penalty/gradient",)
 
     def draw(self, step: int) -> tuple[Tensor, ...]:
-        return (self.weights(step),)
+        return (self.interpolation_weights(step),)
 
     def __call__(self, real: Images, fake: Images, *drawn: Tensor) -> CriticOutput:
         fake = fake.float()
-        real_logits, fake_logits = at_once(self.discriminator, real, fake)
-        between = torch.lerp(fake, real, drawn[0].view(-1, 1, 1, 1))
-        _, gradients = _with_gradients(self.discriminator, between)
+        real_logits, fake_logits = joint_logits(self.discriminator, real, fake)
+        interpolated = torch.lerp(fake, real, drawn[0].view(-1, 1, 1, 1))
+        _, gradients = _logits_and_gradients(self.discriminator, interpolated)
         penalty = one_centered(gradients)
         return CriticOutput(real_logits, fake_logits, self.weight * penalty, {"penalty/gradient": penalty.detach()})
 
 
-def _with_gradients(discriminator: Discriminator, images: Images) -> tuple[Logits, Images]:
-    """D's logits and their gradients at the images, which keep their graph: one backward takes in loss and penalty.
+def _logits_and_gradients(discriminator: Discriminator, images: Images) -> tuple[Logits, Images]:
+    """D's logits and their gradients with respect to the images, with the graph for one backward of loss and penalty.
 
-    A logit depends on its own image alone, so the gradient of their sum is each one's own.
+    A logit depends on its own image only, so the gradient of the sum contains the gradient of each logit.
     """
     images = images.detach().requires_grad_()
     logits = discriminator(images)

@@ -1,4 +1,4 @@
-"""How gradients are added over the parts of a batch and over the ranks: fast, or exact."""
+"""Adds gradients over the parts of a batch and over the ranks: fast or exact."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from jaxtyping import Float
 from torch import Tensor
 
 Gather = Callable[[Float[Tensor, "k n"]], Float[Tensor, "ranks_k n"]]
-"""This rank's rows -> everybody's, in the order of the ranks; the same on every rank. A collective."""
+"""This rank's rows -> the rows of all ranks, in rank order, identical on every rank. A collective."""
 
 
 @runtime_checkable
 class Reduction(Protocol):
-    """How the gradients of a rank's parts become the gradient of the global batch."""
+    """Computes the gradient of the global batch from the gradients of each rank's parts."""
 
     @property
     def parts(self) -> int:
-        """Parts that this rank's share of a batch is cut into."""
+        """Number of parts into which this rank's share of a batch is split."""
 
     @property
     def rows(self) -> int:
-        """Parts whose gradients are kept apart until all are there; 1: they are added as they come."""
+        """Number of gradients that are stored separately. 1: those of all parts are added as they are computed."""
 
     @property
     def weight(self) -> float:
-        """What a part's mean loss is multiplied with before it goes backward."""
+        """Factor of a part's mean loss before its backward pass."""
 
     @property
     def exact(self) -> bool:
-        """Whether a part has to give the same bits on any number of processes."""
+        """Whether a part must give the same bits on any number of processes."""
 
     def __call__(self, gradients: Float[Tensor, "rows weights"]) -> None:
-        """Put the sum or mean over the global batch into the first row, on every rank. One collective."""
+        """Write the gradient of the global batch to the first row, on every rank. One collective."""
 
 
 @dataclass(frozen=True)
 class FastReduction:
-    """One sum over everything: equal on any number of processes to rounding.
+    """Adds all gradients in any order: equal up to rounding on any number of processes.
 
     Args:
-        ranks: how many there are.
-        parts: micro-batches that a rank's share is cut into (gradient accumulation).
-        gather: how the ranks see each other's gradients, where there is a faster way than torch's all-reduce.
+        ranks: number of ranks.
+        parts: number of micro-batches per rank (gradient accumulation).
+        gather: a faster way to exchange gradients than torch's all-reduce, if there is one.
     """
 
     ranks: int
@@ -62,7 +62,7 @@ class FastReduction:
     def __call__(self, gradients: Float[Tensor, "rows weights"]) -> None:
         if self.gather is not None:
             first, *others = self.gather(gradients)
-            torch.add(first, others[0], out=gradients[0])  # twice as fast as a sum over the ranks' axis
+            torch.add(first, others[0], out=gradients[0])  # twice as fast as a sum over the first axis
             for other in others[1:]:
                 gradients[0].add_(other)
         elif self.ranks > 1:
@@ -71,13 +71,14 @@ class FastReduction:
 
 @dataclass(frozen=True)
 class ExactReduction:
-    """The batch is always cut into the same shards, whose gradients are added in one tree: bit for bit the same
-    on any number of processes that divides the shards.
+    """Splits the batch into fixed shards and adds their gradients in a fixed tree.
+
+    The result is bit-identical on any number of processes that divides the number of shards.
 
     Args:
-        ranks: how many there are.
-        shards: how many the global batch is cut into; `ranks` divides it.
-        gather: as in FastReduction, for torch's all-gather.
+        ranks: number of ranks.
+        shards: number of shards of the global batch, divisible by `ranks`.
+        gather: as in FastReduction, instead of torch's all-gather.
     """
 
     ranks: int
@@ -98,16 +99,16 @@ class ExactReduction:
         sums = add_local_pairs(gradients)
         if self.ranks > 1:
             sums = (self.gather or self._all_gather)(sums)
-        torch.div(add_in_a_tree(sums), self.shards, out=gradients[0])
+        torch.div(tree_sum(sums), self.shards, out=gradients[0])
 
     def _all_gather(self, sums: Float[Tensor, "rows weights"]) -> Float[Tensor, "all weights"]:
-        everyones = sums.new_empty(self.ranks * len(sums), sums.shape[1])
-        dist.all_gather(list(everyones.chunk(self.ranks)), sums)
-        return everyones
+        gathered = sums.new_empty(self.ranks * len(sums), sums.shape[1])
+        dist.all_gather(list(gathered.chunk(self.ranks)), sums)
+        return gathered
 
 
-def add_in_a_tree(rows: Float[Tensor, "rows weights"]) -> Float[Tensor, " weights"]:
-    """Add all rows in one order: neighbours, then neighbours of those; an odd one out moves up a level alone."""
+def tree_sum(rows: Float[Tensor, "rows weights"]) -> Float[Tensor, " weights"]:
+    """Add all rows in a fixed order: neighbours in pairs, level by level. An odd last row moves up unchanged."""
     while len(rows) > 1:
         pairs = len(rows) // 2 * 2
         rows = torch.cat([rows[0:pairs:2] + rows[1:pairs:2], rows[pairs:]])
@@ -115,7 +116,7 @@ def add_in_a_tree(rows: Float[Tensor, "rows weights"]) -> Float[Tensor, " weight
 
 
 def add_local_pairs(rows: Float[Tensor, "rows weights"]) -> Float[Tensor, "fewer weights"]:
-    """Do the part of the tree that lies inside a rank, whose number of rows every rank has: whole levels only."""
+    """Compute the levels of the tree that lie inside one rank: those in which every rank has complete pairs."""
     while len(rows) % 2 == 0:
         rows = rows[0::2] + rows[1::2]
     return rows

@@ -1,45 +1,43 @@
-"""The networks. A new architecture is a file here and a line in ARCHITECTURES."""
+"""Generators and discriminators. A new architecture is one file here and one line in ARCHITECTURES."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from gan_dist.config import InputError, ModelConfig
 from gan_dist.models import conv, mlp
+from gan_dist.models.architecture import Architecture, ImageShape
 from gan_dist.seeding import seed_for
 
-ImageShape = tuple[int, int, int]
-Builder = Callable[[ModelConfig, ImageShape], nn.Module]
-
-# name -> how its generator and its discriminator are built for images (C, H, W)
-ARCHITECTURES: dict[str, tuple[Builder, Builder]] = {
-    "mlp": (mlp.Generator.from_config, mlp.Discriminator.from_config),
-    "conv": (conv.Generator.from_config, conv.Discriminator.from_config),
+ARCHITECTURES: dict[str, Architecture] = {
+    "mlp": mlp.ARCHITECTURE,
+    "conv": conv.ARCHITECTURE,
 }
 
 
 def build_generator(config: ModelConfig, image_shape: ImageShape) -> nn.Module:
-    """A generator without weights, on the meta device: latents (n, latent_dim) to images (n, C, H, W) in [-1, 1]."""
-    # Elsewhere the layers would draw first weights from the global generator, and take memory, however much that is.
+    """Build a generator on the meta device: latents (n, latent_dim) to images (n, C, H, W) in [-1, 1].
+
+    Raises:
+        InputError: the architecture does not support the image shape.
+    """
+    # On another device the layers would draw initial weights from the global generator and allocate memory.
     with torch.device("meta"):
-        return ARCHITECTURES[config.architecture][0](config, image_shape)
+        return find_architecture(config, image_shape).generator(config, image_shape)
 
 
 def build_pair(config: ModelConfig, image_shape: ImageShape, seed: int) -> tuple[nn.Module, nn.Module]:
-    """Generator and discriminator with the first weights of a run: a function of (config, seed), made on the CPU.
-
-    torch's layers draw their first weights from the global generator; it is borrowed here and given back as it was.
+    """Build a generator and a discriminator on the CPU. Their initial weights are a function of (config, seed).
 
     Raises:
-        InputError: images that the architecture is not made for, or networks with buffers.
+        InputError: the architecture does not support the image shape, or its networks have buffers.
     """
-    make_generator, make_discriminator = ARCHITECTURES[config.architecture]
+    architecture = find_architecture(config, image_shape)
+    # torch's layers draw their weights from the global generator, which is restored here.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "weights"))
-        pair = make_generator(config, image_shape), make_discriminator(config, image_shape)
+        pair = architecture.generator(config, image_shape), architecture.discriminator(config, image_shape)
         if config.initialization == "he":
             for network in pair:
                 initialize_kaiming(network)
@@ -47,13 +45,33 @@ def build_pair(config: ModelConfig, image_shape: ImageShape, seed: int) -> tuple
         if buffers := [name for name, _ in network.named_buffers()]:
             raise InputError(
                 f"model.architecture={config.architecture} has buffers ({', '.join(buffers)}), which would differ "
-                "from process to process; use GroupNorm or LayerNorm in place of BatchNorm, and constants in forward"
+                "between processes; use GroupNorm or LayerNorm instead of BatchNorm, and constants in forward"
             )
     return pair
 
 
+def find_architecture(config: ModelConfig, image_shape: ImageShape) -> Architecture:
+    """Returns the architecture of a configuration.
+
+    Raises:
+        InputError: it does not support the image shape.
+    """
+    architecture = ARCHITECTURES[config.architecture]
+    if not _supports(architecture, image_shape):
+        others = [name for name, other in ARCHITECTURES.items() if _supports(other, image_shape)]
+        raise InputError(
+            f"model.architecture={config.architecture} requires images whose sides are multiples of "
+            f"{architecture.side_multiple}, not {image_shape[1]}x{image_shape[2]}; use {' or '.join(others)}"
+        )
+    return architecture
+
+
+def _supports(architecture: Architecture, image_shape: ImageShape) -> bool:
+    return all(side % architecture.side_multiple == 0 for side in image_shape[1:])
+
+
 def initialize_kaiming(network: nn.Module) -> None:
-    """Draw a network's first weights anew, with the variance of He et al. 2015 (arXiv:1502.01852, equation 15)."""
+    """Initialize weights with the variance of He et al. 2015 (arXiv:1502.01852, equation 15), biases with 0."""
     slopes = [module.negative_slope for module in network.modules() if isinstance(module, nn.LeakyReLU)]
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):

@@ -1,12 +1,12 @@
-"""The generator's running average, which makes better images than the generator of any one step."""
+"""The running average of the generator, which generates better images than the generator of any single step."""
 
 from __future__ import annotations
 
 import copy
 from typing import Protocol, runtime_checkable
 
-import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from gan_dist.config import EmaConfig
 
@@ -18,11 +18,11 @@ class GeneratorAverage(Protocol):
     network: nn.Module
 
     def update(self, step: int) -> None:
-        """Take in the trained generator as it is after `step` steps."""
+        """Include the weights of the trained generator after step `step`."""
 
 
 class NoAverage:
-    """No average: the generator to use is the one that is trained."""
+    """No average: the trained generator itself is used."""
 
     def __init__(self, generator: nn.Module) -> None:
         self.network = generator
@@ -34,33 +34,47 @@ class NoAverage:
 class Average:
     """An exponential moving average of the generator's weights (Yazici et al. 2018, arXiv:1806.04498).
 
-    Each step moves it towards the trained generator by 1 - 2^(-batch / half-life), the half-life counted in images so
-    that it means the same at every batch size; while the run is young it is a share of the images seen so far
-    (Karras et al. 2020, arXiv:2006.06676, their `ema_rampup`). A function of the step: nothing but the weights needs
-    to be saved.
+    Each step moves the average towards the trained generator by 1 - 2^(-batch_size / half_life). The half-life is in
+    images, so it is independent of the batch size. At the beginning it is a fraction of the images seen so far (Karras
+    et al. 2020, arXiv:2006.06676, `ema_rampup`). It is a function of the step, so only the weights are saved.
 
     Args:
-        generator: the one that is trained.
-        half_life: in images (> 0).
-        warm_up: the half-life is at most this share of the images seen (> 0).
-        batch_size: images of a step.
+        generator: the trained generator.
+        weights: all weights of the generator; its parameters are views of this vector.
+        half_life: in images, above 0.
+        warm_up: upper bound of the half-life, as a fraction of the images seen so far, above 0.
+        batch_size: images per step.
     """
 
-    def __init__(self, generator: nn.Module, half_life: float, warm_up: float, batch_size: int) -> None:
+    # torch's AveragedModel takes 3 times as long, has a buffer, and copies the weights in its first update.
+    def __init__(
+        self,
+        generator: nn.Module,
+        weights: Float[Tensor, " weights"],
+        half_life: float,
+        warm_up: float,
+        batch_size: int,
+    ) -> None:
         self.network = copy.deepcopy(generator).requires_grad_(False)
         self.half_life = half_life
         self.warm_up = warm_up
         self.batch_size = batch_size
-        self._average = [parameter.detach() for parameter in self.network.parameters()]
-        self._trained = [parameter.detach() for parameter in generator.parameters()]
+        self._trained = weights.detach()
+        self._average = self._trained.clone()
+        parameters = list(self.network.parameters())
+        parts = self._average.split([parameter.numel() for parameter in parameters])
+        for parameter, part in zip(parameters, parts, strict=True):
+            parameter.data = part.view_as(parameter)
 
     def update(self, step: int) -> None:
         half_life = min(self.half_life, self.warm_up * step * self.batch_size)
-        torch._foreach_lerp_(self._average, self._trained, 1 - 0.5 ** (self.batch_size / half_life))
+        self._average.lerp_(self._trained, 1 - 0.5 ** (self.batch_size / half_life))
 
 
-def make_average(config: EmaConfig, generator: nn.Module, batch_size: int) -> GeneratorAverage:
-    """What the configuration wants: an average, or the trained generator itself."""
+def make_average(
+    config: EmaConfig, generator: nn.Module, weights: Float[Tensor, " weights"], batch_size: int
+) -> GeneratorAverage:
+    """The average of a configuration. For the arguments, see `Average`."""
     if config.half_life is None:
         return NoAverage(generator)
-    return Average(generator, config.half_life, config.warm_up, batch_size)
+    return Average(generator, weights, config.half_life, config.warm_up, batch_size)

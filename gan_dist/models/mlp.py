@@ -1,4 +1,4 @@
-"""The seed's pair: two plain multi-layer perceptrons over images as vectors. Nothing mixes the samples of a batch."""
+"""Two multi-layer perceptrons, on images as vectors: the pair of the seed preset. No layer mixes samples of a batch."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gan_dist.config import ModelConfig
+from gan_dist.models.architecture import Architecture, ImageShape
 
 
 class Generator(nn.Module):
-    """Latent vectors to images: three linear layers, ReLU between them, Tanh at the end.
+    """Latent vectors to images: three linear layers with ReLU between them, then Tanh.
 
     Args:
-        latent_dim: numbers in a latent vector.
-        hidden_dim: units in each of the two hidden layers.
-        image_shape: (C, H, W) of an image.
+        latent_dim: size of a latent vector.
+        hidden_dim: units of each of the two hidden layers.
+        image_shape: (C, H, W).
     """
 
-    def __init__(self, latent_dim: int, hidden_dim: int, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, latent_dim: int, hidden_dim: int, image_shape: ImageShape) -> None:
         super().__init__()
-        self.latent_dim = latent_dim
         self.image_shape = image_shape
         self.layers = nn.Sequential(
             nn.Linear(latent_dim, hidden_dim),
@@ -33,25 +33,25 @@ class Generator(nn.Module):
         )
 
     @classmethod
-    def from_config(cls, config: ModelConfig, image_shape: tuple[int, int, int]) -> Generator:
+    def from_config(cls, config: ModelConfig, image_shape: ImageShape) -> Generator:
         return cls(config.latent_dim, config.hidden_dim, image_shape)
 
     def forward(self, latents: Float[Tensor, "n latent"]) -> Float[Tensor, "n c h w"]:
-        """Images in [-1, 1]."""
+        """Returns images in [-1, 1]."""
         return self.layers(latents).view(-1, *self.image_shape)
 
 
 class Discriminator(nn.Module):
     """Images to the logit of the probability that they are real: three hidden layers with LeakyReLU(0.2).
 
-    The logit, not the probability, leaves the network: the loss is exact and autocast allows it.
+    Losses of logits are exact, and autocast allows them.
 
     Args:
-        hidden_dim: units in each of the three hidden layers.
-        image_shape: (C, H, W) of an image.
+        hidden_dim: units of each of the three hidden layers.
+        image_shape: (C, H, W).
     """
 
-    def __init__(self, hidden_dim: int, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, hidden_dim: int, image_shape: ImageShape) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Flatten(),  # (n, C*H*W)
@@ -65,13 +65,16 @@ class Discriminator(nn.Module):
         )
 
     @classmethod
-    def from_config(cls, config: ModelConfig, image_shape: tuple[int, int, int]) -> Discriminator:
+    def from_config(cls, config: ModelConfig, image_shape: ImageShape) -> Discriminator:
         return cls(config.hidden_dim, image_shape)
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
-        """Logits: above 0 means real."""
+        """Returns logits; above 0 means real."""
         return self.layers(images).squeeze(1)
 
     def probability(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
-        """The probability, in [0, 1], that an image is real: 1 real, 0 fake."""
+        """Returns the probability that each image is real."""
         return self(images).sigmoid()
+
+
+ARCHITECTURE = Architecture(Generator.from_config, Discriminator.from_config, size_fields=("hidden_dim", "latent_dim"))

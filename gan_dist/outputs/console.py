@@ -1,4 +1,4 @@
-"""What a person sees: tables, a live bar on a terminal, plain lines in a log file. Silent on every rank but 0."""
+"""Console output of rank 0: tables, a live progress bar on a terminal, plain lines in a log file."""
 
 from __future__ import annotations
 
@@ -12,54 +12,53 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-REFRESHES = 4  # of the bar in a second
-WIDEST = 80  # columns of the bar: a wider terminal may become narrower, which would break longer lines in two
-
-UNLIMITED = 100_000  # columns of a log file
+REFRESHES_PER_SECOND = 4  # of the bar
+MAX_BAR_WIDTH = 80  # columns: a wider terminal may become narrower, which would break longer lines
+LOG_FILE_WIDTH = 100_000  # columns
 
 
 class Progress(NamedTuple):
-    """Where a run stands, also between two log points."""
+    """The progress of a run, also between two log points."""
 
     step: int
     """Completed steps."""
     epoch: float
     images_per_second: float | None = None
-    """None: nothing is known yet."""
+    """None: not known yet."""
     seconds_left: float | None = None
-    """Until the run ends, evaluations included."""
+    """Until the end of the run, including evaluations."""
 
 
 class Console:
-    """Rank 0's voice.
+    """Prints what the user sees.
 
     Args:
-        speaks: False makes an object that does nothing.
+        enabled: False on every rank but 0: no method does anything.
     """
 
-    def __init__(self, speaks: bool) -> None:
-        self.speaks = speaks
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled
         self.rich = RichConsole()
         if not self.rich.is_terminal:
-            self.rich.width = UNLIMITED
+            self.rich.width = LOG_FILE_WIDTH
         self._bar: Live | None = None
         self._progress: Callable[[], Progress] | None = None
         self._steps = 1
         self._epochs = 1.0
         self._row: Mapping[str, Any] | None = None
-        """The last log point of this session."""
+        """The latest log point of this session."""
 
     def announce(self, line: str) -> None:
-        """Say one line, whole, above the bar if there is one."""
-        if self.speaks:
+        """Print one unwrapped line, above the bar if there is one."""
+        if self.enabled:
             self.rich.print(Text(line), soft_wrap=True)
 
     def table(self, title: str, rows: Mapping[str, Any]) -> None:
-        """Show a line, whole, and names and values side by side below it.
+        """Print an unwrapped line and a table of names and values.
 
-        On a terminal long values go on in the next line; in a log file the table is as wide as it needs to be.
+        On a terminal, long values are wrapped; in a log file, the table is as wide as necessary.
         """
-        if not self.speaks:
+        if not self.enabled:
             return
         self.announce(title)
         table = Table(show_header=False)
@@ -70,55 +69,55 @@ class Console:
         self.rich.print(table)
 
     def begin(self, steps: int, epochs: float, progress: Callable[[], Progress]) -> None:
-        """Start the bar, on a terminal that can show one.
+        """Start the bar if the console is an interactive terminal.
 
         Args:
-            steps, epochs: what the run is going to have in the end.
-            progress: where it stands; the bar asks from a thread of its own.
+            steps, epochs: of the whole run.
+            progress: returns the current progress; called by the thread of the bar.
         """
-        if not self.speaks:
+        if not self.enabled:
             return
         self._steps, self._epochs, self._progress, self._row = steps, epochs, progress, None
         if self.rich.is_interactive:
-            self._bar = Live(get_renderable=self._draw, console=self.rich, refresh_per_second=REFRESHES)
+            self._bar = Live(get_renderable=self._draw, console=self.rich, refresh_per_second=REFRESHES_PER_SECOND)
             self._bar.start()
 
     def progress(self, row: Mapping[str, Any]) -> None:
-        """Show a log point, a line of metrics.jsonl: in the bar, or as a line."""
-        if not self.speaks:
+        """Show a log point, a row of metrics.jsonl, in the bar or as a line."""
+        if not self.enabled:
             return
         assert self._progress is not None
         self._row = row
         if self._bar is None:
             now = self._progress()
-            print(f"{self._place(now)}  {self._figures(now)}", flush=True)
+            print(f"{self._position(now)}  {self._figures(now)}", flush=True)
 
     def end(self) -> None:
-        """Take the bar down, its last state stays on the screen."""
+        """Stop the bar. Its last state remains on the screen."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
     def _draw(self) -> Group:
-        """The bar, and below it the figures: both fit on a terminal of 80 columns."""
+        """Returns the bar and the line of figures below it; both fit into 80 columns."""
         assert self._progress is not None
-        now, width = self._progress(), min(self.rich.width, WIDEST) - 1
+        now, width = self._progress(), min(self.rich.width, MAX_BAR_WIDTH) - 1
         line = Table.grid(padding=(0, 1), expand=True)
         line.width = width
         line.add_column(no_wrap=True)
         line.add_column(ratio=1)
         line.add_column(no_wrap=True)
         bar = ProgressBar(total=self._steps, completed=now.step)
-        line.add_row(self._place(now), bar, f"{100 * now.step // self._steps:>3}%")
+        line.add_row(self._position(now), bar, f"{100 * now.step // self._steps:>3}%")
         figures = Text(self._figures(now), no_wrap=True)
         figures.truncate(width)
         return Group(line, figures)
 
-    def _place(self, now: Progress) -> str:
+    def _position(self, now: Progress) -> str:
         return f"epoch {now.epoch:.2f}/{self._epochs:.4g}  step {now.step:,}/{self._steps:,}"
 
     def _figures(self, now: Progress) -> str:
-        """Speed, time left, and what the last log point says."""
+        """Returns the speed, the remaining time, and the figures of the latest log point."""
         if now.images_per_second is None or now.seconds_left is None:
             return ""
         speed = self._row["images_per_second"] if self._row else now.images_per_second

@@ -1,4 +1,4 @@
-"""The curves of a run, drawn from its metrics.jsonl: both losses and both scores."""
+"""Draws the losses and scores of a run from metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gan_dist.outputs.records import read_json_lines
 
 
 def draw_curves(folder: RunFolder) -> None:
-    """Draw the losses of both networks, and D's score of real and of fake images, over the epochs."""
+    """Draw both losses, and the discriminator's mean score of real and of generated images, over the epochs."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -33,5 +33,5 @@ def draw_curves(folder: RunFolder) -> None:
     for axis in (losses, scores):
         axis.legend()
         axis.grid(alpha=0.3)
-    with replacing(folder.curves) as beside:
-        figure.savefig(beside, dpi=100)
+    with replacing(folder.curves) as temporary:
+        figure.savefig(temporary, dpi=100)

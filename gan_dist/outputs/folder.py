@@ -1,4 +1,4 @@
-"""Names and paths of all that a run leaves behind, and writing that is whole or absent."""
+"""The layout of a run folder, its lock, and its status."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from gan_dist.outputs.lock import RunLock
 
 
 class RunFolder:
-    """The layout of a run folder. Making one touches nothing on disk."""
+    """The paths in a run folder. The constructor does not access the disk."""
 
     def __init__(self, path: Path) -> None:
         self._lock: RunLock | None = None
         self.use(path)
 
     def use(self, path: Path) -> None:
-        """Be the layout of another folder."""
+        """Switch to another folder."""
         self.path = path
         self.config = path / "config.json"
         self.environment = path / "environment.json"
@@ -50,33 +50,39 @@ class RunFolder:
         return self.samples / f"epoch-{epoch:04d}.png"
 
     def epochs_with_samples(self) -> list[int]:
-        """The epochs (from 1) whose grid is on disk, in order."""
+        """Returns the epochs (from 1) whose sample grid is on disk, in order."""
         names = [re.fullmatch(r"epoch-(\d{4,15})\.png", file.name) for file in self.samples.glob("epoch-*.png")]
         return sorted(int(name.group(1)) for name in names if name)
 
     def holds_a_run(self) -> bool:
         return os.path.lexists(self.config)
 
-    def files_of_others(self) -> list[str]:
-        """Names of what is in the folder apart from hidden files, logs, and a disk's lost+found."""
+    def unrelated_files(self) -> list[str]:
+        """Returns the names in the folder, without hidden files, logs, and lost+found."""
         logs = (".log", ".out", ".err", ".txt")
         names = sorted(entry.name for entry in self.path.iterdir())
         return [name for name in names if not name.startswith(".") and not name.endswith(logs) and name != "lost+found"]
 
     def write_status(self, state: str, step: int, reason: str = "") -> None:
-        """Say how the run stands: running, stopped, finished or failed, after so many steps, and why."""
+        """Write status.json.
+
+        Args:
+            state: running, stopped, finished or failed.
+            step: completed steps.
+            reason: why, in one line.
+        """
         write_json(self.status, {"state": state, "step": step, "reason": reason, "time": timestamp()})
 
     def nearest_existing(self) -> Path:
-        """The folder itself, or the nearest one above it that is there: on the disk where the run is going to be."""
+        """Returns the folder, or its nearest parent that exists: both are on the disk of the run."""
         return next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
 
     def check_usable(self, needed_bytes: int = 0) -> None:
-        """Find out, and leave nothing behind, whether a run can be kept here.
+        """Check that the folder can be used, without leaving anything in it.
 
         Raises:
-            InputError: the folder can't be made, read or written.
-            TrainingFailed: its disk has less room than `needed_bytes`, which may be otherwise at another try.
+            InputError: the folder cannot be created, read or written.
+            TrainingFailed: its disk has less free space than `needed_bytes`; a retry may succeed.
         """
         existing = self.nearest_existing()
         try:
@@ -86,79 +92,77 @@ class RunFolder:
             free = shutil.disk_usage(existing).free
         except OSError as error:
             raise InputError(
-                f"run.dir={self.path} can't be used ({existing}: {error.strerror}); choose another with --run.dir"
+                f"run.dir={self.path} can't be used ({existing}: {error.strerror}); choose another --run.dir"
             ) from error
         if free < needed_bytes:
             raise TrainingFailed(
-                f"run.dir={self.path}: its disk is full, {free / 1e6:.1f} MB are left and the run needs "
-                f"{needed_bytes / 1e6:.1f} MB; make room, or choose another with --run.dir"
+                f"run.dir={self.path}: its disk is full, {free / 1e6:.1f} MB are free and the run needs "
+                f"{needed_bytes / 1e6:.1f} MB; make room, or choose another --run.dir"
             )
 
-    def leave_mark(self) -> str:
-        """Leave an empty file where the run is kept, so that other hosts can see that it is the same place.
-
-        The folder must be locked.
+    def create_marker(self) -> str:
+        """Create an empty file, so that other hosts can check that they see the same folder. It must be locked.
 
         Returns:
-            Its name, for `sees` there, and for `remove_mark`.
+            The name of the file, for `sees_marker` and `remove_marker`.
 
         Raises:
-            OSError: it can't be written.
+            OSError: it cannot be written.
         """
-        name = f"{UNFINISHED}{uuid.uuid4()}"  # new each time: no file system remembers that it was not there
-        (self._place_for_mark() / name).touch()
+        name = f"{UNFINISHED}{uuid.uuid4()}"  # a new name, because file systems may cache that a file is missing
+        (self._marker_folder() / name).touch()
         return name
 
-    def sees(self, mark: str, wait: float = 2.0) -> bool:
-        """Whether what another host left with `leave_mark` turns up here, in so many seconds.
+    def sees_marker(self, marker: str, wait: float = 2.0) -> bool:
+        """Returns whether another host's `create_marker` becomes visible here within `wait` seconds.
 
-        The folder itself may be new, so the mark may be in any of those above.
+        The folder may be new, so the marker may be in any of its parents.
         """
-        give_up = time.monotonic() + wait
-        while not any((above / mark).exists() for above in (self.path, *self.path.absolute().parents)):
-            if time.monotonic() > give_up:
+        deadline = time.monotonic() + wait
+        while not any((folder / marker).exists() for folder in (self.path, *self.path.absolute().parents)):
+            if time.monotonic() > deadline:
                 return False
             time.sleep(0.1)
         return True
 
-    def remove_mark(self, mark: str) -> None:
-        """Remove what `leave_mark` left."""
-        (self._place_for_mark() / mark).unlink(missing_ok=True)
+    def remove_marker(self, marker: str) -> None:
+        """Remove the file of `create_marker`."""
+        (self._marker_folder() / marker).unlink(missing_ok=True)
 
-    def _place_for_mark(self) -> Path:
-        """The innermost folder that was there before `lock`: other hosts may remember that newer ones were not."""
+    def _marker_folder(self) -> Path:
+        """The innermost folder that existed before `lock`: other hosts may have cached that newer ones are missing."""
         if self._lock is not None and self._lock.new_folders:
             return self._lock.new_folders[-1].parent
         return self.path
 
     def lock(self, announce: Callable[[str], None], on_lost: Callable[[str], None], wait: float = 10.0) -> None:
-        """Keep every other run out of the folder until `close` or this process's death; make it if it is not there.
+        """Keep other runs out of the folder until `close` or the end of this process. Creates the folder if needed.
 
         Args:
-            announce, on_lost: as for `RunLock`.
-            wait: seconds to wait for a run that is just ending.
+            announce, on_lost: see `RunLock`.
+            wait: seconds to wait for a run that is about to end.
 
         Raises:
-            InputError: another process trains in this folder.
-            OSError: it can't be made or written.
+            InputError: another run uses the folder.
+            OSError: it cannot be created or written.
         """
         lock = RunLock(self.path, announce, on_lost)
         lock.acquire(wait)
         self._lock = lock
 
     def remove_unfinished(self) -> None:
-        """Remove what killed processes left half-written. Call it only while the folder is locked."""
+        """Remove incomplete files of killed processes. The folder must be locked."""
         for folder in (self.path, self.samples, self.checkpoints):
-            for beside in folder.glob(f"{UNFINISHED}*"):
-                shutil.rmtree(beside) if beside.is_dir() else beside.unlink()
+            for temporary in folder.glob(f"{UNFINISHED}*"):
+                shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
 
     def close(self) -> None:
-        """Give the lock back. A folder that `lock` made and nothing came into is removed."""
+        """Release the lock. Removes the folder if `lock` created it and it is empty."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
 
 def timestamp() -> str:
-    """Now, in UTC, to the second (ISO 8601)."""
+    """Returns the current time in UTC, in seconds (ISO 8601)."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

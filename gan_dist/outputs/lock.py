@@ -1,4 +1,4 @@
-"""One run at a time in a folder."""
+"""The lock of a run folder: one run at a time."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from gan_dist.files import BadFile, parse_json_object, read_file
 
 LOCK = ".lock"
 LEASE = ".lease"
-LEASE_SECONDS = 60.0  # without a sign of life for so long, the holder of a lease is taken for dead
+LEASE_SECONDS = 60.0  # after which the holder of an untouched lease counts as dead
 HEARTBEAT_SECONDS = 10.0
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # what a file system without locks answers
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of a file system without locks
 
 
 class RunLock:
-    """Keeps every other run out of a folder until `release` or this process's death.
+    """Keeps other runs out of a folder until `release` or the end of this process.
 
-    The folder is made if it does not exist, so that two runs that start at the same time meet here and nowhere later.
-    A lock of the operating system (flock) on RUN/.lock ends with the process. Some network file systems have none:
-    there the file RUN/.lease is touched regularly instead, and one that was not for `LEASE_SECONDS` is ignored.
+    The folder is created if it does not exist, so that two runs that start at the same time collide here, not later.
+    The lock is the operating system's (flock) on RUN/.lock, which ends with the process. Some network file systems
+    have none: there the file RUN/.lease is touched regularly instead, and ignored if it was not for `LEASE_SECONDS`.
 
     Args:
-        folder: the run's folder.
+        folder: the run folder.
         announce: called with one line if the file system has no locks.
-        on_lost: called, from another thread, if another run took the folder over while this process was suspended.
+        on_lost: called by another thread if another run took over the folder while this process was suspended.
     """
 
     def __init__(self, folder: Path, announce: Callable[[str], None], on_lost: Callable[[str], None]) -> None:
         self.folder = folder
         self.new_folders = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
-        """Folders that did not exist before, the innermost first."""
+        """The folders that `acquire` creates, innermost first."""
         self._announce = announce
         self._on_lost = on_lost
         self._descriptor: int | None = None
@@ -51,26 +51,25 @@ class RunLock:
         self._released = threading.Event()
 
     def acquire(self, wait: float = 10.0) -> None:
-        """Take the lock.
+        """Acquire the lock.
 
         Args:
-            wait: seconds to wait for a run that is just ending; for a lease that may be stale it waits longer.
+            wait: seconds to wait for a run that is about to end. For a lease that may be stale, it waits longer.
 
         Raises:
-            InputError: another run has the folder.
-            OSError: the folder can't be made or written.
+            InputError: another run uses the folder.
+            OSError: the folder cannot be created or written.
         """
-        give_up = time.monotonic() + wait
+        deadline = time.monotonic() + wait
         while True:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                if self._try():
-                    return None
-            except FileNotFoundError:  # another run has just removed a folder that it did not need after all
-                if time.monotonic() > give_up:
+                return self._lock_file()
+            except FileNotFoundError:  # another run has just removed the folder that it created
+                if time.monotonic() > deadline:
                     raise
             except BlockingIOError as error:
-                if time.monotonic() > give_up:
+                if time.monotonic() > deadline:
                     raise InputError(
                         f"run.dir={self.folder} is in use by another run{self._holder(LOCK)}; "
                         "wait for it, or choose another --run.dir"
@@ -80,13 +79,13 @@ class RunLock:
                     raise
                 self._announce(
                     f"{self.folder} is on a file system without locks ({error.strerror}); "
-                    f"the file {LEASE} in it keeps other runs out"
+                    f"its file {LEASE} keeps other runs out"
                 )
                 return self._acquire_lease(wait)
             time.sleep(0.1)
 
     def release(self) -> None:
-        """Give the lock back, and remove folders that `acquire` made if nothing else came into them."""
+        """Release the lock, and remove the folders that `acquire` created if they are empty."""
         self._released.set()
         if self._leased and self._reads_own_lease():
             (self.folder / LEASE).unlink(missing_ok=True)
@@ -95,12 +94,17 @@ class RunLock:
                 (self.folder / LOCK).unlink()
             os.close(self._descriptor)
             self._descriptor = None
-        with contextlib.suppress(OSError):  # the first one that is not empty ends it
+        with contextlib.suppress(OSError):  # stops at the first one that is not empty
             for path in self.new_folders:
                 path.rmdir()
 
-    def _try(self) -> bool:
-        """Lock the file; False if it was removed meanwhile, by the run that had the lock."""
+    def _lock_file(self) -> None:
+        """Lock the file.
+
+        Raises:
+            BlockingIOError: another run has locked it.
+            FileNotFoundError: another run has just removed it, or the folder.
+        """
         file = self.folder / LOCK
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         descriptor = os.open(file, flags, 0o644)
@@ -116,10 +120,9 @@ class RunLock:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
-        return True
 
     def _acquire_lease(self, wait: float) -> None:
-        lease, give_up = self.folder / LEASE, time.monotonic() + max(wait, LEASE_SECONDS + HEARTBEAT_SECONDS)
+        lease, deadline = self.folder / LEASE, time.monotonic() + max(wait, LEASE_SECONDS + HEARTBEAT_SECONDS)
         (self.folder / LOCK).unlink(missing_ok=True)
         while True:
             with contextlib.suppress(FileExistsError):
@@ -128,11 +131,11 @@ class RunLock:
                 os.close(descriptor)
                 break
             if self._is_stale(lease):
-                # Of several that see this, one renames it; whoever comes too late finds another one's lease, or none.
+                # Of several processes that get here, one renames it; the others find another lease, or none.
                 with contextlib.suppress(FileNotFoundError):
                     lease.rename(aside := self.folder / f"{LEASE}-{self._token}")
                     aside.unlink()
-            elif time.monotonic() > give_up:
+            elif time.monotonic() > deadline:
                 raise InputError(
                     f"run.dir={self.folder} is in use by another run{self._holder(LEASE)}; "
                     "wait for it, or choose another --run.dir"
@@ -142,14 +145,14 @@ class RunLock:
         threading.Thread(target=self._keep_alive, daemon=True, name="lease").start()
 
     def _is_stale(self, lease: Path) -> bool:
-        """Whether the holder of a lease is dead: its process is gone on this host, or the lease is too old."""
+        """Returns whether the holder of a lease is dead: its process on this host ended, or the lease is too old."""
         holder = self._read(LEASE)
-        here = {name: holder.get(name) for name in ("host", "pids")} == _place()
-        if here and isinstance(holder.get("pid"), int) and not _is_alive(holder["pid"]):
+        same_host = {name: holder.get(name) for name in ("host", "pids")} == _pid_namespace()
+        if same_host and isinstance(holder.get("pid"), int) and not _is_alive(holder["pid"]):
             return True
         probe = self.folder / f"{LEASE}-{self._token}"
         try:
-            probe.touch()  # by the file system's own clock, which may differ from this host's
+            probe.touch()  # uses the file system's clock, which may differ from this host's
             return probe.stat().st_mtime - lease.stat().st_mtime > LEASE_SECONDS
         except FileNotFoundError:
             return False
@@ -160,11 +163,11 @@ class RunLock:
         while not self._released.wait(HEARTBEAT_SECONDS):
             try:
                 if not self._reads_own_lease():
-                    if not self._released.is_set():  # `release` removes it, too
+                    if not self._released.is_set():  # `release` also removes it
                         self._on_lost("another run took its folder over")
                     break
                 os.utime(self.folder / LEASE)
-            except OSError:  # the disk is away for a moment
+            except OSError:  # the disk is unavailable for a moment
                 pass
 
     def _reads_own_lease(self) -> bool:
@@ -181,11 +184,11 @@ class RunLock:
             return {}
 
     def _description(self) -> bytes:
-        return json.dumps({"pid": os.getpid(), **_place(), "token": self._token}).encode()
+        return json.dumps({"pid": os.getpid(), **_pid_namespace(), "token": self._token}).encode()
 
 
-def _place() -> dict[str, str]:
-    """Where a process number means this process: the host, and the container on it."""
+def _pid_namespace() -> dict[str, str]:
+    """Returns where this process's number is valid: the host, and the container on it."""
     try:
         pids = os.readlink("/proc/self/ns/pid")
     except OSError:

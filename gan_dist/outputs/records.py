@@ -1,4 +1,4 @@
-"""What a run's JSON files hold, read with checks: objects, and files of one object a line."""
+"""Reads and writes a run's JSON files, with checks: single objects, and files with one object per line."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from gan_dist.files import MAX_JSON_BYTES, BadFile, parse_json_object, read_file
 
 Row = dict[str, Any]
 MAX_ROWS_BYTES = 2**30  # 2 million lines of metrics
-MAX_STEP = 2**53  # what JSON's numbers hold exactly
+MAX_STEP = 2**53  # largest integer that JSON numbers represent exactly
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        InputError: the file can't be read or holds no JSON object.
+        InputError: the file cannot be read or is not a JSON object.
     """
     try:
         return parse_json_object(read_file(file, MAX_JSON_BYTES))
@@ -30,10 +30,10 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_optional_json(file: Path) -> tuple[dict[str, Any], str]:
-    """Read a JSON object that a run can do without.
+    """Read a JSON object that a run does not require.
 
     Returns:
-        The object, empty where there is none; and what is wrong with the file, empty where nothing is.
+        The object, empty if the file is missing or damaged; and the damage, empty if there is none.
     """
     if not os.path.lexists(file):
         return {}, ""
@@ -47,7 +47,7 @@ def read_config(file: Path) -> Config:
     """Read the configuration of a run.
 
     Raises:
-        InputError: the file can't be read, or holds no configuration that this version knows and can use.
+        InputError: the file cannot be read, or is not a valid configuration of this version.
     """
     values = read_json(file)
     try:
@@ -60,39 +60,39 @@ def read_config(file: Path) -> Config:
 
 
 def read_floor(file: Path) -> dict[str, float]:
-    """The figures of real images that an evaluation left in floor.json; what is no number is left out."""
+    """Returns the figures of real images in floor.json, without entries that are not numbers."""
     return {name: float(value) for name, value in read_optional_json(file)[0].items() if is_number(value)}
 
 
 @dataclass(frozen=True)
 class DamagedLine:
-    """A line that is not what a run writes."""
+    """A line that no run writes."""
 
     number: int
-    """Its place in the file, from 1."""
+    """Line number, from 1."""
     content: bytes
     reason: str
 
 
 @dataclass(frozen=True)
 class Records:
-    """What a file of one JSON object a line holds."""
+    """The content of a file with one JSON object per line."""
 
     rows: list[Row]
-    """The valid lines, in their order. Each has its own "step", an int."""
+    """The valid lines in order. Each has a unique "step", an int."""
     damaged: list[DamagedLine]
     complete: bool = True
-    """The last line ends with a newline, so another one can be appended."""
+    """Whether the last line ends with a newline, so that another one can be appended."""
 
 
 def read_records(file: Path) -> Records:
-    """Read metrics.jsonl, evaluations.jsonl or hashes.jsonl. A damaged line costs no other line.
+    """Read metrics.jsonl, evaluations.jsonl or hashes.jsonl. A damaged line does not affect the others.
 
     Returns:
-        No rows where there is no file.
+        The rows; none if the file is missing.
 
     Raises:
-        InputError: it is not a regular file, can't be read, or is too large.
+        InputError: the file is not a regular file, cannot be read, or is too large.
     """
     if not os.path.lexists(file):
         return Records([], [])
@@ -119,26 +119,26 @@ def read_records(file: Path) -> Records:
 
 
 def read_json_lines(file: Path) -> list[Row]:
-    """The valid lines of a file of `read_records`."""
+    """Returns the valid lines of a file with one JSON object per line."""
     return read_records(file).rows
 
 
 class StepLines:
-    """A file of one JSON object a line, one line a step that is logged, no step twice: metrics.jsonl and its kin."""
+    """A file such as metrics.jsonl: one JSON object per line, one line per logged step, no step twice."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
 
     def read(self) -> Records:
-        """As `read_records`."""
+        """Read the file with `read_records`."""
         return read_records(self.file)
 
     def rewrite(self, read: Records, kept: Sequence[Row], announce: Callable[[str], None]) -> None:
-        """Leave only some of the rows in the file. Damaged lines move to a file beside, FILE.damaged.
+        """Keep only some of the rows. Damaged lines are moved to FILE.damaged.
 
         Args:
-            read: what `read` returned.
-            kept: those of its rows that stay.
+            read: the result of `read`.
+            kept: the rows to keep.
             announce: called with one line if there are damaged lines.
         """
         if read.damaged:
@@ -153,22 +153,23 @@ class StepLines:
                 f"(line {numbers}: the first {read.damaged[0].reason}); the other {len(read.rows)} are used"
             )
         if read.damaged or len(kept) < len(read.rows) or not read.complete:
-            with replacing(self.file) as beside:
-                beside.write_text("".join(_line(row) for row in kept))
+            with replacing(self.file) as temporary:
+                temporary.write_text("".join(_line(row) for row in kept))
 
     def append(self, row: Mapping[str, Any]) -> None:
+        """Append a row."""
         with open(self.file, "a") as stream:
             stream.write(_line(row))
 
     def sync(self) -> None:
-        """Have the disk keep the lines through a power failure."""
+        """Sync the lines to the disk, so that they survive a power failure."""
         if self.file.exists():
             sync(self.file)
             sync(self.file.parent)
 
 
 def is_number(value: Any) -> bool:
-    """Whether a JSON value is a number that a float can hold (NaN and infinity, which Python writes, included)."""
+    """Returns whether a JSON value is a number that fits in a float. NaN and infinity, which Python writes, do."""
     return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1000)
 
 
@@ -194,7 +195,7 @@ def _check_evaluation(row: Row) -> None:
     if not (isinstance(intervals, dict) and all(map(_is_interval, intervals.values()))):
         raise BadFile("has intervals that are not pairs of numbers")
     if not isinstance(row.get("classifier", ""), str):
-        raise BadFile("has a classifier that is no text")
+        raise BadFile("has a classifier that is not a string")
 
 
 def _check_hashes(row: Row) -> None:
@@ -202,17 +203,17 @@ def _check_hashes(row: Row) -> None:
     if not (isinstance(hashes, dict) and all(isinstance(value, str) for value in hashes.values())):
         raise BadFile("has no hashes")
     if not (isinstance(differ, list) and all(isinstance(name, str) for name in differ)):
-        raise BadFile("has a ranks_differ that is no list of names")
+        raise BadFile("has a ranks_differ that is not a list of names")
 
 
 def _require_numbers(row: Row, required: Sequence[str], other: Sequence[str] = ()) -> None:
-    """Every figure is a number or null, and the required ones are finite."""
+    """Check that every figure is a number or null, and that the required ones are finite."""
     for name in required:
         if not (is_number(row.get(name)) and abs(row[name]) < float("inf")):
             raise BadFile(f"has no number {name}")
     for name, value in row.items():
         if name not in other and value is not None and not is_number(value):
-            raise BadFile(f"has a {name} that is no number")
+            raise BadFile(f"has a {name} that is not a number")
 
 
 def _is_interval(value: Any) -> bool:

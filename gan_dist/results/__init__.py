@@ -1,1 +1,1 @@
-"""What is made of a run after it."""
+"""What users do with a run folder: sample, evaluate, diagnose, compare."""

@@ -1,4 +1,4 @@
-"""Where two runs part: the first step and the tensors, from the hashes that both wrote down."""
+"""The first step and the tensors in which two runs differ, from the hashes that both recorded."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from gan_dist.outputs.records import read_json_lines
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What two runs have in common, as far as their hashes tell."""
+class HashComparison:
+    """A comparison of two runs at the steps that both hashed."""
 
-    steps: list[int]
-    """Steps that both hashed and that are equal, up to the first that is not."""
-    parted_at: int | None
-    """The first step that both hashed and that differs."""
+    equal_steps: list[int]
+    """The steps before the first difference."""
+    differs_at: int | None
+    """The first step with a difference; None if there is none."""
     tensors: list[str]
-    """The tensors that differ there, networks before optimizers."""
+    """The tensors that differ at this step, networks before optimizers."""
 
     def describe(self) -> str:
-        """One line for a person."""
-        last = f"equal at step {self.steps[-1]:,}" if self.steps else "not equal at any step that both hashed"
-        if self.parted_at is None:
-            return f"the runs are equal at all {len(self.steps)} steps that both hashed, the last {self.steps[-1]:,}"
-        shown = ", ".join(self.tensors[:4]) + (", …" if len(self.tensors) > 4 else "")
-        return f"the runs part at step {self.parted_at:,}, {last}; {len(self.tensors)} tensors differ: {shown}"
+        """One line for the console."""
+        if self.differs_at is None:
+            return f"the runs are equal at all {len(self.equal_steps)} hashed steps, the last {self.equal_steps[-1]:,}"
+        last = f"are equal at step {self.equal_steps[-1]:,}" if self.equal_steps else "are equal at no hashed step"
+        names = ", ".join(self.tensors[:4]) + (", …" if len(self.tensors) > 4 else "")
+        return f"the runs {last} and differ at step {self.differs_at:,} in {len(self.tensors)} tensor(s): {names}"
 
 
-def compare_hashes(a: Path, b: Path) -> Comparison:
-    """Find the first step where two runs part.
+def compare_hashes(a: Path, b: Path) -> HashComparison:
+    """Find the first step in which two runs differ.
 
     Args:
         a, b: run folders.
 
     Raises:
-        InputError: one wrote no hashes, or they have no step in common.
+        InputError: one has no hashes, or they have no step in common.
     """
     first, second = _hashes(a), _hashes(b)
     common = sorted(first.keys() & second.keys())
@@ -45,10 +45,10 @@ def compare_hashes(a: Path, b: Path) -> Comparison:
         raise InputError(f"{a} and {b} hashed no step in common; give both the same --train.log-hashes")
     for i, step in enumerate(common):
         names = {**first[step], **second[step]}
-        differ = [name for name in names if first[step].get(name) != second[step].get(name)]
-        if differ:
-            return Comparison(common[:i], step, differ)
-    return Comparison(common, None, [])
+        differing = [name for name in names if first[step].get(name) != second[step].get(name)]
+        if differing:
+            return HashComparison(common[:i], step, differing)
+    return HashComparison(common, None, [])
 
 
 def _hashes(run: Path) -> dict[int, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""How good a run's generator is: figures of what it makes, beside the same figures of real images."""
+"""Evaluation of a run's generator: figures of its images, and the same figures of real images."""
 
 from __future__ import annotations
 
@@ -10,42 +10,52 @@ from rich.console import Console
 from rich.table import Table
 
 from gan_dist.config import MIN_EVALUATED, DataConfig, DataSource, InputError, Weights
+from gan_dist.data.images import ImageSet
 from gan_dist.data.pixels import quantize
-from gan_dist.data.sources import load_images, load_labelled, settled
-from gan_dist.evaluation.classifier import TrainedClassifier, classifier_bytes, classifier_for, train_classifier
-from gan_dist.evaluation.metrics import compute_figures, real_figures
-from gan_dist.evaluation.observations import Estimate, observe
+from gan_dist.data.sources import load_images, load_labelled, pin_source
+from gan_dist.evaluation.classifier_file import TrainedClassifier, classifier_bytes
+from gan_dist.evaluation.classifier_training import classifier_for, train_classifier
+from gan_dist.evaluation.estimates import Estimate
+from gan_dist.evaluation.features import extract_features
+from gan_dist.evaluation.floor import real_figures
+from gan_dist.evaluation.metrics import compute_figures
 from gan_dist.evaluation.reference import reference_for
 from gan_dist.files import replacing, write_json
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import read_config, read_optional_json
-from gan_dist.results.generate import generate, generator_file, is_generator_file, read_generator
+from gan_dist.results.generator import generator_file, is_generator_file, read_generator
+from gan_dist.results.sample import generate_images
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `gan-dist evaluate` found."""
+    """The result of `gan-dist evaluate`."""
 
     run: str
     count: int
-    """Images generated."""
+    """Number of generated images."""
     seed: int
-    """Of their latents."""
+    """Random seed of their latents."""
     generator: str
-    """The file of the generator."""
+    """File of the generator."""
     step: int
-    """The step that the generator comes from."""
+    """Step of the generator."""
     classifier: str
-    """Its id: only figures of the same one can be compared."""
+    """Id of the classifier. Figures of different classifiers are not comparable."""
     classifier_accuracy: float
     data: dict[str, str | int | None]
-    """Where the real images came from."""
+    """Provenance of the real images."""
     figures: dict[str, Estimate]
     real: dict[str, Estimate]
-    """The same figures of real images, as near as a generator can be expected to come."""
+    """The same figures of real images. A generator can't be expected to be better."""
+
+    def title(self) -> str:
+        """One line for the console."""
+        accuracy = f"{100 * self.classifier_accuracy:.2f} % accuracy"
+        return f"{self.generator}, step {self.step:,}: {self.count:,} images, classifier {self.classifier} ({accuracy})"
 
     def table(self) -> Table:
-        """For a person: each figure, its interval, and that of real images beside it."""
+        """A table for the console: each figure with its interval and its value for real images."""
         table = Table()
         for name in ("figure", "generated", "95 % interval", "real"):
             table.add_column(name, justify="left" if name == "figure" else "right")
@@ -65,16 +75,16 @@ def evaluate_run(
     source: DataSource | None = None,
     weights: Weights = "average",
 ) -> Evaluation:
-    """Evaluate the generator of a run, show the figures, and write them to RUN/evaluation.json.
+    """Evaluate the generator of a run, print the figures, and write them to RUN/evaluation.json.
 
     Args:
-        run: the run's folder, which may still be training; or one of its .safetensors files, wherever that lies. Then
-            the figures of NAME.safetensors are written to NAME-evaluation.json beside it, and the real images are those
-            that its metadata name.
-        announce: called with one line above the figures, and one where something else is used than one would expect.
-        count: images to generate (>= MIN_EVALUATED).
-        seed: other images for another.
-        root, source: where the real images are, if not where the run had them.
+        run: the run's folder, which may still be training; or one of its .safetensors files, in any folder. Then the
+            figures of NAME.safetensors are written to NAME-evaluation.json beside it, and the real images are those of
+            its metadata.
+        announce: called with one line above the figures, and with one line for each fallback.
+        count: number of images to generate (>= MIN_EVALUATED).
+        seed: random seed of their latents.
+        root, source: location of the real images, if it differs from the run's.
         weights: which generator of the run, as in `load_generator`.
 
     Raises:
@@ -82,27 +92,22 @@ def evaluate_run(
             be written.
     """
     if count < MIN_EVALUATED:
-        raise InputError(f"count={count} can't be used: figures need at least {MIN_EVALUATED} images")
+        raise InputError(f"count={count} is not supported: an evaluation needs at least {MIN_EVALUATED} images")
     used = generator_file(run, weights)
     generator, config, step = read_generator(used)
-    folder, file = RunFolder(run), RunFolder(run).evaluation
-    if is_generator_file(run):
-        folder, file = RunFolder(run.parent), run.with_name(f"{run.stem}-evaluation.json")
-    else:
-        config = read_config(folder.config)  # after a resume the data may be elsewhere
+    is_file = is_generator_file(run)
+    folder = RunFolder(run.parent if is_file else run)
+    if not is_file:
+        config = read_config(folder.config)  # a resume may have changed the location of the data
     trained_on = _provenance(folder.environment, announce)
     data = _data(config.data, trained_on.get("source"), root, source)
     train = load_images(data, announce)
-    if generator.shape != train.shape:
-        raise InputError(
-            f"{used} makes images (C, H, W) of {generator.shape}, but those of {train.provenance.file} are of "
-            f"{train.shape}; give the data that the run was trained on with --data.root"
-        )
+    _check_shape(used, generator.shape, train)
     if train.provenance.sha256 != trained_on.get("sha256", train.provenance.sha256):
-        announce(f"{run} was trained on other images than those of {train.provenance.file}: mind what is compared")
+        announce(f"{run} was trained on other images than those of {train.provenance.file}, which are used here")
     classifier = classifier_for(data, announce)
     reference = reference_for(data, train, classifier, announce)
-    observed = observe(classifier.network, quantize(generate(generator, count, seed)))
+    images = extract_features(classifier.network, quantize(generate_images(generator, count, seed)))
     evaluation = Evaluation(
         run=str(run),
         count=count,
@@ -112,35 +117,45 @@ def evaluate_run(
         classifier=classifier.id,
         classifier_accuracy=classifier.accuracy,
         data=train.provenance.to_dict(),
-        figures=compute_figures(observed, reference),
+        figures=compute_figures(images, reference),
         real=real_figures(reference, count, train.stack),
     )
-    try:
-        write_json(file, asdict(evaluation))
-    except OSError as error:
-        raise InputError(f"{file} can't be written ({error.strerror}); make {file.parent} writable") from error
-    announce(
-        f"{used}, step {step:,}: {count:,} images, classifier {classifier.id} ({100 * classifier.accuracy:.2f} % right)"
-    )
+    _write(evaluation, run.with_name(f"{run.stem}-evaluation.json") if is_file else folder.evaluation)
+    announce(evaluation.title())
     Console().print(evaluation.table())
     return evaluation
 
 
+def _check_shape(generator: Path, shape: object, images: ImageSet) -> None:
+    if shape != images.shape:
+        raise InputError(
+            f"{generator} generates images (C, H, W) of shape {shape}, but those of {images.provenance.file} are of "
+            f"shape {images.shape}; give the training data of the run with --data.root"
+        )
+
+
+def _write(evaluation: Evaluation, file: Path) -> None:
+    try:
+        write_json(file, asdict(evaluation))
+    except OSError as error:
+        raise InputError(f"{file} can't be written ({error.strerror}); make {file.parent} writable") from error
+
+
 def _provenance(environment: Path, announce: Callable[[str], None]) -> dict[str, str]:
-    """What the run noted of its data: "source" and "sha256", as far as it noted them."""
-    noted, damage = read_optional_json(environment)
+    """ "source" and "sha256" of the run's data, as far as environment.json has them."""
+    recorded, damage = read_optional_json(environment)
     if damage:
-        announce(f"{environment} {damage}: whether the real images are those of the training is not checked")
-    data = noted.get("data")
+        announce(f"{environment} {damage}; the real images are not compared with the training images")
+    data = recorded.get("data")
     known = data if isinstance(data, dict) else {}
     return {name: known[name] for name in ("source", "sha256") if isinstance(known.get(name), str)}
 
 
 def _data(data: DataConfig, used: str | None, root: Path | None, source: DataSource | None) -> DataConfig:
-    """The run's data set, at the source that it came from then, unless another place is given."""
+    """The run's data set: at the given location, else at the source that the run used."""
     if root is not None or source is not None:
         return replace(data, root=root or data.root, source=source or "local")
-    return data if used is None else settled(data, used)
+    return data if used is None else pin_source(data, used)
 
 
 def make_shipped_classifier(

@@ -15,21 +15,24 @@ from gan_dist.config import (
     validate,
     warnings,
 )
+from gan_dist.data.images import ImageSet
 from gan_dist.data.loader import make_loader
 from gan_dist.data.order import GlobalBatches
-from gan_dist.data.sources import ImageSet
 from gan_dist.data.store import ResidentImages
 from gan_dist.distributed.agreement import check_same_folder, check_same_start
-from gan_dist.distributed.launcher import fix_kernels, launch_advice, on_main_process, start_accelerator
+from gan_dist.distributed.launch_command import launch_warnings
+from gan_dist.distributed.launcher import start_accelerator
+from gan_dist.distributed.machine import fix_kernels
+from gan_dist.distributed.main_process import on_main_process
 from gan_dist.distributed.preemption import StopAgreement, StopRequest
-from gan_dist.gan.guard import Guard
+from gan_dist.gan.guard import NonfiniteGuard
 from gan_dist.gan.latents import fixed_latents
 from gan_dist.models.average import make_average
 from gan_dist.outputs.checkpoint import Checkpoints
 from gan_dist.outputs.console import Console
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.pictures import COUNT
-from gan_dist.outputs.trackers.wandb import WandbTracker
+from gan_dist.outputs.trackers import make_tracker
 from gan_dist.outputs.writer import Writer
 from gan_dist.trainer import session
 from gan_dist.trainer.evaluator import Evaluator
@@ -69,14 +72,28 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
     Raises:
         InputError: the same one on every rank.
     """
-    rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     config = settle_config(config, accelerator)
-    console = Console(speaks=accelerator.is_main_process)
-    for line in launch_advice(ranks) + warnings(config):
+    console = Console(enabled=accelerator.is_main_process)
+    for line in launch_warnings(accelerator.num_processes) + warnings(config):
         console.announce(line)
     # Rank 0 reads and broadcasts what it read: every rank starts from the same, and needs no file of its own.
     start = on_main_process(accelerator, lambda: find_start(config, folder, console.announce, request))
     config = settle_folder(config, folder, start, accelerator)
+    trainer = assemble(config, start, folder, request, accelerator, console)
+    begin(trainer, start)
+    return trainer
+
+
+def assemble(
+    config: Config,
+    start: Start,
+    folder: RunFolder,
+    request: StopRequest,
+    accelerator: Accelerator,
+    console: Console,
+) -> Trainer:
+    """The trainer of a run, in its initial state."""
+    rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     schedule = Schedule(config, len(start.images.images))
 
     networks = build_networks(config, start, accelerator, console.announce)
@@ -84,7 +101,7 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
     profiler = Profiler(config.profile and rank == 0, folder.profile, device, console.announce)
     reduction = profiler.timed(make_reduction(config.train, ranks, memory.gather if memory else None))
     window = min(config.log.every_steps, schedule.total_steps)
-    guard = Guard(window, rank, ranks, device, scaled=accelerator.scaler is not None)
+    guard = NonfiniteGuard(window, rank, ranks, device, scaled=accelerator.scaler is not None)
     penalty_factor = torch.ones((), device=device)
     gan = build_gan(config, networks, reduction, guard, penalty_factor, accelerator)
     if device.type == "cpu":
@@ -92,11 +109,11 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
         choose_threads(gan, start.images.shape, share, reduction.exact, config.train.threads is None, console.announce)
     batches, loader = build_loader(config, start.images, schedule, accelerator)
     found = start.checkpoint
-    trainer = Trainer(
+    return Trainer(
         config=config,
         accelerator=accelerator,
         gan=gan,
-        ema=make_average(config.ema, networks.generator, config.train.batch_size),
+        ema=make_average(config.ema, networks.generator, gan.generator_update.weights, config.train.batch_size),
         batches=batches,
         loader=loader,
         schedule=schedule,
@@ -111,7 +128,7 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
         writer=Writer(on_failure=request.ask),
         folder=folder,
         checkpoints=Checkpoints(folder.checkpoints, config.checkpoint.keep, schedule.is_permanent, start.run_id),
-        tracker=WandbTracker(accelerator, config.wandb, folder, console.announce),
+        tracker=make_tracker(config, accelerator, folder, console.announce),
         console=console,
         profiler=profiler,
         images=start.images,
@@ -119,8 +136,6 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
         fixed_latents=fixed_latents(config.train.seed, COUNT, config.model.latent_dim).to(device),
         timing=Timing(found.state["seconds"], found.state["evaluating_seconds"]) if found else Timing(),
     )
-    begin(trainer, start)
-    return trainer
 
 
 def settle_config(config: Config, accelerator: Accelerator) -> Config:

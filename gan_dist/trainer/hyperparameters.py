@@ -1,4 +1,4 @@
-"""What changes in the course of a run: the learning rate, and the weight of R1 and R2."""
+"""Hyperparameters that change during a run: the learning rate, and the weight of R1 and R2."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from gan_dist.trainer.schedule import Schedule
 
 
 def round_to_float32(number: float) -> float:
-    """As a float32 tensor holds it: the fused optimizers compute with a learning rate in double precision."""
+    """Round a number as a float32 tensor does; the fused optimizers take a Python float in double precision."""
     return float(torch.tensor(number, dtype=torch.float32))
 
 
 class Hyperparameters:
-    """Sets both before each step, as functions of the step: there is nothing to save.
+    """Sets the hyperparameters before each step. They are functions of the step, so there is no state to save.
 
     Args:
-        schedule: says what they are.
-        generator, discriminator: optimizers of one group of parameters. A learning rate that is a tensor is changed in
-            place, so that a CUDA graph reads it.
-        factor: of the gammas; changed in place.
+        schedule: defines their values.
+        generator, discriminator: optimizers with one parameter group. A learning rate that is a tensor is changed in
+            place, so that a CUDA graph reads the new value.
+        factor: multiplier of the gammas; changed in place.
     """
 
     def __init__(
@@ -34,12 +34,12 @@ class Hyperparameters:
         self.factor = factor
 
     def set(self, step: int) -> None:
-        """Make ready for step `step` (from 1)."""
+        """Set the values of step `step` (from 1)."""
         if self.schedule.constant:
             return
         rate = self.schedule.learning_rate(step)
         for optimizer, multiple in self.optimizers:
-            group = optimizer.param_groups[0]  # another one after a checkpoint was loaded
+            group = optimizer.param_groups[0]  # loading a checkpoint replaces it
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate * multiple)
             else:

@@ -9,7 +9,7 @@ from typing import NoReturn
 import torch
 
 from gan_dist.config import STOPPED_EXIT_CODE, Config, InputError, Stopped, TrainingFailed
-from gan_dist.distributed.launcher import on_main_process
+from gan_dist.distributed.main_process import on_main_process
 from gan_dist.distributed.peers import Peers
 from gan_dist.distributed.preemption import StopRequest
 from gan_dist.gan.steps import discriminator_step, generator_step
@@ -132,7 +132,7 @@ def raise_failure(error: BaseException, peers: Peers, trainer: Trainer | None) -
     lost, step = peers.find_lost(error), trainer.step if trainer else 0
     reason = f"{type(error).__name__}: {error}"
     if lost:
-        reason = f"step {step + 1:,} {lost.message}; the same command goes on from the newest checkpoint"
+        reason = f"step {step + 1:,} {lost.message}; the same command continues from the latest checkpoint"
     if trainer is not None and trainer.is_main:
         with contextlib.suppress(OSError):  # the disk may be what failed
             session.end(trainer, "failed", reason)

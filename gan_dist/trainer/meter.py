@@ -1,4 +1,4 @@
-"""Means over a window of steps and all ranks, kept on the device until somebody asks."""
+"""Means over a window of steps and all ranks, accumulated on the device."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ METRICS = ("loss/discriminator", "loss/generator", "score/real", "score/fake")  
 
 
 class Meter:
-    """Collects each step's figures without waiting for the device.
+    """Collects the statistics of each step without waiting for the device.
 
-    A window's means are taken from the same numbers in the same order however the batch was spread over ranks, and
-    whether or not the run was stopped inside the window: `state` holds the steps so far, not a sum of them.
+    The means of a window are computed from the same numbers in the same order for any number of ranks, and whether or
+    not the run was stopped inside the window: `state` holds the individual steps, not their sum.
 
     Args:
-        names: of the figures.
-        window: the most steps between two calls of `close_window`, or from a resume to the first of them.
-        parts: parts of a rank's share that bring figures of their own.
+        names: names of the statistics.
+        window: maximum number of steps between two calls of `close_window`, or between a resume and the first call.
+        parts: number of parts of a rank's batch with separate statistics.
         gather: (k, ...) of this rank -> (ranks * k, ...) of all, in the order of the ranks; `Accelerator.gather`.
-        ranks: how many there are.
-        device: where the figures are.
+        ranks: number of ranks.
+        device: device of the statistics.
     """
 
     def __init__(
@@ -42,30 +42,30 @@ class Meter:
         self.gather = gather
         self.ranks = ranks
         self.rows = torch.zeros(window, len(self.names), parts, device=device)
-        self.count = 0  # rows of this window that this rank holds
-        self.earlier = np.zeros((0, len(self.names)))  # those from before a resume
+        self.count = 0  # steps of the open window on this rank
+        self.earlier = np.zeros((0, len(self.names)))  # steps of the open window before a resume
 
     def add(self, stats: Stats) -> None:
-        """Take in one step of this rank: (parts,) for each name."""
+        """Add one step of this rank: (parts,) for each name."""
         torch.stack([stats[name] for name in self.names], out=self.rows[self.count])
         self.count += 1
 
     def means(self) -> dict[str, float | None]:
-        """Means over the window so far and over all ranks. A collective: every rank must reach it.
+        """Means over the open window and all ranks. A collective: every rank must reach it.
 
-        Steps whose figure is NaN or infinite are left out of its mean; None if no step is left.
+        Steps with a NaN or infinite value are excluded from the mean; None if no step is left.
         """
         columns = self._steps().T
         finite = [column[np.isfinite(column)] for column in columns]
         return {name: float(c.mean()) if len(c) else None for name, c in zip(self.names, finite, strict=True)}
 
     def close_window(self) -> None:
-        """The next step begins a new window."""
+        """Start a new window with the next step."""
         self.count, self.earlier = 0, self.earlier[:0]
 
     @property
     def is_open(self) -> bool:
-        """Whether the window has steps."""
+        """Whether the open window has any steps."""
         return self.count + len(self.earlier) > 0
 
     def state(self) -> list[list[float]]:
@@ -73,12 +73,12 @@ class Meter:
         return self._steps().tolist()
 
     def load_state(self, steps: list[list[float]]) -> None:
-        """Go on inside the window that `state` described, on any number of processes."""
+        """Restore `state`, on any number of processes."""
         self.count = 0
         self.earlier = np.array(steps, dtype=np.float64).reshape(-1, len(self.names))
 
     def _steps(self) -> Float[np.ndarray, "steps metrics"]:
-        """The global batch's figures, step by step. In double precision, part after part: one order for all."""
+        """The statistics of the global batch per step, in double precision and in an order independent of the ranks."""
         rows = self.gather(self.rows[: self.count]).cpu().double().numpy()
         rows = rows.reshape(self.ranks, self.count, *self.rows.shape[1:])  # (ranks, steps, metrics, parts)
         parts = [rows[rank, :, :, part] for rank in range(self.ranks) for part in range(rows.shape[-1])]

@@ -17,10 +17,10 @@ from gan_dist.config import (
     PenaltyConfig,
     TrainConfig,
 )
-from gan_dist.distributed.launcher import on_main_process
-from gan_dist.distributed.peers import ROLL_CALL
+from gan_dist.distributed.main_process import on_main_process
+from gan_dist.distributed.peers import PING_SECONDS
 from gan_dist.distributed.shared_memory import SharedMemory
-from gan_dist.gan.guard import Guard
+from gan_dist.gan.guard import NonfiniteGuard
 from gan_dist.gan.latents import InterpolationWeights, Latents
 from gan_dist.gan.losses import LOSSES
 from gan_dist.gan.penalties import Critic, NoPenalty, OneCenteredPenalty, ZeroCenteredPenalty
@@ -109,7 +109,7 @@ def build_gan(
     config: Config,
     networks: Networks,
     reduction: Reduction,
-    guard: Guard,
+    guard: NonfiniteGuard,
     penalty_factor: Float[Tensor, ""],
     accelerator: Accelerator,
 ) -> Gan:
@@ -136,8 +136,8 @@ def build_gan(
     )
     interpolation_weights = InterpolationWeights(seed, (batch_size,), rank, ranks, device)
     return Gan(
-        generator=generator_update.working,
-        discriminator=discriminator_update.working,
+        generator=generator_update.forward_network,
+        discriminator=discriminator_update.forward_network,
         generator_update=generator_update,
         discriminator_update=discriminator_update,
         loss=LOSSES[config.train.loss],
@@ -161,9 +161,9 @@ def make_critic(
         return ZeroCenteredPenalty(update.full_precision, config.r1, config.r2, factor)
     if config.gradient:
         return OneCenteredPenalty(update.full_precision, config.gradient, weights)
-    return NoPenalty(update.working)
+    return NoPenalty(update.forward_network)
 
 
 def collective_timeout(config: Config) -> float:
-    """Seconds that a collective waits: the roll call that follows has to end within distributed.timeout."""
-    return config.distributed.timeout - ROLL_CALL
+    """Seconds that a collective waits: the ping that follows must end within distributed.timeout."""
+    return config.distributed.timeout - PING_SECONDS

@@ -1,4 +1,4 @@
-"""Where the time of a run goes: a trace of a few steps, and the phases of all of them."""
+"""Where the time goes: a trace of a few steps, and the time per phase of all steps."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.profiler import profile, record_function
+from torch.profiler import profile, record_function, schedule
 
 from gan_dist.files import replacing, write_json
 from gan_dist.gan.reduction import Reduction
 
 PHASES = ("data", "discriminator step", "generator step", "outputs")  # of a step, in their order
-COMMUNICATION = "communication"  # taken out of those that it is part of
-WARM_UP = 10  # steps of a session that are not counted: allocators and threads find their feet
-TRACED = (50, 60)  # the first and the last one of a session
+COMMUNICATION = "communication"  # subtracted from the phases that contain it
+WARM_UP = 10  # steps of a session that are not counted: allocators and thread pools warm up
+TRACED = (50, 60)  # first and last traced step of a session
 
 
 class Profiler:
-    """Watches a session of a run: the loop says when a phase is over.
+    """Profiles a session: the loop reports the end of each phase.
 
     Args:
-        watches: False makes an object that does nothing.
+        watches: False: do nothing.
         folder: gets trace.json (for Perfetto or chrome://tracing) and phases.json.
-        device: waited for at the end of every phase, so that its work counts where it was asked for. So a watched run
-            is a little slower than others where the device works by itself.
-        announce: called with one line if a file can't be written.
+        device: synchronized at the end of every phase, so that its work counts for the phase that launched it. On an
+            asynchronous device this slows training down a little.
+        announce: called with one line if a file is not writable.
     """
 
     def __init__(self, watches: bool, folder: Path, device: torch.device, announce: Callable[[str], None]) -> None:
@@ -42,61 +42,62 @@ class Profiler:
         self.announce = announce
         self.seconds = dict.fromkeys((*PHASES[:-1], COMMUNICATION, PHASES[-1]), 0.0)
         self.steps = 0
-        """Steps that are in `seconds`."""
+        """Number of steps in `seconds`."""
         self._step = 1
-        """The step under way, from 1 in each session."""
+        """The current step, from 1 in each session."""
         self._last = self._communicated = 0.0
-        self._tracer: profile | None = None
+        steps = {"wait": TRACED[0] - 2, "warmup": 1, "active": TRACED[1] - TRACED[0] + 1, "repeat": 1}
+        self._tracer = profile(schedule=schedule(**steps), on_trace_ready=self._export) if watches else None
+        self._traces = False
+        """Whether the tracer has been started and not stopped."""
         self._span: record_function | None = None
 
     def begin(self) -> None:
-        """The loop starts: its first phase begins."""
+        """Start the first phase."""
         if self.watches:
-            os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it complains where there is no GPU
+            if self._tracer is not None and not self._traces:  # training may start again after a rollback
+                os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it warns if there is no GPU
+                self._tracer.start()
+                self._traces = True
             self._last = self._now()
 
     def end_phase(self, phase: str) -> None:
-        """A phase is over, the next of PHASES begins.
-
-        Args:
-            phase: which one.
-        """
+        """End a phase and start the next one of PHASES."""
         if not self.watches:
             return
         now = self._now()
-        if self._step > WARM_UP and self._tracer is None:
+        if self._step > WARM_UP and not TRACED[0] - 1 <= self._step <= TRACED[1]:  # the tracer slows its steps down
             self.seconds[phase] += now - self._last - self._communicated
             self.seconds[COMMUNICATION] += self._communicated
             self.steps += phase == PHASES[-1]
         self._communicated = 0.0
         if self._span is not None:
             self._span.__exit__(None, None, None)
+            self._span = None
         if phase == PHASES[-1]:
-            if self._step == TRACED[1]:
-                self._end_trace()
             self._step += 1
-            if self._step == TRACED[0]:
-                self._tracer = profile()
-                self._tracer.start()
-        if self._tracer is not None:
+            if self._tracer is not None:
+                self._tracer.step()
+        if self._is_tracing:
             self._span = record_function(PHASES[(PHASES.index(phase) + 1) % len(PHASES)])
             self._span.__enter__()
         self._last = self._now()
 
     def timed(self, reduction: Reduction) -> Reduction:
-        """The same reduction, whose time counts as communication: waiting for the others is part of it."""
+        """The same reduction, with its time counted as communication. That includes waiting for other ranks."""
         return _TimedReduction(reduction, self) if self.watches else reduction
 
     def end(self) -> dict[str, str]:
-        """Write what was seen.
+        """Write the trace and the phases.
 
         Returns:
-            Phase -> its time in words, for people; nothing if no step was counted.
+            Phase -> its time as text; empty if no step was counted.
         """
         if not self.watches:
             return {}
-        if self._tracer is not None:  # the session was shorter
-            self._end_trace()
+        if self._tracer is not None and self._traces:
+            self._tracer.stop()  # exports the trace of a session that ended inside TRACED
+            self._traces = False
         if not self.steps:
             return {}
         each = {phase: 1e3 * seconds / self.steps for phase, seconds in self.seconds.items()}
@@ -107,20 +108,20 @@ class Profiler:
         return shown | {"a step": f"{whole:8.3f} ms", "trace, phases": str(self.folder)}
 
     def communicate(self, work: Callable[[], None]) -> None:
-        """Do `work`, whose time counts as communication and not for the phase that it is part of."""
+        """Call `work` and count its time as communication instead of the phase that contains it."""
         if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            work()  # played back inside the step, where no clock can be looked at
+            work()  # replayed as part of a graph, where no clock can be read
         else:
             began = self._now()
-            with record_function(COMMUNICATION) if self._tracer is not None else contextlib.nullcontext():
+            with record_function(COMMUNICATION) if self._is_tracing else contextlib.nullcontext():
                 work()
             self._communicated += self._now() - began
 
-    def _end_trace(self) -> None:
-        assert self._tracer is not None
-        tracer, self._tracer, self._span = self._tracer, None, None
-        tracer.stop()
+    @property
+    def _is_tracing(self) -> bool:
+        return self._traces and TRACED[0] <= self._step <= TRACED[1]
 
+    def _export(self, tracer: profile) -> None:
         def export(file: Path) -> None:
             with replacing(file) as beside:
                 tracer.export_chrome_trace(str(beside))
@@ -131,8 +132,8 @@ class Profiler:
         try:
             self.folder.mkdir(exist_ok=True)
             write(self.folder / name)
-        except OSError as error:  # a profile is no reason to lose a run
-            self.announce(f"{self.folder / name} can't be written ({error.strerror or error})")
+        except OSError as error:  # a profile must not end a run
+            self.announce(f"{self.folder / name} is not writable ({error.strerror or error})")
 
     def _now(self) -> float:
         if self.device.type != "cpu":
@@ -142,7 +143,7 @@ class Profiler:
 
 @dataclass(frozen=True)
 class _TimedReduction:
-    """A reduction and who looks at the clock."""
+    """A reduction whose time a profiler counts as communication."""
 
     reduction: Reduction
     profiler: Profiler

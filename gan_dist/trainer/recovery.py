@@ -1,30 +1,31 @@
-"""Going back: to the newest checkpoint when a run is started again, and when a step went wrong."""
+"""Restoring a checkpoint: when a run is resumed, and after a non-finite step."""
 
 from __future__ import annotations
 
-from gan_dist.distributed.launcher import on_main_process
-from gan_dist.gan.guard import NotFinite
+from gan_dist.distributed.main_process import on_main_process
+from gan_dist.gan.guard import NonfiniteUpdate
 from gan_dist.models import build_pair
 from gan_dist.models.average import Average
-from gan_dist.outputs.checkpoint import Checkpoint, load_optimizer_tensors
-from gan_dist.trainer.session import go_back_to
-from gan_dist.trainer.start import newest_checkpoint
+from gan_dist.outputs.checkpoint_format import Checkpoint
+from gan_dist.outputs.optimizer_state import load_optimizer_tensors
+from gan_dist.trainer.session import truncate_records
+from gan_dist.trainer.start import latest_checkpoint
 from gan_dist.trainer.state import Best, Trainer
 
 
 class NonfiniteStep(Exception):
-    """The steps since the last look are worth nothing: one of them was not finite. The same on every rank."""
+    """A step since the last check was not finite: discard all steps since then. The same on every rank."""
 
-    def __init__(self, finding: NotFinite) -> None:
+    def __init__(self, finding: NonfiniteUpdate) -> None:
         super().__init__(finding.describe())
         self.finding = finding
 
 
 def check_nonfinite(trainer: Trainer) -> None:
-    """Look at what the guard saw since the last look. Every rank sees the same.
+    """Check the updates since the last call for NaN and infinity. Every rank gets the same result.
 
     Raises:
-        BadStep: the run has to go back to before it.
+        NonfiniteStep: the run has to return to the state before it.
     """
     found = trainer.guard.collect(trainer.step)
     if not found:
@@ -32,39 +33,39 @@ def check_nonfinite(trainer: Trainer) -> None:
     if trainer.config.train.on_nonfinite != "skip":
         raise NonfiniteStep(found[0])
     trainer.updates_skipped += len(found)
-    trainer.console.announce(f"{found[0].describe()}; updates skipped since the last look: {len(found)}")
+    trainer.console.announce(f"{found[0].describe()}; updates skipped since the last check: {len(found)}")
 
 
-def recover(trainer: Trainer, bad: NotFinite) -> None:
-    """Go back to the newest checkpoint: to try again, or to save the state before the bad step and end.
+def recover(trainer: Trainer, nonfinite: NonfiniteUpdate) -> None:
+    """Return to the latest checkpoint: to retry, or to save the state before the non-finite step and fail.
 
     A collective: every rank must reach it.
 
     Raises:
-        InputError: no checkpoint is whole any more.
+        InputError: no checkpoint is intact.
     """
     config, earlier_failure = trainer.config.train, trainer.failure
-    again = bad.step in trainer.rollbacks
+    again = nonfinite.step in trainer.rollbacks
     if config.on_nonfinite == "rollback" and not again and len(trainer.rollbacks) < config.max_rollbacks:
-        trainer.rollbacks.append(bad.step)
+        trainer.rollbacks.append(nonfinite.step)
     else:
-        trainer.failure = earlier_failure or bad
+        trainer.failure = earlier_failure or nonfinite
     trainer.console.end()
-    restore(trainer, on_main_process(trainer.accelerator, lambda: _newest_checkpoint(trainer)))
-    on_main_process(trainer.accelerator, lambda: go_back_to(trainer, trainer.step))
+    restore(trainer, on_main_process(trainer.accelerator, lambda: _latest_checkpoint(trainer)))
+    on_main_process(trainer.accelerator, lambda: truncate_records(trainer, trainer.step))
     if trainer.failure is None:
-        trainer.console.announce(f"{bad.describe()}; back to step {trainer.step:,}")
+        trainer.console.announce(f"{nonfinite.describe()}; rolled back to step {trainer.step:,}")
     else:
-        # The steps up to the bad one are the same again. Should another of them fail, what is on disk is all there is.
-        trainer.last_step = bad.step - 1 if earlier_failure is None else trainer.step
+        # Steps before the non-finite one repeat exactly. If another of them fails, the checkpoint is all there is.
+        trainer.last_step = nonfinite.step - 1 if earlier_failure is None else trainer.step
 
 
 def restore(trainer: Trainer, found: Checkpoint | None) -> None:
-    """Put a run where a checkpoint left it.
+    """Restore the state of a checkpoint.
 
     Args:
-        trainer: any run of the checkpoint's configuration.
-        found: the checkpoint; None: the run's beginning.
+        trainer: has the configuration of the checkpoint.
+        found: the checkpoint; None: the initial state.
     """
     gan, config = trainer.gan, trainer.config
     updates = {"generator": gan.generator_update, "discriminator": gan.discriminator_update}
@@ -89,7 +90,7 @@ def restore(trainer: Trainer, found: Checkpoint | None) -> None:
     trainer.batches.steps = range(trainer.step, trainer.schedule.total_steps)
 
 
-def _newest_checkpoint(trainer: Trainer) -> Checkpoint | None:
+def _latest_checkpoint(trainer: Trainer) -> Checkpoint | None:
     trainer.writer.wait()
     trainer.tracker.logged_through = max([trainer.tracker.logged_through, *(row["step"] for row in trainer.rows)])
-    return newest_checkpoint(trainer.checkpoints, trainer.config, trainer.images.shape, trainer.console.announce)
+    return latest_checkpoint(trainer.checkpoints, trainer.config, trainer.images.shape, trainer.console.announce)

@@ -18,7 +18,7 @@ from gan_dist.trainer.state import Trainer
 
 
 def log(trainer: Trainer) -> None:
-    """Write a log point everywhere. A collective: the means are over all ranks."""
+    """Write a line of metrics.jsonl, track and show it. A collective: means are over all ranks."""
     means = trainer.meter.means()
     step = trainer.step
     if trainer.schedule.ends_window(step):
@@ -43,7 +43,7 @@ def log(trainer: Trainer) -> None:
 
 
 def progress(trainer: Trainer) -> Progress:
-    """Where a run stands. Cheap, and for any thread: the console asks while the training goes on."""
+    """The progress of a run. Cheap and thread-safe: the console calls it during training."""
     step, schedule, pace = trainer.step, trainer.schedule, trainer.timing.pace(trainer.step)
     if pace is None:
         return Progress(step, schedule.epoch(step))
@@ -53,9 +53,9 @@ def progress(trainer: Trainer) -> Progress:
 
 
 def gradient_norm(update: Update) -> float | None:
-    """The norm of a network's last gradient, of the global batch: the same on every rank. None if it is not finite.
+    """The norm of a network's last gradient of the global batch, the same on every rank. None if it is not finite.
 
-    With a GradScaler too: the step of a fused optimizer has divided the gradient by the scale.
+    With a GradScaler, the step of a fused optimizer has unscaled the gradient already.
     """
     # numpy's sum: the same bits with any number of threads
     square = np.square(update.gradients[0].cpu().numpy(), dtype=np.float64).sum()
@@ -63,7 +63,7 @@ def gradient_norm(update: Update) -> float | None:
 
 
 def log_hashes(trainer: Trainer) -> None:
-    """Write down what every weight and every number of the optimizers is. A collective: all ranks must agree."""
+    """Write hashes of all weights and optimizer states. A collective: every rank compares its own."""
     hashes = {
         f"{group}/{name}": fingerprint(tensor)
         for group, tensors in tensors_of(trainer).items()
@@ -77,16 +77,16 @@ def log_hashes(trainer: Trainer) -> None:
 
 
 def sample(trainer: Trainer) -> None:
-    """Save the epoch's grid of images of the fixed latents. Rank 0 only."""
+    """Save the grid of images of the fixed latents. Rank 0 only."""
     file = trainer.folder.epoch_samples(trainer.schedule.epochs_completed(trainer.step))
     try:
         save_samples(trainer.ema.network, trainer.fixed_latents, file)
-    except OSError as error:  # a picture can be made again from a checkpoint: the run goes on without
-        trainer.console.announce(f"{file} can't be written ({error.strerror or error})")
+    except OSError as error:  # a checkpoint can reproduce the picture
+        trainer.console.announce(f"{file} is not writable ({error.strerror or error})")
     else:
         trainer.tracker.log_samples(trainer.step, file)
 
 
 def fingerprint(tensor: Tensor) -> str:
-    """What tells a tensor from every other one, to the last bit."""
+    """A hash of a tensor's bytes: 16 hexadecimal digits."""
     return hashlib.sha256(tensor.detach().cpu().numpy().tobytes()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What happens after which step: pure arithmetic, so every rank gives the same answer."""
+"""Which actions are due after which step: pure arithmetic, so all ranks agree."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gan_dist.config import Config
 
 @dataclass(frozen=True)
 class At:
-    """What is due after a step."""
+    """Actions that are due after a step."""
 
     log: bool
     hashes: bool
@@ -18,16 +18,16 @@ class At:
     evaluate: bool
     checkpoint: bool
     stop: bool
-    """The run ends here: it has all its steps, or was asked to stop."""
+    """The run ends: it is complete, or a stop was requested."""
 
     @property
     def anything(self) -> bool:
-        """Something is written or the run ends: only then does anybody wait for the device."""
+        """Whether any action is due. Only then does the host wait for the device."""
         return self.log or self.hashes or self.sample or self.evaluate or self.checkpoint or self.stop
 
 
 class Schedule:
-    """When a run logs, samples, saves and ends.
+    """When a run logs, samples, evaluates, saves and ends.
 
     Args:
         config: the intervals.
@@ -44,11 +44,11 @@ class Schedule:
         return step * self.config.train.batch_size
 
     def epoch(self, step: int) -> float:
-        """Passes over the data set after `step` steps; a whole number where one ends exactly there."""
+        """Passes over the data set after `step` steps; an integer where an epoch ends."""
         return self.images_seen(step) / self.dataset_size
 
     def learning_rate(self, step: int) -> float:
-        """D's step size in step `step` (from 1): half a cosine from its first value to the final one."""
+        """The discriminator's learning rate in step `step` (from 1): half a cosine from initial to final value."""
         first, final = self.config.optimizer.learning_rate, self.config.optimizer.final_learning_rate
         if final is None:
             return first
@@ -56,20 +56,20 @@ class Schedule:
         return final + (first - final) * (1 + math.cos(math.pi * done)) / 2
 
     def penalty_factor(self, step: int) -> float:
-        """What the gammas of R1 and R2 are multiplied with in step `step` (from 1), falling by equal factors."""
+        """The multiplier of the gammas of R1 and R2 in step `step` (from 1), which changes exponentially."""
         done = min(self.images_seen(step - 1) / self.config.penalty.decay_images, 1.0)
         return self.config.penalty.final_factor**done
 
     @property
     def constant(self) -> bool:
-        """Whether neither of the two ever changes."""
+        """Whether the learning rate and the penalty factor never change."""
         return self.config.optimizer.final_learning_rate is None and self.config.penalty.final_factor == 1
 
     def epochs_completed(self, step: int) -> int:
         return self.images_seen(step) // self.dataset_size
 
     def at(self, step: int, stop_requested: bool) -> At:
-        """What is due after step `step` (from 1)."""
+        """The actions that are due after step `step` (from 1)."""
         epoch = self.epochs_completed(step)
         epoch_ends = epoch > self.epochs_completed(step - 1)
         hashes, evaluate = self.config.train.log_hashes, self.config.evaluate.every_epochs
@@ -84,18 +84,18 @@ class Schedule:
         )
 
     def ends_window(self, step: int) -> bool:
-        """Whether a step is the last one of a log window. The line of a run's last step may lie inside one."""
+        """Whether a step is the last one of a log window. The last step of a run may be inside one."""
         return step % self.config.log.every_steps == 0
 
     def evaluations_after(self, step: int) -> int:
-        """How many evaluations are due after step `step`."""
+        """Number of evaluations that are due after step `step`."""
         every = self.config.evaluate.every_epochs
         if every is None:
             return 0
         return self.epochs_completed(self.total_steps) // every - self.epochs_completed(step) // every
 
     def is_permanent(self, step: int) -> bool:
-        """Whether the checkpoint of a step is kept for good: every so manieth of those that are due by plan."""
+        """Whether the checkpoint of a step is kept permanently: every N-th scheduled one is."""
         every, due = self.config.checkpoint.keep_every, self._checkpoints_due(step)
         return every is not None and due > self._checkpoints_due(step - 1) and due % every == 0
 

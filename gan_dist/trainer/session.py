@@ -1,4 +1,4 @@
-"""The beginning and the end of a session of a run: what it writes to the run folder, shows and tracks."""
+"""The beginning and end of a session: run folder, tracker, console."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from gan_dist.config import TrainingFailed, to_dict
 from gan_dist.data.order import epoch_order
 from gan_dist.data.store import ResidentImages
-from gan_dist.distributed.launcher import describe_machine
+from gan_dist.distributed.machine import describe_machine
 from gan_dist.files import write_json
 from gan_dist.outputs.curves import draw_curves
 from gan_dist.outputs.folder import timestamp
@@ -20,10 +20,10 @@ from gan_dist.trainer.state import Trainer
 
 
 def begin(trainer: Trainer, wandb_id: str | None) -> None:
-    """Open the run's folder and its dashboard, show what is going to happen. Rank 0 only.
+    """Prepare the run folder, start the tracker and show a summary of the run. Rank 0 only.
 
     Raises:
-        TrainingFailed: the folder has no room for the run.
+        TrainingFailed: the disk has too little space for the run.
     """
     folder, console = trainer.folder, trainer.console
     networks = [trainer.gan.generator_update.network, trainer.gan.discriminator_update.network]
@@ -33,9 +33,9 @@ def begin(trainer: Trainer, wandb_id: str | None) -> None:
     if problem:
         aside = folder.environment.with_name(f"{folder.environment.name}.damaged")
         folder.environment.replace(aside)
-        console.announce(f"{folder.environment} {problem}; it is now {aside.name}, and a new one is written")
+        console.announce(f"{folder.environment} {problem}; it was renamed to {aside.name} and replaced")
     sent = logged_through(trainer, earlier)
-    go_back_to(trainer, trainer.step)
+    truncate_records(trainer, trainer.step)
     folder.remove_unfinished()
     write_json(folder.config, to_dict(trainer.config))
     real = ResidentImages(trainer.images.images)
@@ -43,7 +43,7 @@ def begin(trainer: Trainer, wandb_id: str | None) -> None:
     save_grid(real.__getitems__(first), folder.real_samples)
     trainer.tracker.start(to_dict(trainer.config), wandb_id, sent)
     if trainer.step:
-        console.announce(f"going on after step {trainer.step:,}, from {folder.checkpoints}")
+        console.announce(f"resuming after step {trainer.step:,} from {folder.checkpoints}")
     session = {
         "run_id": trainer.run_id,
         "started": timestamp(),
@@ -65,7 +65,7 @@ def begin(trainer: Trainer, wandb_id: str | None) -> None:
             "networks": f"{trainer.config.model.architecture}, {weights:,} weights",
             "batch size": f"{trainer.config.train.batch_size} over {session['processes']} process(es)",
             "device": f"{session['device']}, {session['mixed_precision']} mixed precision, "
-            f"{session['threads_per_process']} thread(s) a process",
+            f"{session['threads_per_process']} thread(s) per process",
             "steps": f"{trainer.step:,} done of {trainer.schedule.total_steps:,}, "
             f"{trainer.schedule.epoch(trainer.schedule.total_steps):.4g} epochs",
             "W&B": trainer.tracker.mode,
@@ -74,20 +74,21 @@ def begin(trainer: Trainer, wandb_id: str | None) -> None:
 
 
 def logged_through(trainer: Trainer, earlier: Mapping[str, Any]) -> int:
-    """The last step that the dashboard was sent, as far as the run's files tell."""
+    """The last step that the tracker has received, according to the run folder."""
     tracking = earlier.get("wandb")
     noted = tracking.get("logged_through") if isinstance(tracking, dict) else None
     steps = [row["step"] for row in StepLines(trainer.folder.metrics).read().rows]
     return max([*steps, noted if isinstance(noted, int) else 0])
 
 
-def go_back_to(trainer: Trainer, step: int) -> None:
-    """Take out of the run's files the lines of later steps, which it is going to write again. Rank 0 only.
+def truncate_records(trainer: Trainer, step: int) -> None:
+    """Remove the lines of later steps from the run folder; the trainer writes them again. Rank 0 only.
 
-    Also the line that an end of the run put inside an open log window: the line at the window's end covers its steps.
+    Also removes the line that the end of a session wrote inside an open log window: the line at the end of that window
+    covers its steps.
     """
     files = [StepLines(file) for file in (trainer.folder.metrics, trainer.folder.evaluations, trainer.folder.hashes)]
-    found = [lines.read() for lines in files]  # all are read before one is rewritten
+    found = [lines.read() for lines in files]  # read all before rewriting any
     kept = [[row for row in read.rows if row["step"] <= step] for read in found]
     if kept[0] and kept[0][-1]["step"] == step and trainer.meter.is_open:
         kept[0].pop()
@@ -98,23 +99,23 @@ def go_back_to(trainer: Trainer, step: int) -> None:
 
 
 def conclude(trainer: Trainer, state: str, stopped_by: str) -> None:
-    """End a run whose training is over. Rank 0 only.
+    """End a session. Rank 0 only.
 
     Args:
         state: finished, stopped or failed.
-        stopped_by: who asked to stop, if somebody did.
+        stopped_by: the reason, if it was stopped.
 
     Raises:
-        TrainingFailed: the disk refused something.
+        TrainingFailed: a write to the disk failed.
     """
     trainer.writer.wait()
     if trainer.writer.error is not None:
-        refused = trainer.writer.error.strerror or str(trainer.writer.error)
+        reason = trainer.writer.error.strerror or str(trainer.writer.error)
         with contextlib.suppress(OSError):
-            end(trainer, "failed", refused)
+            end(trainer, "failed", reason)
         raise TrainingFailed(
-            f"run.dir={trainer.folder.path} can't be written any more ({refused}); make room or fix the disk, "
-            "and the same command goes on from the newest checkpoint"
+            f"run.dir={trainer.folder.path} is not writable any more ({reason}); free space or fix the disk, "
+            "then the same command continues from the latest checkpoint"
         )
     if state == "failed":
         end(trainer, state, reason_of_failure(trainer))
@@ -127,18 +128,18 @@ def conclude(trainer: Trainer, state: str, stopped_by: str) -> None:
 
 
 def reason_of_failure(trainer: Trainer) -> str:
-    """Why the run ends and what to do, where `trainer.failure` is set."""
+    """Why a run with `trainer.failure` ends, and what to do."""
     assert trainer.failure is not None
     tries = f" after {len(trainer.rollbacks)} rollback(s)" if trainer.rollbacks else ""
     saved = (
-        f"the state after step {trainer.step:,} is saved and the same command goes on from it" if trainer.step else ""
+        f"the state after step {trainer.step:,} is saved and the same command continues from it" if trainer.step else ""
     )
-    beyond = "--train.on-nonfinite skip leaves such updates out"
-    return f"{trainer.failure.describe()}{tries}; {saved or 'nothing was saved before it'}; {beyond}"
+    beyond = "--train.on-nonfinite skip skips such updates"
+    return f"{trainer.failure.describe()}{tries}; {saved or 'no earlier state was saved'}; {beyond}"
 
 
 def end(trainer: Trainer, state: str, reason: str) -> None:
-    """Say how the run ended, flush the dashboard, draw the pictures. Rank 0 only.
+    """Record how the session ended, finish the tracker and draw the curves and the panel. Rank 0 only.
 
     Args:
         state: finished, stopped or failed.
@@ -166,11 +167,11 @@ def end(trainer: Trainer, state: str, reason: str) -> None:
     for draw in (draw_curves, draw_panel):
         try:
             draw(folder)
-        except Exception as error:  # the run is safe already; a picture must not make it a failure
+        except Exception as error:  # the run is saved already; a missing picture is no failure
             console.announce(f"{draw.__name__} failed: {error}")
-    how_to_go_on = "; the same command goes on" if state == "stopped" else ""
+    how_to_resume = "; the same command resumes it" if state == "stopped" else ""
     console.table(
-        f"{state}: {reason}{how_to_go_on}",
+        f"{state}: {reason}{how_to_resume}",
         {
             "steps": f"{trainer.step:,} of {trainer.schedule.total_steps:,}, {summary['epoch']:.2f} epochs",
             "time": f"{seconds:,.0f} s" + (f" (evaluations: {evaluating:,.0f} s)" if evaluating else ""),
@@ -184,4 +185,4 @@ def end(trainer: Trainer, state: str, reason: str) -> None:
         },
     )
     if seen := trainer.profiler.end():
-        console.table(f"where the time of {trainer.profiler.steps:,} steps went", seen)
+        console.table(f"time per step, over {trainer.profiler.steps:,} steps", seen)

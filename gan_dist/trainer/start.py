@@ -1,4 +1,4 @@
-"""Where a run starts: its folder, its images, and the checkpoint that it goes on from. Rank 0 finds it out."""
+"""What a run starts from: its folder, its images and the checkpoint to resume. Determined by rank 0."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from gan_dist.config import Config, InputError, differences
-from gan_dist.data.sources import ImageSet, load_images
+from gan_dist.data.images import ImageSet
+from gan_dist.data.sources import load_images
 from gan_dist.distributed.preemption import StopRequest
 from gan_dist.models import ImageShape, build_pair
-from gan_dist.outputs.checkpoint import Checkpoint, Checkpoints, Damaged, Foreign
+from gan_dist.outputs.checkpoint import Checkpoints
+from gan_dist.outputs.checkpoint_format import Checkpoint, DamagedCheckpoint, ForeignCheckpoint
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import is_number, read_optional_json
 from gan_dist.trainer.early import check_resume
@@ -26,36 +28,36 @@ from gan_dist.trainer.meter import METRICS
 class Start:
     images: ImageSet
     checkpoint: Checkpoint | None
-    """None: begin at step 0."""
+    """Checkpoint to resume; None: start at step 0."""
     run_id: str
-    """What the run's checkpoints are known by."""
+    """Identifies the checkpoints of this run."""
     folder_suffix: str = ""
-    """Appended to the name of the run's folder where it trains on other data than asked for."""
+    """Appended to the name of the run folder if a fallback replaces the requested data."""
 
 
 def find_start(config: Config, folder: RunFolder, announce: Callable[[str], None], request: StopRequest) -> Start:
-    """Lock the run's folder, read all that the run starts from, and check that it fits together.
+    """Lock the run folder, read what the run starts from, and check that it is consistent.
 
-    Only the lock is written. The folder is made if it is not there; `folder.close` removes it if nothing follows.
+    Only the lock is written. The folder is created if it does not exist; `folder.close` removes it if it stays empty.
 
     Args:
         config: the resolved configuration.
-        folder: the run's folder; locked from here on.
-        announce: called with one line for each thing that is not as the user might think.
-        request: asked to stop if another run takes the folder over.
+        folder: the run folder; locked from here on.
+        announce: called with one line per fact that the user may not expect.
+        request: receives a stop request if another run takes over the folder.
 
     Raises:
-        InputError: the folder, the data or the checkpoints can't be used with this configuration.
-        Stopped: the request came while the data were downloaded.
+        InputError: the folder, the data or the checkpoints do not fit this configuration.
+        Stopped: a stop was requested during a download.
     """
     there, suffix = _take_folder(config, folder, announce, request), ""
     images = load_images(config.data, announce, lambda: request.pending)
     if images.provenance.fallback is not None and not there:
-        # Another start, with the data that were asked for, must find a folder that is not full of something else.
+        # A later start with the requested data must find its folder unused.
         folder.close()
         suffix = "-sample"
         folder.use(folder.path.with_name(folder.path.name + suffix))
-        announce(f"this run is kept in {folder.path}, apart from one with the full data set")
+        announce(f"this run is stored in {folder.path}, separately from one with the full data set")
         there = _take_folder(config, folder, announce, request)
     count = len(images.images)
     if config.train.batch_size > count:
@@ -69,9 +71,9 @@ def find_start(config: Config, folder: RunFolder, announce: Callable[[str], None
     run_id = earlier.get("run_id")
     run_id = run_id if isinstance(run_id, str) else ""
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep, run_id=run_id)
-    checkpoint = newest_checkpoint(checkpoints, config, images.shape, announce)
+    checkpoint = latest_checkpoint(checkpoints, config, images.shape, announce)
     if checkpoint is None:
-        announce(f"the run in {folder.path} ended before its first checkpoint: it begins again")
+        announce(f"the run in {folder.path} ended before its first checkpoint and starts again")
         return Start(images, None, run_id or uuid.uuid4().hex, suffix)
     if checkpoint.state["data_sha256"] != images.provenance.sha256:
         raise InputError(_other_images(folder, checkpoint, images))
@@ -79,7 +81,7 @@ def find_start(config: Config, folder: RunFolder, announce: Callable[[str], None
 
 
 def _take_folder(config: Config, folder: RunFolder, announce: Callable[[str], None], request: StopRequest) -> bool:
-    """Lock the folder and find out whether it holds a run that this one may go on with."""
+    """Lock the folder; returns whether it holds a run that this one resumes."""
     folder.check_usable()
     folder.lock(announce, request.ask)
     there = folder.holds_a_run()
@@ -93,30 +95,30 @@ def _other_images(folder: RunFolder, checkpoint: Checkpoint, images: ImageSet) -
     return (
         f"run.dir={folder.path} was trained on other images (data sha256 {checkpoint.state['data_sha256'][:12]}, "
         f"now {found.sha256[:12]} from {found.source}); {why}"
-        "give --data.root and --data.source as they were, or choose another --run.dir"
+        "pass the original --data.root and --data.source, or choose another --run.dir"
     )
 
 
-def newest_checkpoint(
+def latest_checkpoint(
     checkpoints: Checkpoints, config: Config, image_shape: ImageShape, announce: Callable[[str], None]
 ) -> Checkpoint | None:
-    """The newest checkpoint that a run of this configuration can go on from; None if there are none.
+    """The latest checkpoint that a run of this configuration can resume; None if there are none.
 
     Args:
         checkpoints: of the run.
         config: its resolved configuration.
         image_shape: (C, H, W) of its images.
-        announce: called with one line for each one that is passed over.
+        announce: called with one line per checkpoint that is skipped.
 
     Raises:
-        InputError: there are damaged ones, and not one is whole.
+        InputError: all checkpoints are damaged.
     """
     expected = expected_tensors(config, image_shape)
-    return checkpoints.newest(announce, expected, lambda found: check_state(found.state, config))
+    return checkpoints.latest(announce, expected, lambda found: check_state(found.state, config))
 
 
 def expected_tensors(config: Config, image_shape: ImageShape) -> dict[str, dict[str, Tensor]]:
-    """What the checkpoints of a run hold: file's stem -> name -> a tensor without content, of that shape and dtype."""
+    """The tensors in the checkpoints of a run: stem of the file -> name -> meta tensor with shape and dtype."""
     with torch.device("meta"):
         pair = dict(zip(("generator", "discriminator"), build_pair(config.model, image_shape, 0), strict=True))
         expected: dict[str, dict[str, Tensor]] = {}
@@ -131,11 +133,11 @@ def expected_tensors(config: Config, image_shape: ImageShape) -> dict[str, dict[
 
 
 def check_state(state: dict[str, Any], config: Config) -> None:
-    """Check what a checkpoint holds besides tensors.
+    """Check state.json of a checkpoint.
 
     Raises:
-        Damaged: a value is missing or of another type than it is written with.
-        Foreign: it was written with another configuration.
+        DamagedCheckpoint: a value is missing or has the wrong type.
+        ForeignCheckpoint: the checkpoint was written with another configuration.
     """
     penalty = config.penalty
     figures = len(METRICS) + sum(map(bool, (penalty.r1, penalty.r2, penalty.gradient)))
@@ -153,13 +155,13 @@ def check_state(state: dict[str, Any], config: Config) -> None:
         and all(_is_list(row, figures) and all(map(is_number, row)) for row in window),
     }.items():
         if not ok:
-            raise Damaged(f"state.json has no {name}, or one of another type than it is written with")
+            raise DamagedCheckpoint(f"state.json has no valid {name}")
     try:
         fields = differences(state["config"], config)
     except InputError as error:
-        raise Foreign(str(error)) from error
+        raise ForeignCheckpoint(str(error)) from error
     if fields:
-        raise Foreign(f"it was written with another configuration ({'; '.join(fields)})")
+        raise ForeignCheckpoint(f"it was written with another configuration ({'; '.join(fields)})")
 
 
 def _is_duration(value: Any) -> bool:

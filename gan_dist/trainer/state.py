@@ -1,4 +1,4 @@
-"""A run: all that it consists of, on one rank."""
+"""The trainer: everything that a run needs on one rank."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gan_dist.config import Config
+from gan_dist.data.images import ImageSet
 from gan_dist.data.order import GlobalBatches
-from gan_dist.data.sources import ImageSet
 from gan_dist.distributed.preemption import StopAgreement
 from gan_dist.distributed.shared_memory import SharedMemory
-from gan_dist.gan.guard import Guard, NotFinite
+from gan_dist.gan.guard import NonfiniteGuard, NonfiniteUpdate
 from gan_dist.gan.steps import Gan
 from gan_dist.models.average import GeneratorAverage
 from gan_dist.outputs.checkpoint import Checkpoints
 from gan_dist.outputs.console import Console
 from gan_dist.outputs.folder import RunFolder
-from gan_dist.outputs.trackers.wandb import WandbTracker
+from gan_dist.outputs.trackers.protocol import Tracker
 from gan_dist.outputs.writer import Writer
 from gan_dist.trainer.evaluator import Evaluator
 from gan_dist.trainer.hyperparameters import Hyperparameters
@@ -37,7 +37,7 @@ class Best(NamedTuple):
 
 @dataclass
 class Trainer:
-    """All that a run consists of. Every rank has one; what writes does so on rank 0 alone."""
+    """The state of a run on one rank. Every rank has one; only rank 0 writes files."""
 
     config: Config
     accelerator: Accelerator
@@ -47,50 +47,51 @@ class Trainer:
     loader: DataLoader[Tensor]
     schedule: Schedule
     hyperparameters: Hyperparameters
-    guard: Guard
+    guard: NonfiniteGuard
     meter: Meter
     stopping: StopAgreement
     memory: SharedMemory | None
-    """Where the ranks add their gradients, if they share one."""
+    """Shared memory in which the ranks exchange gradients; None: through the process group."""
     evaluator: Evaluator
     writer: Writer
     folder: RunFolder
     checkpoints: Checkpoints
-    tracker: WandbTracker
+    tracker: Tracker
     console: Console
     profiler: Profiler
     images: ImageSet
     fixed_latents: Tensor
-    """(64, latent_dim), those of the sample grids."""
+    """Latents of the sample grids, (64, latent_dim)."""
     run_id: str
-    """What the run's checkpoints are known by."""
+    """Identifies the checkpoints of this run."""
     timing: Timing
     step: int = 0
-    """Completed steps."""
+    """Number of completed steps."""
     best: Best | None = None
-    """The evaluation with the smallest Fréchet distance so far."""
+    """Evaluation with the smallest Fréchet distance so far."""
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """The lines of metrics.jsonl. Rank 0 only, like the next three."""
+    """Lines of metrics.jsonl. On rank 0 only, as the next three."""
     evaluations: list[dict[str, Any]] = field(default_factory=list)
-    """Those of evaluations.jsonl."""
+    """Lines of evaluations.jsonl."""
     floor: dict[str, float] = field(default_factory=dict)
-    """The figures of real images; nothing before the first evaluation."""
+    """Figures of real images; empty before the first evaluation."""
     active_findings: set[str] = field(default_factory=set)
-    """What the doctor found wrong when it was asked last."""
+    """Names of the findings of the latest diagnosis."""
     updates_skipped: int = 0
-    """Updates that were left out for NaN or infinity, in the whole run."""
-    failure: NotFinite | None = None
-    """Why the run ends, as soon as the state before it is saved."""
+    """Number of updates skipped because of NaN or infinity, over all sessions."""
+    failure: NonfiniteUpdate | None = None
+    """Non-finite update that ends the run, once the state before it is saved."""
     last_step: int | None = None
-    """The step after which it then ends."""
+    """Last step of a run that ends with `failure`."""
     rollbacks: list[int] = field(default_factory=list)
-    """The steps that this session went back from."""
+    """Steps that caused a rollback in this session."""
 
     @property
     def is_main(self) -> bool:
+        """Whether this is rank 0, which writes."""
         return self.accelerator.is_main_process
 
     @property
     def is_best(self) -> bool:
-        """The newest evaluation, of this step, is the best one."""
+        """Whether the evaluation of this step is the best one so far."""
         return self.best is not None and self.best.step == self.step

@@ -1,4 +1,4 @@
-"""How long a run trains and how fast. Evaluations are counted apart: they say nothing of the training's speed."""
+"""Duration and speed of training. Evaluations are timed separately, since they do not affect the speed."""
 
 from __future__ import annotations
 
@@ -8,45 +8,45 @@ from collections.abc import Callable, Iterator
 
 
 class Timing:
-    """The clock of a session. Other threads may read it while the training goes on.
+    """The clock of a session. Thread-safe to read.
 
     Args:
-        seconds: what earlier sessions of the run took, evaluations included.
-        evaluating: what evaluations took of that, in seconds.
-        clock: seconds since any moment.
+        seconds: duration of earlier sessions of the run, evaluations included.
+        evaluating: the part of it spent in evaluations, in seconds.
+        clock: returns seconds since an arbitrary moment.
     """
 
     def __init__(
         self, seconds: float = 0.0, evaluating: float = 0.0, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         self.evaluating = evaluating
-        """Seconds that evaluations took until now, in all sessions."""
+        """Seconds spent in evaluations, in all sessions."""
         self.last_evaluation = 0.0
-        """Seconds that the last evaluation of this session took; 0 before the first."""
+        """Duration of the latest evaluation of this session in seconds; 0 before the first one."""
         self._earlier = seconds
         self._clock = clock
         self._began: float | None = None
         self._evaluation_began: float | None = None
-        # Each a step and the time after it, shifted by the evaluations since.
+        # (step, time after it), shifted by the evaluations since.
         self._logged = self._measured_from = (0, 0.0)
         self._pace: float | None = None
 
     def begin(self, step: int) -> None:
-        """The training begins, or goes on from another step."""
+        """Start or restart training after `step` steps."""
         now = self._clock()
         self._began = now if self._began is None else self._began
         self._logged = self._measured_from = (step, now)
         self._pace = None
 
     def log(self, step: int) -> float:
-        """Note a log point.
+        """Record a log point.
 
         Returns:
-            Steps per second since the last one.
+            Steps per second since the previous one.
         """
         now = self._clock()
         rate = _rate(self._logged, (step, now))
-        if self._pace is None:  # the first steps take longer: memory and threads are set up, kernels are compiled
+        if self._pace is None:  # the first steps are slower: memory, threads and kernels are set up
             self._pace, self._measured_from = rate, (step, now)
         else:
             self._pace = _rate(self._measured_from, (step, now))
@@ -55,7 +55,7 @@ class Timing:
 
     @contextlib.contextmanager
     def evaluation(self) -> Iterator[None]:
-        """The clock of the training stands still for the time of the block."""
+        """Stop the training clock within the block."""
         self._evaluation_began = self._clock()
         try:
             yield
@@ -67,9 +67,9 @@ class Timing:
             self._evaluation_began = None
 
     def pace(self, step: int) -> float | None:
-        """Steps per second after `step` steps: of this session, but for its first steps if there are others.
+        """Steps per second of this session after `step` steps, without the slower first steps if possible.
 
-        Grids and checkpoints are part of it, as they come again and again. None before the first step.
+        Includes sample grids and checkpoints. None before the first step.
         """
         if self._pace is not None:
             return self._pace
@@ -77,7 +77,7 @@ class Timing:
         return _rate(began, (step, now)) if step > began[0] and now > began[1] else None
 
     def seconds(self) -> float:
-        """What the run took until now, in all sessions, evaluations included."""
+        """Total duration of the run in seconds, over all sessions, evaluations included."""
         return self._earlier + (self._clock() - self._began if self._began is not None else 0.0)
 
 

@@ -1,4 +1,4 @@
-"""torchvision's download of a data set: in a process of its own, whole or not at all, and stopped when asked to."""
+"""torchvision's download of a data set: in a separate process, all or nothing, and interruptible."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pathlib import Path
 from gan_dist.config import DataConfig, InputError, Stopped
 from gan_dist.data.readers.location import PUBLISHED, folders, require_local
 
-_SCRATCH = "gan-dist-download-"  # begins the name of the folder under the root that a download is written to
-_POLL = 0.1  # seconds between two looks at whether to stop
+_SCRATCH = "gan-dist-download-"  # prefix of the folder under the root into which a download is written
+_POLL = 0.1  # seconds between two calls of stop_requested
 
-# The signals that end a job may reach all of its processes. This one ends when its parent says so, or dies: the kernel
-# sees to the latter, also where the parent had no time to.
+# Signals that end a job may reach all of its processes. This process ignores them: its parent ends it, or the kernel
+# does when the parent dies.
 _SCRIPT = """
 import ctypes, os, signal, sys
 root, name, parent = sys.argv[1:]
@@ -38,7 +38,7 @@ for train in (True, False):
     getattr(datasets, name)(root, train=train, download=True)
 """
 
-# What resolvers and kernels say without a network.
+# Errors of resolvers and kernels without a network.
 _NO_NETWORK = (
     *("name resolution", "Name or service not known", "No address associated", "nodename nor servname"),
     *("Network is unreachable", "No route to host"),
@@ -46,15 +46,15 @@ _NO_NETWORK = (
 
 
 class DownloadError(Exception):
-    """Why a download failed, in a few words."""
+    """A download failed. The message is the reason, in a few words."""
 
 
 def download(config: DataConfig, stop_requested: Callable[[], bool]) -> Path:
-    """Download a data set, whose md5 torchvision checks, into the root: whole or not at all.
+    """Download a data set into the root, all or nothing. torchvision verifies its md5.
 
     Args:
-        config: the data set, the root, and how long it may take.
-        stop_requested: asked several times a second whether to give up.
+        config: the data set, the root and the timeout.
+        stop_requested: polled several times per second.
 
     Returns:
         The file of training images.
@@ -62,7 +62,7 @@ def download(config: DataConfig, stop_requested: Callable[[], bool]) -> Path:
     Raises:
         DownloadError: it failed, or took too long.
         InputError: the root can't be written.
-        Stopped: `stop_requested` said so. Nothing was written, as with every other exception.
+        Stopped: `stop_requested` returned True. Nothing was written, as with every other exception.
     """
     name = PUBLISHED[config.name].torchvision_class
     try:
@@ -75,24 +75,23 @@ def download(config: DataConfig, stop_requested: Callable[[], bool]) -> Path:
 
 
 def _fetch(config: DataConfig, name: str, scratch: Path, stop_requested: Callable[[], bool]) -> None:
-    """Have another process download into the scratch folder, so that nothing in the network can hold up this one."""
-    # Isolated from the working folder (-P), whose files could have names of modules. An absolute path: torchvision
-    # expands a "~".
-    words = [sys.executable, "-P", "-c", _SCRIPT, str(scratch.absolute()), name, str(os.getpid())]
+    """Download into the scratch folder in another process, so that the network can't block this one."""
+    # -P: files in the working folder could have the names of modules. Absolute path: torchvision expands "~".
+    command = [sys.executable, "-P", "-c", _SCRIPT, str(scratch.absolute()), name, str(os.getpid())]
     try:
         child = subprocess.Popen(
-            words,
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",
-            start_new_session=True,  # a terminal's Ctrl-C is for this process alone
+            start_new_session=True,  # a terminal's Ctrl-C reaches only this process
         )
     except OSError as error:
         raise DownloadError(f"no process could be started: {error.strerror}") from error
     try:
-        said = _wait(child, config.download_timeout, config.name, stop_requested)
+        errors = _wait(child, config.download_timeout, config.name, stop_requested)
     finally:
         child.kill()
         child.wait()
@@ -100,46 +99,46 @@ def _fetch(config: DataConfig, name: str, scratch: Path, stop_requested: Callabl
         child.stderr.close()
     if child.returncode == 0:
         return
-    if any(os.strerror(number) in said for number in (errno.ENOSPC, errno.EDQUOT)):
-        raise _unwritable(config, _reason(child.returncode, said))
-    raise DownloadError(_reason(child.returncode, said))
+    if any(os.strerror(number) in errors for number in (errno.ENOSPC, errno.EDQUOT)):
+        raise _unwritable(config, _reason(child.returncode, errors))
+    raise DownloadError(_reason(child.returncode, errors))
 
 
 def _wait(child: subprocess.Popen[str], timeout: float, name: str, stop_requested: Callable[[], bool]) -> str:
-    """Wait for the end of the child; returns what it said on stderr."""
-    give_up = time.monotonic() + timeout
+    """Wait until the child has ended; returns its stderr."""
+    deadline = time.monotonic() + timeout
     while True:
-        said = None
-        with contextlib.suppress(subprocess.TimeoutExpired):  # nothing that was read is lost
-            said = child.communicate(timeout=_POLL)[1]
-        if said is not None and child.returncode < 0:
-            time.sleep(_POLL)  # what ended it may be meant for all processes, and on its way to this one
+        errors = None
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the output read so far is kept
+            errors = child.communicate(timeout=_POLL)[1]
+        if errors is not None and child.returncode < 0:
+            time.sleep(_POLL)  # the signal that ended it may also be on its way to this process
         if stop_requested():
             raise Stopped(f"the download of {name} was stopped; nothing was written")
-        if said is not None:
-            return said
-        if time.monotonic() > give_up:
-            raise DownloadError(f"not finished within {timeout:g} s; --data.download-timeout allows more")
+        if errors is not None:
+            return errors
+        if time.monotonic() > deadline:
+            raise DownloadError(f"not finished within {timeout:g} s; increase --data.download-timeout")
 
 
-def _reason(code: int, said: str) -> str:
-    """Why a child failed: the last line of its traceback, without what is not for the user."""
+def _reason(code: int, errors: str) -> str:
+    """Why a child failed: the last line of its traceback, shortened."""
     if code < 0:
-        return f"the process that downloads was ended by signal {-code}"
-    lines = [line.strip(" <>.") for line in said.splitlines() if line.strip(" <>.")] or ["no message"]
+        return f"the download process was ended by signal {-code}"
+    lines = [line.strip(" <>.") for line in errors.splitlines() if line.strip(" <>.")] or ["no message"]
     line = re.sub(r"\[Errno -?\d+\] ", "", lines[-1].split("urlopen error ")[-1])[:200]
     return f"no network: {line}" if any(words in line for words in _NO_NETWORK) else line
 
 
 def _unwritable(config: DataConfig, reason: str | None) -> InputError:
-    return InputError(f"data.root={config.root} can't be written ({reason}); give --data.root a folder that can be")
+    return InputError(f"data.root={config.root} can't be written ({reason}); pass a writable --data.root")
 
 
 def _move(source: Path, target: Path, last: str) -> None:
-    """Move the files one by one, for the target may hold others already, such as labels.
+    """Move the files one by one, because the target may already contain other files, such as labels.
 
     Args:
-        last: begins the names of those that are moved last: where they are, all are.
+        last: prefix of the files that are moved last; if they exist, the download is complete.
     """
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -147,35 +146,35 @@ def _move(source: Path, target: Path, last: str) -> None:
             new.replace(target / new.name)
     except OSError as error:
         raise InputError(
-            f"{target} can't be written ({error.strerror}); remove what is there, or give --data.root another folder"
+            f"{target} can't be written ({error.strerror}); remove its contents, or pass another --data.root"
         ) from error
 
 
 @contextlib.contextmanager
 def _scratch_folder(root: Path) -> Iterator[Path]:
-    """A folder under the root, made if need be, for the time of the block.
+    """A temporary folder under the root. The root is created if it does not exist.
 
-    It is locked, and a lock ends with its process on whatever machine that is: so what a killed process left there is
-    known, and removed.
+    The folder is locked. A lock ends with its process, on any machine, so folders that killed processes left behind are
+    recognized and removed.
 
     Raises:
         OSError: the root can't be written.
     """
-    made = [folder for folder in (root, *root.parents) if not folder.exists()]
+    created = [folder for folder in (root, *root.parents) if not folder.exists()]
     root.mkdir(parents=True, exist_ok=True)
-    for left in root.glob(f"{_SCRATCH}*"):
-        _remove_unless_locked(left)
+    for abandoned in root.glob(f"{_SCRATCH}*"):
+        _remove_unless_locked(abandoned)
     scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=root))
     lock = os.open(scratch, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # not every file system has locks: there nothing is removed
+        with contextlib.suppress(OSError):  # a file system without locks; nothing is removed there
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         os.close(lock)
-        with contextlib.suppress(OSError):  # those that are empty
-            for folder in made:
+        with contextlib.suppress(OSError):  # only empty folders are removed
+            for folder in created:
                 folder.rmdir()
 
 

@@ -1,46 +1,114 @@
-"""IDX files, the format of MNIST and its kin (yann.lecun.com/exdb/mnist), plain or gzipped."""
+"""IDX files, the format of MNIST and its relatives (yann.lecun.com/exdb/mnist), plain or gzipped."""
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import math
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
 
 from gan_dist.config import InputError
+from gan_dist.data.images import ImageSet, Provenance, make_image_set
+from gan_dist.data.readers.location import CLASSES, IMAGE_SIZE, IMAGES_MAGIC, PUBLISHED, Published
 from gan_dist.files import BadFile, open_regular_file
 
-# 5 million images of 28x28, ninety times MNIST. All of them are held in memory, and few bytes of gzip can promise any
-# number.
+# 5 million images of 28x28, 90 times MNIST. They are held in memory, and a few gzipped bytes can claim any size.
 MAX_BYTES = 4 * 2**30
-_PART = 2**20  # bytes that are unpacked at a time
+_CHUNK = 2**20  # bytes that are decompressed at a time
 _GZIP = b"\x1f\x8b"  # the first bytes of a gzip file
 _WAY_OUT = "replace it, or delete it and use --data.source download"
 
 
-def read_idx(file: Path, magic: int, holds: str) -> np.ndarray:
-    """Read an IDX file. Takes about as much memory as the file's header promises, however much follows.
+def read_images(name: str, published: Published, file: Path, source: str, announce: Callable[[str], None]) -> ImageSet:
+    """Read and verify a file of images.
+
+    Args:
+        name: of the data set.
+        published: what is known of the file.
+        file: its path.
+        source: for the provenance.
+        announce: called with one line if the number of images is not the published one.
+
+    Raises:
+        InputError: the file is damaged, has images of another size, or has the published number of images but other
+            content.
+    """
+    pixels = read_idx(file, IMAGES_MAGIC, "images")
+    if pixels.shape[1:] != IMAGE_SIZE:
+        height, width = pixels.shape[1:]
+        raise InputError(f"{file} holds images of {height}x{width} instead of 28x28; is it {name}?")
+    if len(pixels) != published.count:
+        verified = f"shape and range; {len(pixels):,} images, not the {published.count:,} published"
+        announce(
+            f"{file} holds {len(pixels):,} images instead of the {published.count:,} of {name}: "
+            "treated as a custom data set"
+        )
+    elif published.md5 is None:
+        verified = "shape, range and count"
+    else:
+        md5 = hashlib.md5(usedforsecurity=False)
+        md5.update(idx_header(IMAGES_MAGIC, pixels.shape))
+        md5.update(pixels.data)
+        if md5.hexdigest() != published.md5:
+            raise InputError(
+                f"{file} is not {name}: its md5 differs from the published one; "
+                "replace it, or use --data.name with the name of the data set that it is"
+            )
+        verified = "shape, range, count and md5"
+    return make_image_set(pixels, Provenance(name, source, str(file), len(pixels), "", verified))
+
+
+def read_labels(file: Path, published: Published, images: ImageSet) -> Int64[Tensor, " n"]:
+    """Read and verify the labels of images.
+
+    Args:
+        file: of the labels.
+        published: what is known of it.
+        images: as `read_images` returned them.
+
+    Raises:
+        InputError: the file is damaged, has another number of labels than images, or other classes.
+    """
+    labels = read_idx(file, published.labels_magic, "labels")
+    if len(labels) != len(images.images):
+        raise InputError(
+            f"{file} holds {len(labels):,} labels for the {len(images.images):,} images of {images.provenance.file}; "
+            "replace the wrong one"
+        )
+    classes = torch.from_numpy(labels.reshape(len(labels), -1)[:, 0].astype(np.int64))
+    if not 0 <= int(classes.min()) <= int(classes.max()) < CLASSES:
+        raise InputError(f"{file} holds other classes than 0 to {CLASSES - 1}; replace it")
+    return classes
+
+
+def read_idx(file: Path, magic: int, contents: str) -> np.ndarray:
+    """Read an IDX file. Needs about as much memory as the file's header declares, whatever follows.
 
     Args:
         file: its path.
-        magic: the number that it has to begin with: IMAGES_MAGIC, LABELS_MAGIC, QMNIST_LABELS_MAGIC.
-        holds: what there is one of for each image, in the plural, for the messages.
+        magic: the expected magic number: IMAGES_MAGIC, LABELS_MAGIC or QMNIST_LABELS_MAGIC.
+        contents: "images" or "labels", for the messages.
 
     Returns:
         uint8 (n, H, W), uint8 (n,) or int32 (n, 8), in the order of the magic numbers above. No dimension is 0.
 
     Raises:
-        InputError: the file can't be read, or is empty, truncated, too long or no such IDX file.
+        InputError: the file can't be read, or is empty, truncated, too long or not such an IDX file.
     """
     try:
         with open_regular_file(file) as stream:
             if stream.peek(2)[:2] != _GZIP:
-                return _read(stream, magic, holds)
-            with gzip.GzipFile(fileobj=stream) as unpacked:
-                return _read(unpacked, magic, holds)
+                return _read(stream, magic, contents)
+            with gzip.GzipFile(fileobj=stream) as decompressed:
+                return _read(decompressed, magic, contents)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{file} is a damaged gzip file ({error}); {_WAY_OUT}") from error
     except BadFile as error:
@@ -50,12 +118,20 @@ def read_idx(file: Path, magic: int, holds: str) -> np.ndarray:
 
 
 def idx_header(magic: int, shape: tuple[int, ...]) -> bytes:
-    """The bytes that an IDX file begins with."""
+    """The first bytes of an IDX file."""
     return b"".join(number.to_bytes(4, "big") for number in (magic, *shape))
 
 
-def _read(stream: io.BufferedIOBase, magic: int, holds: str) -> np.ndarray:
-    """Read the content of an IDX file. Raises BadFile, and what reading the stream raises."""
+def write_idx_images(root: Path, name: str, images: UInt8[np.ndarray, "n h w"]) -> None:
+    """Write images as the IDX file of the data set `name` under `root`, in torchvision's layout."""
+    published = PUBLISHED[name]
+    file = root / published.torchvision_class / "raw" / published.file
+    file.parent.mkdir(parents=True)
+    file.write_bytes(idx_header(IMAGES_MAGIC, images.shape) + images.tobytes())
+
+
+def _read(stream: io.BufferedIOBase, magic: int, contents: str) -> np.ndarray:
+    """Read the content of an IDX file. Raises BadFile, and the errors of the stream."""
     kind, dimensions = np.dtype({0x08: "u1", 0x0C: ">i4"}[magic >> 8]), magic & 0xFF
     size = 4 + 4 * dimensions
     header = stream.read(size)
@@ -63,21 +139,21 @@ def _read(stream: io.BufferedIOBase, magic: int, holds: str) -> np.ndarray:
         raise BadFile("is empty")
     if len(header) < size:
         raise BadFile(f"is truncated: {len(header)} bytes, less than an IDX header")
-    begins, *shape = (int.from_bytes(header[i : i + 4], "big") for i in range(0, size, 4))
-    if begins != magic:
-        raise BadFile(f"is no IDX file of {holds}: it begins with {begins:#010x} instead of {magic:#010x}")
+    found, *shape = (int.from_bytes(header[i : i + 4], "big") for i in range(0, size, 4))
+    if found != magic:
+        raise BadFile(f"is not an IDX file of {contents}: it starts with {found:#010x} instead of {magic:#010x}")
     if 0 in shape:
-        raise BadFile(f"holds no {holds}: its header says {'x'.join(map(str, shape))}")
+        raise BadFile(f"holds no {contents}: its header declares {'x'.join(map(str, shape))}")
     expected = kind.itemsize * math.prod(shape)
     if expected > MAX_BYTES:
-        raise BadFile(f"is too large: {expected:,} bytes for {shape[0]:,} {holds}, at most {MAX_BYTES:,} are read")
+        raise BadFile(f"is too large: {expected:,} bytes for {shape[0]:,} {contents}; the maximum is {MAX_BYTES:,}")
     content = bytearray()
-    # One byte more than promised: at the end of a gzip file this checks its checksum.
-    while part := stream.read(min(_PART, expected + 1 - len(content))):
-        content += part
+    # One byte more than declared, because GzipFile verifies the checksum when it reaches the end.
+    while chunk := stream.read(min(_CHUNK, expected + 1 - len(content))):
+        content += chunk
     if len(content) < expected:
-        whole, promised = size + len(content), size + expected
-        raise BadFile(f"is truncated: {whole:,} bytes instead of {promised:,} for {shape[0]:,} {holds}")
+        total, declared = size + len(content), size + expected
+        raise BadFile(f"is truncated: {total:,} bytes instead of {declared:,} for {shape[0]:,} {contents}")
     if len(content) > expected:
-        raise BadFile(f"is too long: more than the {size + expected:,} bytes of {shape[0]:,} {holds}")
+        raise BadFile(f"is too long: more than the {size + expected:,} bytes of {shape[0]:,} {contents}")
     return np.frombuffer(content, kind).reshape(shape)

@@ -1,6 +1,6 @@
-"""Which files a data set consists of, and where they are under data.root. Imports neither torch nor numpy.
+"""The files of each data set, and where they are under data.root.
 
-So a command can say within a fraction of a second that its data are not there.
+Imports neither torch nor numpy, so a command reports missing data within a fraction of a second.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ from pathlib import Path
 
 from gan_dist.config import DataConfig, InputError
 
-# IDX: two zero bytes, the type of the numbers (0x08 uint8, 0x0C int32), how many dimensions.
+# Of all data sets below:
+IMAGE_SIZE = (28, 28)
+CLASSES = 10
+
+# IDX: two zero bytes, the type of the numbers (0x08 uint8, 0x0C int32), the number of dimensions.
 IMAGES_MAGIC = 0x00000803
 LABELS_MAGIC = 0x00000801
-QMNIST_LABELS_MAGIC = 0x00000C02  # eight numbers an image, the first is the class
+QMNIST_LABELS_MAGIC = 0x00000C02  # eight numbers per image, of which the first is the class
 
 
 @dataclass(frozen=True)
@@ -22,12 +26,12 @@ class Published:
     """What is known of a data set's training images, or of its held-out images, before they are read."""
 
     torchvision_class: str
-    """Its class in torchvision.datasets, and the name of its folder under the root."""
+    """The class in torchvision.datasets, which is also the name of the folder under the root."""
     file: str
     labels: str
     count: int
     md5: str | None
-    """Of the uncompressed images; None where no trustworthy figure is at hand."""
+    """Of the uncompressed file of images; None if no trustworthy value is known."""
     labels_magic: int = LABELS_MAGIC
 
 
@@ -53,10 +57,10 @@ HELD_OUT: dict[str, Published] = {
 def find_local(config: DataConfig) -> Path | None:
     """The file of training images under the root, plain or gzipped; None if there is none.
 
-    What lies there may be anything, a broken symbolic link for one: reading it says what is wrong with it.
+    It may be unreadable, such as a broken symbolic link. Reading it reports the error.
 
     Raises:
-        InputError: the root is no folder, or can't be searched.
+        InputError: the root is not a folder, or can't be searched.
     """
     _check_root(config.root)
     name = PUBLISHED[config.name].file
@@ -67,31 +71,31 @@ def require_local(config: DataConfig) -> Path:
     """The file of training images under the root.
 
     Raises:
-        InputError: there is none; or as in `find_local`.
+        InputError: there is none, or as in `find_local`.
     """
     file = find_local(config)
     if file is None:
         raise InputError(
             f"data.root={config.root} holds no {config.name}: looked for {folders(config)[0]}/"
-            f"{PUBLISHED[config.name].file}[.gz]; give --data.root a folder laid out as torchvision writes it, "
-            "or --data.source download"
+            f"{PUBLISHED[config.name].file}[.gz]; pass --data.root DIR with torchvision's layout, "
+            "or use --data.source download"
         )
     return file
 
 
 def folders(config: DataConfig) -> list[Path]:
-    """Where the files may be; the first is where torchvision puts them."""
+    """Folders that may contain the files, torchvision's first."""
     folder = config.root / PUBLISHED[config.name].torchvision_class
     return [folder / "raw", folder, config.root]
 
 
 def plain_or_gzipped(file: Path) -> Path | None:
-    """`file`, or `file`.gz where it alone is there; None where neither is.
+    """`file` if it exists, else `file`.gz if it exists, else None.
 
     Raises:
-        InputError: their folder can't be searched.
+        InputError: the folder can't be searched.
     """
-    return next((path for path in (file, file.with_name(f"{file.name}.gz")) if _is_there(path)), None)
+    return next((path for path in (file, file.with_name(f"{file.name}.gz")) if _exists(path)), None)
 
 
 def _check_root(root: Path) -> None:
@@ -99,23 +103,23 @@ def _check_root(root: Path) -> None:
         mode = root.stat().st_mode
     except FileNotFoundError:
         if root.is_symlink():
-            raise InputError(f"data.root={root} is a symbolic link to nothing; give --data.root a folder") from None
+            raise InputError(f"data.root={root} is a symbolic link to nothing; pass another --data.root") from None
     except OSError as error:
-        raise InputError(f"data.root={root} can't be read ({error.strerror}); give --data.root a folder") from error
+        raise InputError(f"data.root={root} can't be read ({error.strerror}); pass another --data.root") from error
     except ValueError as error:  # a NUL character in the path
-        raise InputError(f"data.root={str(root)!r} can't be read ({error}); give --data.root a folder") from error
+        raise InputError(f"data.root={str(root)!r} can't be read ({error}); pass another --data.root") from error
     else:
         if not stat.S_ISDIR(mode):
-            raise InputError(f"data.root={root} is not a folder; give --data.root the folder that holds the data")
+            raise InputError(f"data.root={root} is not a folder; pass another --data.root")
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
         raise InputError(
-            f"{path} can't be read ({error.strerror}); make it readable, or give --data.root another folder"
+            f"{path} can't be read ({error.strerror}); make it readable, or pass another --data.root"
         ) from error
     return True

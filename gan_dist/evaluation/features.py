@@ -1,0 +1,75 @@
+"""The inputs of the figures: a set of images with the classifier's features, and the real images of a data set."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from gan_dist.data.pixels import normalize
+from gan_dist.evaluation.classifier import Classifier
+from gan_dist.evaluation.estimates import Figures
+
+CHUNK = 500  # images per forward pass: the fastest on a CPU
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """A set of images with the classifier's features and logits, all on one device."""
+
+    features: Float[Tensor, "n 128"]
+    logits: Float[Tensor, "n classes"]
+    pixels: UInt8[Tensor, "n c h w"]
+    stack: int = 1
+    """Number of consecutive images that were the channels of one image."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The real images of a data set with the features of one classifier, all on one device."""
+
+    classifier_id: str
+    features: Float[Tensor, "n 128"]
+    """Of all training images."""
+    pixels: UInt8[Tensor, "n c h w"]
+    """Of all training images."""
+    held_out_features: Float[Tensor, "m 128"] | None = None
+    """None if the data set has no held-out images, as the next two fields."""
+    held_out_distances: Float[Tensor, " classes"] | None = None
+    """Median distance of held-out images to the nearest training image, per class."""
+    held_out_pixels: UInt8[Tensor, "m c h w"] | None = None
+    floor: Figures = field(default_factory=dict)
+    """The figures of real images: the held-out images against the training images, else one half of the training
+    images against the other. A generator can't be expected to be better."""
+
+    def to(self, device: torch.device) -> Reference:
+        """A copy on another device."""
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+
+@contextlib.contextmanager
+def single_thread() -> Iterator[None]:
+    """Compute on one CPU thread inside the block. The number of threads changes the order of sums."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def extract_features(network: Classifier, pixels: UInt8[Tensor, "n c h w"]) -> ImageFeatures:
+    """Apply a classifier to images, on its device. Each channel is classified as a separate image."""
+    stack = pixels.shape[1]
+    pixels = pixels.to(network.head.weight.device).flatten(0, 1).unsqueeze(1)
+    with torch.no_grad():
+        features = torch.cat([network.features(normalize(chunk)) for chunk in pixels.split(CHUNK)])
+        return ImageFeatures(features, network.head(features), pixels, stack)

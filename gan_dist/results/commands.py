@@ -1,0 +1,155 @@
+"""The commands that read a run: sample, evaluate, doctor, diff. Imports no torch, so --help is answered at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from gan_dist.config import EVALUATED, SEEDS, DataConfig, DataName, DataSource, InputError, Range, Weights
+from gan_dist.config.arguments import read_arguments
+
+SAMPLES = Range(1, 1_000_000, "all images are kept in memory")
+GRID_SAMPLES = Range(1, 10_000, "a larger grid is unreadable; use .npz")
+
+
+@dataclass(frozen=True)
+class SampleArguments:
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Run folder, or one of its .safetensors files."""
+    count: Annotated[int, SAMPLES] = 64
+    """Number of images, at most 10,000 in a .png."""
+    output: Path = Path("samples.png")
+    """Output file: a grid (.png), or an array "images" of uint8 (n, C, H, W) (.npz)."""
+    seed: Annotated[int, SEEDS] = 0
+    """Random seed of the latents."""
+    weights: Weights = "average"
+    """Which generator of the run. average: the exponential moving average if the run keeps one, else the trained
+    generator. live: the trained generator. best: as average, at the best evaluation."""
+
+
+def sample(arguments: Sequence[str]) -> int:
+    """Generate images with a run's generator."""
+    parsed = read_arguments(
+        SampleArguments,
+        arguments,
+        prog="gan-dist sample",
+        description="Generate images with a run's generator.",
+    )
+    if parsed.output.suffix not in (".png", ".npz"):
+        raise InputError(f"output={parsed.output} must end in .png (a grid) or .npz (an array)")
+    if parsed.output.suffix == ".png":
+        GRID_SAMPLES.check("count", parsed.count)
+    from gan_dist.results.generator import load_generator
+    from gan_dist.results.sample import generate_pixels, save_pixels
+
+    generator = load_generator(parsed.run, parsed.weights)
+    save_pixels(generate_pixels(generator, parsed.count, parsed.seed), parsed.output)
+    print(f"{parsed.count} images in {parsed.output}")
+    return 0
+
+
+@dataclass(frozen=True)
+class EvaluateData:
+    name: DataName = "mnist"
+    """Data set of the classifier, with --train-classifier. A run has its own."""
+    root: Path | None = None
+    """Folder of the data set. None: as in the run."""
+    source: DataSource | None = None
+    """Where the images come from. None: as in the run, or local if root is given."""
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None
+    """Run folder, or one of its .safetensors files: figures of NAME.safetensors are written to NAME-evaluation.json
+    beside it."""
+    count: Annotated[int, EVALUATED] = 10_000
+    """Number of images to generate."""
+    seed: Annotated[int, SEEDS] = 0
+    """Random seed of the latents."""
+    weights: Weights = "average"
+    """Which generator of the run. average: the exponential moving average if the run keeps one, else the trained
+    generator. live: the trained generator. best: as average, at the best evaluation."""
+    data: EvaluateData = field(default_factory=EvaluateData)
+    """The real images."""
+    train_classifier: Path | None = None
+    """For maintainers: train the classifier of a data set and write it to this file. Takes no RUN."""
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """Evaluate a run's generator, or train the classifier of a data set."""
+    parsed = read_arguments(
+        EvaluateArguments,
+        arguments,
+        prog="gan-dist evaluate",
+        description="Compare images of a run's generator with real ones; print the figures and write evaluation.json.",
+    )
+    if (parsed.run is None) == (parsed.train_classifier is None):
+        raise InputError("give either a RUN to evaluate, or --train-classifier FILE")
+    from gan_dist.results.evaluate import evaluate_run, make_shipped_classifier
+
+    data = parsed.data
+    if parsed.run is not None:
+        evaluate_run(parsed.run, print, parsed.count, parsed.seed, data.root, data.source, parsed.weights)
+        return 0
+    assert parsed.train_classifier is not None
+    source = DataConfig(data.name, data.root or DataConfig.root, data.source or DataConfig.source)
+    trained = make_shipped_classifier(source, parsed.train_classifier, print)
+    accuracy = f"{100 * trained.accuracy:.2f} % accuracy on held-out images"
+    print(f"classifier {trained.id} in {parsed.train_classifier}: {accuracy}")
+    return 0
+
+
+@dataclass(frozen=True)
+class DoctorArguments:
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Run folder; the run may still be training."""
+
+
+def doctor(arguments: Sequence[str]) -> int:
+    """Print the problems of a run.
+
+    Returns:
+        0 if there are no problems; 1 if there are; 3 if none were found, but more steps or an evaluation are needed to
+        judge the run.
+    """
+    parsed = read_arguments(
+        DoctorArguments,
+        arguments,
+        prog="gan-dist doctor",
+        description=(
+            "Find the problems of a run from its recorded figures, with advice. Exit code: 0 no problems, 1 problems, "
+            "3 too early to tell."
+        ),
+    )
+    from gan_dist.evaluation.doctor import Verdict
+    from gan_dist.results.doctor import examine_run, print_examination
+
+    examination = examine_run(parsed.run)
+    print_examination(examination)
+    return {Verdict.NO_PROBLEMS: 0, Verdict.PROBLEMS: 1, Verdict.TOO_EARLY: 3}[examination.report.verdict]
+
+
+@dataclass(frozen=True)
+class DiffArguments:
+    runs: Annotated[Positional[tuple[Path, Path]], arg(metavar="RUN RUN")]
+    """Folders of two runs trained with --train.log-hashes."""
+
+
+def diff(arguments: Sequence[str]) -> int:
+    """Print the first step in which two runs differ; return 1 if there is one."""
+    parsed = read_arguments(
+        DiffArguments,
+        arguments,
+        prog="gan-dist diff",
+        description="Find the first step, and the tensors, in which two runs differ. Exit code: 0 equal, 1 different.",
+    )
+    from gan_dist.results.diff import compare_hashes
+
+    comparison = compare_hashes(*parsed.runs)
+    print(comparison.describe())
+    return 0 if comparison.differs_at is None else 1

@@ -1,0 +1,136 @@
+"""The problems of a run over its whole length, as `gan-dist doctor` prints them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from gan_dist.config import InputError
+from gan_dist.evaluation.doctor import DoctorReport, Finding, Verdict, diagnose
+from gan_dist.evaluation.history import Row, figure
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.outputs.records import read_config, read_floor, read_json_lines
+
+MAX_MOMENTS = (
+    500  # evenly spaced moments at which a run is diagnosed; first steps of findings are known to this precision
+)
+BOOKKEEPING = ("step", "epoch", "images_seen", "images_per_second")
+# The figures of an evaluation that are printed.
+PRINTED = (
+    *("distance/frechet", "precision", "recall", "density", "coverage", "diversity/features", "classes/from_uniform"),
+    *("nearest/ratio", "score/train", "score/held_out"),
+)
+
+
+@dataclass(frozen=True)
+class Occurrence:
+    """A finding, and the steps at which it occurred."""
+
+    finding: Finding
+    """As it was found last."""
+    first_step: int
+    last_step: int | None
+    """None if it persists at the run's end."""
+
+    def describe(self) -> str:
+        """Three lines for the console."""
+        steps = f"since step {self.first_step:,}"
+        if self.last_step is not None:
+            steps = f"steps {self.first_step:,} to {self.last_step:,}"
+        return f"{self.finding.name}, {steps}\n    {self.finding.evidence}\n    {self.finding.advice}"
+
+
+@dataclass(frozen=True)
+class Examination:
+    """A run's records, and all findings from them."""
+
+    run: Path
+    rows: Sequence[Row]
+    """Lines of metrics.jsonl."""
+    evaluations: Sequence[Row]
+    """Lines of evaluations.jsonl."""
+    floor: Row
+    """The figures of real images."""
+    occurrences: list[Occurrence]
+    """All findings over the run, ordered by their first step."""
+    report: DoctorReport
+    """The state at the run's end."""
+
+    def latest_figures(self) -> str:
+        """The latest figures: one line for the training, and one for the generated images."""
+        names = [name for name in self.rows[-1] if name not in BOOKKEEPING]
+        lines = [self._figures(self.rows, names)]
+        if self.evaluations:
+            lines.append(self._figures(self.evaluations, [name for name in PRINTED if name in self.evaluations[-1]]))
+        return "\n".join(lines)
+
+    def _figures(self, rows: Sequence[Row], names: list[str]) -> str:
+        texts = []
+        for name in names:
+            value, real = figure(rows[-1], name), figure(self.floor, name)
+            comparison = "" if math.isnan(real) else f" (real images {real:.4g})"
+            texts.append(f"{name} {'-' if math.isnan(value) else format(value, '.4g')}{comparison}")
+        return f"step {rows[-1]['step']:,}: " + ", ".join(texts)
+
+
+def examine_run(run: Path) -> Examination:
+    """Diagnose a run, which may still be training, at moments over its whole length.
+
+    Raises:
+        InputError: the folder does not hold a run, or its configuration is damaged.
+    """
+    folder = RunFolder(run)
+    if not folder.holds_a_run():
+        raise InputError(f"{run} holds no run: there is no {folder.config.name} in it; give the folder of a run")
+    config = read_config(folder.config)
+    rows, evaluations = read_json_lines(folder.metrics), read_json_lines(folder.evaluations)
+    floor = read_floor(folder.floor)
+    found: dict[str, Occurrence] = {}
+    for count in moments(len(rows)):
+        step, at_end = rows[count - 1]["step"], count == len(rows)
+        known = [row for row in evaluations if row["step"] <= step or at_end]
+        for finding in diagnose(rows[:count], known, config, floor).findings:
+            first_step = found[finding.name].first_step if finding.name in found else step
+            found[finding.name] = Occurrence(finding, first_step, None if at_end else step)
+    return Examination(run, rows, evaluations, floor, list(found.values()), diagnose(rows, evaluations, config, floor))
+
+
+def moments(rows: int) -> Iterator[int]:
+    """At most MAX_MOMENTS evenly spaced numbers of rows; the last is all of them."""
+    count = min(rows, MAX_MOMENTS)
+    return (rows * moment // count for moment in range(1, count + 1))
+
+
+def print_examination(examination: Examination) -> None:
+    """Print the findings of a run, what is missing to judge it, and its latest figures."""
+    run, rows, report, console = examination.run, examination.rows, examination.report, Console()
+
+    def show(text: str) -> None:
+        console.print(Text(text), soft_wrap=True)
+
+    missing = " and ".join(report.missing)
+    if not rows:
+        return show(f"{run}: {report.verdict.value}: metrics.jsonl has no lines yet")
+    step = f"at step {rows[-1]['step']:,}"
+    if report.verdict is Verdict.TOO_EARLY:
+        show(f"{run}: {report.verdict.value} {step}: this needs {missing}")
+    else:
+        show(f"{run}: {report.verdict.value} {step}")
+    for occurrence in examination.occurrences:
+        if occurrence.last_step is None:
+            show(occurrence.describe())
+    if report.verdict is Verdict.PROBLEMS and missing:
+        show(f"too early to tell whether there are more: this needs {missing}")
+    if report.preliminary:
+        show(f"so far, {report.preliminary}")
+    show("latest figures\n" + examination.latest_figures())
+    if resolved := [occurrence for occurrence in examination.occurrences if occurrence.last_step is not None]:
+        show("resolved problems")
+        for occurrence in resolved:
+            show(occurrence.describe())
+    return None

@@ -1,0 +1,137 @@
+"""The generators of a run: finding their files, and loading them safely."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from torch import nn
+
+from gan_dist.config import Config, InputError, Weights, from_dict, validate
+from gan_dist.files import BadFile, first_line, parse_json, parse_json_object, read_file
+from gan_dist.models import ImageShape, build_generator
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.tensors import check_tensors, read_tensors
+
+MAX_BYTES = 4 * 2**30  # of a generator's file: 1e9 weights
+
+
+def load_generator(run: Path | str, weights: Weights = "average") -> nn.Module:
+    """Load the generator of a run, on the CPU, in eval mode, with parameters that require no gradient.
+
+    Args:
+        run: the run's folder, which may still be training; or one of its .safetensors files, in any folder.
+        weights: which of the run's generators. average: the one to use, RUN/generator.safetensors, which is the
+            exponential moving average if the run keeps one. live: the trained generator, the same one if there is no
+            average. best: as average, at the evaluation with the smallest Fréchet distance.
+
+    Returns:
+        A module that maps standard normal latents (n, latent_dim) to images (n, C, H, W) in [-1, 1]. Its attributes
+        are latent_dim, shape (C, H, W), and classes, the names of its classes, or None.
+
+    Raises:
+        InputError: there is no such generator, or its file is damaged.
+    """
+    return read_generator(generator_file(Path(run), weights))[0]
+
+
+def generator_file(run: Path, weights: Weights) -> Path:
+    """The file of a run's generator.
+
+    Args:
+        run: the run's folder; or a .safetensors file, which is returned unchanged.
+        weights: as in `load_generator`.
+
+    Raises:
+        InputError: `weights` is unknown, or is combined with a file.
+    """
+    if weights not in get_args(Weights):
+        raise InputError(f"weights={weights} is unknown; choose from {', '.join(get_args(Weights))}")
+    if is_generator_file(run):
+        if weights != "average":
+            raise InputError(f"weights={weights} selects a file in a run folder, but {run} is a file; omit one of them")
+        return run
+    folder = RunFolder(run)
+    if weights == "best":
+        return folder.best_generator
+    if weights == "live" and os.path.lexists(folder.live_generator):
+        return folder.live_generator
+    return folder.generator
+
+
+def is_generator_file(run: Path) -> bool:
+    """Whether a path is a generator's file instead of a run folder."""
+    return run.suffix == ".safetensors" and not os.path.isdir(run)
+
+
+def read_generator(file: Path) -> tuple[nn.Module, Config, int]:
+    """Read a generator's file. Its tensors are compared with its description before any network is allocated.
+
+    Returns:
+        The generator, as in `load_generator`; the configuration of its run; its step.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        tensors, metadata = read_tensors(read_file(file, MAX_BYTES))
+        config, shape, step = _description(metadata)
+        generator = _build(config, shape)
+        check_tensors(tensors, generator.state_dict())
+    except BadFile as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            raise InputError(f"{file.parent} holds no {file.name}; {_first_written(file.name)}") from error
+        raise InputError(f"{file} {error}; resume the run to write it again, or restore it") from error
+    generator.to_empty(device="cpu").load_state_dict(tensors)
+    for name, value in {"latent_dim": config.model.latent_dim, "shape": shape, "classes": None}.items():
+        setattr(generator, name, value)
+    return generator.eval().requires_grad_(False), config, step
+
+
+def _first_written(name: str) -> str:
+    if name == RunFolder(Path()).best_generator.name:
+        return "it is written with the first checkpoint after an evaluation (--evaluate.every-epochs)"
+    return "it is written with the first checkpoint"
+
+
+def _description(metadata: Mapping[str, str]) -> tuple[Config, ImageShape, int]:
+    """The metadata of a generator's file: the configuration of its run, (C, H, W) of an image, and the step.
+
+    Raises:
+        BadFile: a value is missing or invalid.
+    """
+    for name in ("config", "image_shape", "step"):
+        if name not in metadata:
+            raise BadFile(f"does not describe a generator: its metadata lack {name!r}")
+    try:
+        config = from_dict(parse_json_object(metadata["config"].encode()))
+        validate(config)
+    # Some are from comparisons with a value of another type.
+    except (InputError, BadFile, TypeError, AttributeError, OverflowError) as error:
+        raise BadFile(f"has an invalid config in its metadata ({first_line(error)})") from None
+    shape = parse_json(metadata["image_shape"].encode())
+    step = parse_json(metadata["step"].encode())
+    if not isinstance(shape, list) or len(shape) != 3 or not all(_is_whole(side) and side > 0 for side in shape):
+        raise BadFile("has metadata whose image_shape is not three positive whole numbers")
+    if not _is_whole(step) or step < 0:
+        raise BadFile("has metadata whose step is not a whole number")
+    return config, (shape[0], shape[1], shape[2]), step
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _build(config: Config, shape: ImageShape) -> nn.Module:
+    """As `build_generator`.
+
+    Raises:
+        BadFile: the network can't be built.
+    """
+    try:
+        return build_generator(config.model, shape)
+    # Sizes that overflow in torch, or values of another type.
+    except (InputError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise BadFile(f"describes a network that can't be built ({first_line(error)})") from None

@@ -1,0 +1,216 @@
+"""The training loop on a fake accelerator: it mixes no devices and does not wait for the device between log points, and
+the number of device operations per step is fixed.
+
+`python tests/test_device.py` prints the current numbers, for the table OPERATIONS.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from device_runs import FAULTS, REDUCTIONS, Case, Measured, final_state, make_config, measure
+from fake_device import DeviceError, register
+from torch.utils import backend_registration
+
+from gan_dist.config import PRESETS, InputError, validate
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"), reason="needs a newer torch"
+)
+
+RANKS = (1, 2, 8)
+COUNTED_WITH = "2.14"  # other releases of torch may divide the same step into other operations
+HOST_STATE = ("images.", "stopping.")  # the images as they were read; the exchange of stop requests
+
+# Device operations of one step: (preset, precision, reduction) -> for 1, 2 and 8 ranks.
+OPERATIONS: dict[tuple[str, str, str], tuple[int, ...]] = {
+    ("seed", "no", "plain"): (123, 127, 127),
+    ("seed", "no", "accumulation"): (235, 235, 235),
+    ("seed", "no", "exact"): (807, 425, 141),
+    ("seed", "bf16", "plain"): (144, 148, 148),
+    ("seed", "bf16", "accumulation"): (261, 261, 261),
+    ("seed", "bf16", "exact"): (947, 497, 162),
+    ("seed", "fp16", "plain"): (172, 176, 176),
+    ("seed", "fp16", "accumulation"): (293, 293, 293),
+    ("seed", "fp16", "exact"): (1003, 537, 190),
+    ("r3", "no", "plain"): (186, 190, 190),
+    ("r3", "no", "accumulation"): (357, 357, 357),
+    ("r3", "no", "exact"): (1283, 665, 204),
+    ("r3", "bf16", "plain"): (223, 227, 227),
+    ("r3", "bf16", "accumulation"): (415, 415, 415),
+    ("r3", "bf16", "exact"): (1551, 801, 241),
+    ("conv", "no", "plain"): (204, 208, 208),
+    ("conv", "no", "accumulation"): (396, 396, 396),
+    ("conv", "no", "exact"): (1434, 740, 222),
+    ("conv", "bf16", "plain"): (257, 261, 261),
+    ("conv", "bf16", "accumulation"): (484, 484, 484),
+    ("conv", "bf16", "exact"): (1830, 940, 275),
+    ("r3-conv", "no", "plain"): (198, 202, 202),
+    ("r3-conv", "no", "accumulation"): (383, 383, 383),
+    ("r3-conv", "no", "exact"): (1379, 713, 216),
+    ("r3-conv", "bf16", "plain"): (237, 241, 241),
+    ("r3-conv", "bf16", "accumulation"): (443, 443, 443),
+    ("r3-conv", "bf16", "exact"): (1663, 857, 255),
+    ("stacked", "no", "plain"): (198, 202, 202),
+    ("stacked", "no", "accumulation"): (383, 383, 383),
+    ("stacked", "no", "exact"): (1379, 713, 216),
+    ("stacked", "bf16", "plain"): (237, 241, 241),
+    ("stacked", "bf16", "accumulation"): (443, 443, 443),
+    ("stacked", "bf16", "exact"): (1663, 857, 255),
+}
+
+
+def is_valid(row: tuple[str, str, str]) -> bool:
+    """Whether the package accepts the combination. It refuses fp16 with penalties."""
+    try:
+        validate(make_config(Case(*row)))
+    except InputError:
+        return False
+    return True
+
+
+PRECISIONS = ("no", "bf16", "fp16")
+ROWS = [row for row in ((p, m, r) for p in PRESETS for m in PRECISIONS for r in REDUCTIONS) if is_valid(row)]
+
+Run = Callable[..., Any]
+"""A function of device_runs, a case, and further arguments -> what it returns, in the other process."""
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[ProcessPoolExecutor]:
+    # torch's autograd must not have run before the device is registered, so this cannot be a fork.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), register) as executor:
+        yield executor
+
+
+@pytest.fixture
+def run(process: ProcessPoolExecutor, data_root: Path, tmp_path: Path) -> Run:
+    def run(function: Callable[..., Any], case: Case, **arguments: Any) -> Any:
+        folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
+        return process.submit(function, case, folder, data_root, **arguments).result()
+
+    return run
+
+
+def check(case: Case, measured: Measured) -> None:
+    """Check what a run did on the device between two log points."""
+    misplaced = [path for path in measured.host_state if not path.startswith(HOST_STATE)]
+    assert not misplaced, "state is not on the device"
+    copies = [step.copies for step in measured.steps]
+    assert copies == [1, 0, 0], "copies to the device, other than the order of the first epoch"
+    on_device = [[name for name in step.collectives if "cpu" not in name] for step in measured.steps]
+    assert on_device[0] == on_device[1] == on_device[2], "the collectives are not the same in each step"
+    name = "all_gather" if case.reduction == "exact" else "all_reduce"
+    expected = [name] * 2 if case.ranks > 1 else []
+    assert [each.split()[0] for each in on_device[0]] == expected, "not one collective per update"
+    _, second, third = (step.operations for step in measured.steps)  # the first step also creates Adam's state
+    assert second == third, f"the operations are not the same in each step: {second - third}, {third - second}"
+    if torch.__version__.startswith(COUNTED_WITH):
+        check_count(case, third)
+
+
+def check_count(case: Case, operations: Counter[str]) -> None:
+    row = case.preset, case.precision, case.reduction
+    assert row in OPERATIONS, f"OPERATIONS has no row {row}; python tests/test_device.py prints the table"
+    expected, count = OPERATIONS[row][RANKS.index(case.ranks)], operations.total()
+    assert count == expected, (
+        f"{case}: a step takes {count} device operations instead of {expected}. If this is intended, update the table "
+        f"OPERATIONS; python tests/test_device.py prints it. The operations: {dict(operations.most_common())}"
+    )
+
+
+@pytest.mark.parametrize("row", ROWS, ids="-".join)
+def test_steps_stay_on_the_device(row: tuple[str, str, str], run: Run) -> None:
+    for ranks in RANKS:
+        case = Case(*row, ranks)
+        check(case, run(measure, case))
+
+
+def test_the_table_has_only_rows_that_are_tested() -> None:
+    assert OPERATIONS.keys() == set(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    {
+        "host tensor": "mixes tensors of the device and of the host",
+        "host scalar": "mixes tensors of the device and of the host",
+        "host index": "mixes tensors of the device and of the host",
+        "item": "waits for the device: aten::_local_scalar_dense",
+        "branch": "waits for the device: aten::_local_scalar_dense",
+        "mask": "waits for the device: aten::index",
+        "copy to the host": "waits for the device: aten::_to_copy to the host",
+        "asynchronous copy to the host": "waits for the device: aten::_to_copy to the host",
+        "copy into a host tensor": "waits for the device: aten::copy_ to the host",
+        "synchronize": "waits for the device: synchronize",
+        "host generator": "draws from a generator of the host",
+        "object collective": "waits for the device: all_gather_object",
+        "collective of a host tensor": "a tensor is on cpu",
+        "collective of a column": "not contiguous",
+        "collective": "not one collective per update",
+        "collective in one step": "the collectives are not the same in each step",
+        "copy to the device": "copies to the device",
+        "operation": "device operations instead of",
+        "operation in one step": "the operations are not the same in each step",
+        "state on the host": "state is not on the device",
+    }.items(),
+)
+def test_faults_in_the_loop_are_found(fault: str, message: str, run: Run) -> None:
+    case = Case("seed", "no", "plain", ranks=2)
+    with pytest.raises((DeviceError, AssertionError), match=message):
+        check(case, run(measure, case, fault=fault))
+
+
+def test_all_faults_are_tested() -> None:
+    (tested,) = (mark.args[1] for mark in test_faults_in_the_loop_are_found.pytestmark)
+    assert dict(tested).keys() == FAULTS.keys()
+
+
+def test_a_resumed_run_stays_on_the_device(run: Run) -> None:
+    for case in (Case("seed", "fp16", "plain", ranks=2), Case("r3", "bf16", "exact", ranks=2)):
+        check(case, run(measure, case, resume=True))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [Case("seed", "no", "plain"), Case("r3-conv", "bf16", "accumulation"), Case("stacked", "no", "exact")],
+    ids=lambda case: case.preset,
+)
+def test_whole_runs_compute_what_the_cpu_computes(case: Case, run: Run) -> None:
+    """With log points, samples and a checkpoint."""
+    assert run(final_state, case, on_device=True) == run(final_state, case, on_device=False)
+
+
+@pytest.mark.parametrize(
+    "case", [Case("seed", "fp16", "plain", 2), Case("r3", "no", "exact", 8)], ids=lambda c: c.preset
+)
+def test_whole_runs_work_with_several_ranks(case: Case, run: Run) -> None:
+    assert run(final_state, case, on_device=True)["rows"]
+
+
+def print_table() -> None:
+    from conftest import draw_images, idx_bytes, write_root
+
+    root = Path(tempfile.mkdtemp())
+    write_root(root, idx_bytes(draw_images()))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), register) as process:
+        for row in ROWS:
+            counts = []
+            for ranks in RANKS:
+                measured: Measured = process.submit(measure, Case(*row, ranks), root / f"{row}-{ranks}", root).result()
+                counts.append(measured.steps[-1].operations.total())
+            print(f"    {row}: {tuple(counts)},".replace("'", '"'))
+    shutil.rmtree(root)
+
+
+if __name__ == "__main__":
+    print_table()
