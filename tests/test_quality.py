@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,10 +77,10 @@ def test_evaluations_in_the_exact_mode_are_bit_identical_on_any_number_of_proces
     expected = exact_evaluations(one)
     assert len(expected[0]) == 3
     monkeypatch.setenv("GAN_DIST_CACHE", str(tmp_path / "cache"))  # the reference is computed again
-    for folder, command in ((threads, [sys.executable, TRAIN]), (two, [*launcher(2), TRAIN])):
-        more = ("--train.threads", "2") if folder is threads else ()
-        ended = run_command(*command, *flags(folder.path, *words, *more))
-        assert ended.code == 0, ended.err
+    assert train_here(flags(threads.path, *words, "--train.threads", "2")) == 0
+    ended = run_command(*launcher(2), TRAIN, *flags(two.path, *words))
+    assert ended.code == 0, ended.err
+    for folder in (threads, two):
         rows, best = exact_evaluations(folder)
         assert rows == expected[0]
         assert best.keys() == expected[1].keys()

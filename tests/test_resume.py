@@ -127,7 +127,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(launch: str, flags: Flags, t
 @pytest.mark.processes(2)
 def test_a_killed_worker_is_restarted_and_the_run_goes_on_by_itself(flags: Flags, tmp_path: Path) -> None:
     folder, straight = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "straight")
-    more = ["--train.steps", "400", "--train.epochs", "10000", "--train.exact-shards", "2"]
+    more = ["--train.steps", "250", "--train.epochs", "10000", "--train.exact-shards", "2"]
     more += ["--checkpoint.every-steps", "41", "--samples.every-epochs", "100"]
     words = flags(folder.path, "--wandb.mode", "disabled", *more)
     command = [*launcher(2), "--max_restarts", "1", str(TRAIN), *words]
@@ -140,7 +140,7 @@ def test_a_killed_worker_is_restarted_and_the_run_goes_on_by_itself(flags: Flags
     assert code == 0, said
     assert "resuming after step" in said
     assert train_run(straight.path, flags, *more) == 0
-    assert_same_end(folder, straight, 400)
+    assert_same_end(folder, straight, 250)
 
 
 @pytest.mark.processes(1)
@@ -410,7 +410,7 @@ def test_samples_that_can_not_be_written_are_no_failure(flags: Flags, tmp_path: 
     (folder.samples / "epoch-0001.png").mkdir(parents=True)  # in the picture's place
     ended = run_command("python", TRAIN, *flags(folder.path, "--train.steps", "20", "--wandb.mode", "disabled"))
     assert ended.code == 0, ended.err
-    assert "epoch-0001.png can't be written" in ended.out
+    assert "epoch-0001.png is not writable" in ended.out
     assert folder.epoch_samples(2).is_file()
 
 
