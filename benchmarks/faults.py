@@ -248,11 +248,15 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
+def latest_checkpoint(run: RunFolder) -> Path:
+    """The folder of a run's latest checkpoint."""
+    return run.checkpoints / f"step-{Checkpoints(run.checkpoints, 1).steps()[-1]:08d}"
+
+
 def disk_full(campaign: Campaign) -> Row:
     """The disk is full at each file of a checkpoint, with keep=1: the previous one stays, and the run resumes."""
     survived, codes = 0, []
-    latest = campaign.clean.checkpoints / f"step-{Checkpoints(campaign.clean.checkpoints, 1).steps()[-1]:08d}"
-    manifest = read_json(latest / "manifest.json")
+    manifest = read_json(latest_checkpoint(campaign.clean) / "manifest.json")
     pages = [-(-entry["size"] // 4096) for entry in manifest["files"].values()] + [1]
     names = [*manifest["files"], "manifest.json"]
     for i in range(len(names)):
@@ -317,8 +321,7 @@ DAMAGES: dict[str, Callable[[Path, Campaign], object]] = {
 
 def damaged_checkpoint(campaign: Campaign, name: str) -> Row:
     """Each file of the latest checkpoint in turn: this checkpoint is skipped, and the previous one is used."""
-    survived, latest = 0, Checkpoints(campaign.clean.checkpoints, 1).steps()[-1]
-    files = sorted((campaign.clean.checkpoints / f"step-{latest:08d}").iterdir())
+    survived, files = 0, sorted(latest_checkpoint(campaign.clean).iterdir())
     for file in files:
         folder = campaign.copy("damaged", campaign.clean)
         DAMAGES[name](folder.checkpoints / file.parent.name / file.name, campaign)
@@ -329,7 +332,7 @@ def damaged_checkpoint(campaign: Campaign, name: str) -> Row:
 def without_latest(campaign: Campaign, name: str) -> tuple[RunFolder, Path]:
     """A copy of the clean run without its latest checkpoint, and the path of that checkpoint."""
     folder = campaign.copy(name, campaign.clean)
-    latest = folder.checkpoints / f"step-{Checkpoints(folder.checkpoints, 1).steps()[-1]:08d}"
+    latest = latest_checkpoint(folder)
     shutil.rmtree(latest)
     return folder, latest
 
@@ -388,10 +391,10 @@ def checkpoint_of_another_run(campaign: Campaign) -> Row:
     other = campaign.new("other")
     campaign.train(other, "--train.seed", "9", "--train.steps", str(STEPS + CHECKPOINT_EVERY))
     folder, _ = without_latest(campaign, "foreign")
-    latest = f"step-{Checkpoints(other.checkpoints, 1).steps()[-1]:08d}"
-    shutil.copytree(other.checkpoints / latest, folder.checkpoints / latest)
-    survived = campaign.continues_cleanly(folder) and (folder.checkpoints / latest).is_dir()
-    return ("a later checkpoint of another run", 1, int(survived), latest)
+    latest = latest_checkpoint(other)
+    copied = shutil.copytree(latest, folder.checkpoints / latest.name)
+    survived = campaign.continues_cleanly(folder) and copied.is_dir()
+    return ("a later checkpoint of another run", 1, int(survived), latest.name)
 
 
 def forged(campaign: Campaign) -> Row:
@@ -399,7 +402,7 @@ def forged(campaign: Campaign) -> Row:
     survived, names = 0, ["generator_optimizer", "discriminator_optimizer", "generator", "discriminator"]
     for name in names:
         folder = campaign.copy("forged", campaign.clean)
-        latest = folder.checkpoints / f"step-{Checkpoints(folder.checkpoints, 1).steps()[-1]:08d}"
+        latest = latest_checkpoint(folder)
         tensors = safetensors.torch.load_file(latest / f"{name}.safetensors")
         content = safetensors.torch.save({key: torch.zeros(3) for key in tensors})
         (latest / f"{name}.safetensors").write_bytes(content)

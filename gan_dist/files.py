@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 MAX_JSON_BYTES = 64 * 2**20
 MAX_NESTING = 64
@@ -98,6 +98,11 @@ def _is_shallow(value: Any, depth: int = 0) -> bool:
         return True
     children = value.values() if isinstance(value, dict) else value
     return depth < MAX_NESTING and all(_is_shallow(child, depth + 1) for child in children)
+
+
+def is_whole(value: Any) -> TypeGuard[int]:
+    """Whether a JSON value is a whole number; True and False are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Reads untrusted safetensors files. Every error is a BadFile."""
+"""Safetensors files: their content, and reading untrusted ones, where every error is a BadFile."""
 
 from __future__ import annotations
 
@@ -12,6 +12,17 @@ from gan_dist.files import BadFile, first_line, parse_json_object
 
 HEADER_SIZE_BYTES = 8  # a little-endian integer before the JSON header
 METADATA = "__metadata__"  # entry of the header; each other entry is a tensor
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The content of a safetensors file.
+
+    Args:
+        tensors: by name, on any device.
+        metadata: by name.
+    """
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    return safetensors.torch.save(contiguous, dict(metadata) if metadata else None)
 
 
 def read_tensors(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:

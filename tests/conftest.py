@@ -27,7 +27,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as the package sets it where
 jaxtyping.install_import_hook("gan_dist", "beartype.beartype")
 
 import torch  # noqa: E402
-from accelerate.state import AcceleratorState, GradientState, PartialState  # noqa: E402
+from many import reset_accelerate  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 from gan_dist.outputs.folder import RunFolder  # noqa: E402
@@ -196,8 +196,3 @@ def clean_process() -> Iterator[None]:
     left -= {"KINETO_LOG_LEVEL"}  # of --profile
     assert not left, f"the test left variables: {left}"
     assert torch.equal(torch.get_rng_state(), random_state), "something drew from the global generator"
-
-
-def reset_accelerate() -> None:
-    for state in (AcceleratorState, PartialState, GradientState):
-        state._shared_state.clear()

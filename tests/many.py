@@ -18,6 +18,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
 SECONDS = 120.0
 
 
@@ -65,17 +67,20 @@ def write(file: Path, content: str) -> None:
     beside.rename(file)
 
 
-def main(folder: Path) -> None:
-    from accelerate.state import AcceleratorState, GradientState, PartialState
+def reset_accelerate() -> None:
+    """Clear Accelerate's global state, which keeps the precision and device of the first Accelerator."""
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._shared_state.clear()
 
+
+def main(folder: Path) -> None:
     for count in itertools.count(1):
         while not (job := folder / f"{count}.json").exists():
             if (folder / "end").exists():
                 return
             time.sleep(0.05)
         module, arguments = json.loads(job.read_text())
-        for state in (AcceleratorState, PartialState, GradientState):
-            state._shared_state.clear()
+        reset_accelerate()
         # As the launcher counts its attempts: each group gets keys of its own in the store where they meet.
         os.environ["TORCHELASTIC_RESTART_COUNT"] = str(count)
         code = importlib.import_module(module).main(arguments)

@@ -18,7 +18,6 @@ from conftest import REPOSITORY, TRAIN, environment, run_command
 
 from gan_dist.config import (
     PRESETS,
-    RANGES,
     Config,
     InputError,
     TrainConfig,
@@ -33,6 +32,7 @@ from gan_dist.config import (
 )
 from gan_dist.config.arguments import read_arguments
 from gan_dist.config.options import Option, docstrings, options_of
+from gan_dist.config.ranges import ranges_of
 from gan_dist.config.suggestions import ELSEWHERE
 from gan_dist.distributed.exit_codes import exit_code
 from gan_dist.train import main, parse
@@ -265,7 +265,7 @@ def test_a_numeric_field_is_in_its_range_or_refused_in_one_line(
     option: Option, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every numeric field of Config is covered, a new one too."""
-    accepted = RANGES[option.name]
+    accepted = ranges_of(Config)[option.name]
     assert docstrings(Config)[option.name].endswith(f" Range: {accepted}.")
     accepted.check(option.name, option.kind(accepted.lowest))
     accepted.check(option.name, option.kind(accepted.highest))

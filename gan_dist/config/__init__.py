@@ -4,7 +4,7 @@ from gan_dist.config.errors import BAD_INPUT_EXIT_CODE, STOPPED_EXIT_CODE, Input
 from gan_dist.config.presets import PRESETS
 from gan_dist.config.ranges import Range, check_text, shortened
 from gan_dist.config.resume import CHANGEABLE_ON_RESUME, HOST_SPECIFIC, differences
-from gan_dist.config.rules import RANGES, check_processes, validate, warnings
+from gan_dist.config.rules import check_processes, validate, warnings
 from gan_dist.config.sections import (
     EVALUATED,
     MIN_EVALUATED,
@@ -37,7 +37,6 @@ __all__ = [
     "HOST_SPECIFIC",
     "MIN_EVALUATED",
     "PRESETS",
-    "RANGES",
     "SEEDS",
     "STOPPED_EXIT_CODE",
     "CheckpointConfig",

@@ -6,7 +6,6 @@ import contextlib
 import io
 import re
 from collections.abc import Mapping, Sequence
-from operator import attrgetter
 from typing import TypeVar
 
 import tyro
@@ -16,7 +15,7 @@ from gan_dist.config.errors import InputError
 from gan_dist.config.helptext import full_help, short_help, show
 from gan_dist.config.mistakes import HELP, HELP_ALL, CommandLine, dashed
 from gan_dist.config.options import docstrings, options_of
-from gan_dist.config.ranges import ranges_of
+from gan_dist.config.ranges import check_ranges
 from gan_dist.config.version import package_version
 
 T = TypeVar("T")
@@ -65,9 +64,7 @@ def read_arguments(
     line = CommandLine(arguments, options, usage, tuple(presets or ()))
     read = _parse(cls, line, default)
     line.check_texts(read)
-    for name, accepted in ranges_of(cls).items():
-        if (value := attrgetter(name)(read)) is not None:
-            accepted.check(name, value)
+    check_ranges(read)
     return read
 
 

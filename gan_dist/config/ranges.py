@@ -6,6 +6,7 @@ import dataclasses
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from gan_dist.config.errors import InputError
@@ -73,6 +74,17 @@ def shortened(value: Any) -> str:
     except ValueError:  # an integer of more digits than Python prints
         return "a huge number"
     return text if len(text) <= 60 else f"{text[:40]}…"
+
+
+def check_ranges(instance: Any) -> None:
+    """Check the fields of a dataclass instance against their ranges. None is accepted.
+
+    Raises:
+        InputError: names the field.
+    """
+    for name, accepted in ranges_of(type(instance)).items():
+        if (value := attrgetter(name)(instance)) is not None:
+            accepted.check(name, value)
 
 
 def ranges_of(cls: type, prefix: str = "") -> dict[str, Range]:

@@ -7,12 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gan_dist.config.errors import InputError
-from gan_dist.config.ranges import check_text, ranges_of
+from gan_dist.config.ranges import check_ranges, check_text
 from gan_dist.config.sections import Config
 from gan_dist.config.stored import flatten
-
-RANGES = ranges_of(Config)
-"""Field -> the numbers that it accepts."""
 
 
 def validate(config: Config) -> None:
@@ -24,8 +21,7 @@ def validate(config: Config) -> None:
     for name, value in flatten(dataclasses.asdict(config)).items():
         if isinstance(value, str | Path):
             check_text(name, str(value), path=isinstance(value, Path))
-        elif value is not None and name in RANGES:
-            RANGES[name].check(name, value)
+    check_ranges(config)
     for message in contradictions(config):
         raise InputError(message)
 

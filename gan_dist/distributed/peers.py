@@ -60,7 +60,7 @@ class Peers:
         self.ranks = ranks
         self._timeout = timeout
         self._thread: threading.Thread | None = None
-        self._works_of_main = 0
+        self._main_calls = 0
         self._waits = False
         if ranks > 1:
             self._closing = False
@@ -101,9 +101,9 @@ class Peers:
 
     def announce_done(self) -> None:
         """End `wait_for_main` on the other ranks: rank 0 has finished what it does alone."""
-        self._works_of_main += 1
+        self._main_calls += 1
         with contextlib.suppress(dist.DistError, RuntimeError):  # the store is lost, which the others have noticed
-            self._own.set(f"done/{self._works_of_main}", "")
+            self._own.set(f"done/{self._main_calls}", "")
 
     def wait_for_main(self) -> None:
         """Wait until rank 0 calls `announce_done`, however long that takes, while it answers pings.
@@ -114,7 +114,7 @@ class Peers:
         Raises:
             dist.DistNetworkError: rank 0 is lost; within `timeout` and the duration of `find_lost`.
         """
-        self._works_of_main += 1
+        self._main_calls += 1
         done = threading.Event()
 
         def wait(key: str) -> None:
@@ -124,7 +124,7 @@ class Peers:
 
         # In a thread for the reason given in `_in_time`, and because Python runs its signal handlers here.
         self._waits = True
-        threading.Thread(target=wait, args=(f"done/{self._works_of_main}",), daemon=True).start()
+        threading.Thread(target=wait, args=(f"done/{self._main_calls}",), daemon=True).start()
         while not done.wait(max(1.0, self._timeout - PING_SECONDS)):
             if self.unresponsive_ranks([0]):
                 raise dist.DistNetworkError("rank 0 was lost while the others waited for it")

@@ -30,11 +30,8 @@ from gan_dist.files import BadFile, parse_json_object, read_file
 from gan_dist.tensors import check_tensors, read_tensors
 
 MAX_BYTES = 4 * 2**30  # of a cached file: 8 million images
-CACHED = (
-    "features",
-    "held_out_features",
-    "held_out_distances",
-)  # tensors of a Reference; pixels are read from the data
+# Tensors of a Reference; the pixels are read from the data set.
+CACHED = ("features", "held_out_features", "held_out_distances")
 
 
 def reference_for(

@@ -34,7 +34,7 @@ def training_bytes(config: Config, image_shape: ImageShape, ranks: int) -> int:
     architecture = find_architecture(config.model, image_shape)
     with torch.device("meta"):
         networks = [build(config.model, image_shape) for build in (architecture.generator, architecture.discriminator)]
-    generator, both = _weights(networks[0]), sum(map(_weights, networks))
+    generator, both = count_weights(networks[0]), sum(map(count_weights, networks))
     share, shards = config.train.batch_size // ranks, config.train.exact_shards
     parts = config.train.accumulation if shards is None else shards // ranks
     half = config.train.mixed_precision in ("bf16", "fp16")
@@ -77,7 +77,8 @@ def _available(device: torch.device) -> int | None:
     return available_memory() if device.type == "cpu" else None
 
 
-def _weights(network: nn.Module) -> int:
+def count_weights(network: nn.Module) -> int:
+    """Number of weights of a network."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from torch import Tensor
 
 from gan_dist.config import InputError
@@ -25,6 +24,7 @@ from gan_dist.outputs.checkpoint_format import (
     read_manifest,
     write_checkpoint,
 )
+from gan_dist.tensors import tensor_bytes
 
 
 class Checkpoints:
@@ -164,4 +164,4 @@ def save_generator(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[
         metadata: describes the network.
     """
     with replacing(file) as temporary:
-        temporary.write_bytes(safetensors.torch.save({k: t.contiguous() for k, t in tensors.items()}, dict(metadata)))
+        temporary.write_bytes(tensor_bytes(tensors, metadata))

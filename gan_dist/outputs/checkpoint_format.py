@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from torch import Tensor
 
-from gan_dist.files import MAX_JSON_BYTES, BadFile, parse_json_object, read_file, sync
-from gan_dist.tensors import check_tensors, read_tensors
+from gan_dist.files import MAX_JSON_BYTES, BadFile, is_whole, parse_json_object, read_file, sync
+from gan_dist.tensors import check_tensors, read_tensors, tensor_bytes
 
 FORMAT = 3
 MANIFEST = "manifest.json"
@@ -87,10 +86,7 @@ def write_checkpoint(
         OSError: the disk failed.
     """
     folder.mkdir()
-    files = {
-        f"{stem}.safetensors": safetensors.torch.save({k: t.contiguous() for k, t in group.items()})
-        for stem, group in tensors.items()
-    }
+    files = {f"{stem}.safetensors": tensor_bytes(group) for stem, group in tensors.items()}
     files[STATE] = json.dumps({**state, "step": step}, indent=1).encode()
     manifest = {
         "format": FORMAT,
@@ -115,7 +111,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise DamagedCheckpoint("it is not a folder")
     manifest = _parse(MANIFEST, _read(folder / MANIFEST, MAX_JSON_BYTES))
     name, step = FOLDER_NAME.fullmatch(folder.name), manifest.get("step")
-    if manifest.get("format") != FORMAT or name is None or not _is_count(step) or step != int(name.group(1)):
+    if manifest.get("format") != FORMAT or name is None or not is_whole(step) or step != int(name.group(1)):
         raise DamagedCheckpoint(f"{MANIFEST} has another format or step")
     run_id, permanent, entries = manifest.get("run"), manifest.get("permanent"), manifest.get("files")
     if not isinstance(run_id, str) or not isinstance(permanent, bool) or not isinstance(entries, dict):
@@ -125,7 +121,7 @@ def read_manifest(folder: Path) -> Manifest:
         if not _FILE_NAME.fullmatch(file) or file == MANIFEST:
             raise DamagedCheckpoint(f"{MANIFEST} names a file that no checkpoint has: {file[:100]!r}")
         size, sha256 = (entry.get("size"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
-        if not (isinstance(size, int) and _is_count(size) and isinstance(sha256, str)):
+        if not (is_whole(size) and size >= 0 and isinstance(sha256, str)):
             raise DamagedCheckpoint(f"{MANIFEST} lacks the size and sha256 of {file}")
         files[file] = size, sha256
     if STATE not in files:
@@ -196,7 +192,3 @@ def _parse(name: str, content: bytes) -> dict[str, Any]:
         return parse_json_object(content)
     except BadFile as error:
         raise DamagedCheckpoint(f"{name} {error}") from error
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

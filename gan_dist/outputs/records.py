@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gan_dist.config import Config, InputError, from_dict, validate
-from gan_dist.files import MAX_JSON_BYTES, BadFile, parse_json_object, read_file, replacing, sync
+from gan_dist.files import MAX_JSON_BYTES, BadFile, is_whole, parse_json_object, read_file, replacing, sync
 
 Row = dict[str, Any]
 MAX_ROWS_BYTES = 2**30  # 2 million lines of metrics
@@ -107,7 +107,7 @@ def read_records(file: Path) -> Records:
         try:
             row = parse_json_object(line)
             step = row.get("step")
-            if not (isinstance(step, int) and _is_count(step)):
+            if not (is_whole(step) and 0 <= step <= MAX_STEP):
                 raise BadFile("has no step")
             if step in rows:
                 raise BadFile(f"has step {step}, which an earlier line has")
@@ -170,11 +170,7 @@ class StepLines:
 
 def is_number(value: Any) -> bool:
     """Returns whether a JSON value is a number that fits in a float. NaN and infinity, which Python writes, do."""
-    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1000)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_STEP
+    return isinstance(value, float) or (is_whole(value) and abs(value) < 2**1000)
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from torch import nn
 
 from gan_dist.config import Config, InputError, Weights, from_dict, validate
-from gan_dist.files import BadFile, first_line, parse_json, parse_json_object, read_file
+from gan_dist.files import BadFile, first_line, is_whole, parse_json, parse_json_object, read_file
 from gan_dist.models import ImageShape, build_generator
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.tensors import check_tensors, read_tensors
@@ -113,15 +113,11 @@ def _description(metadata: Mapping[str, str]) -> tuple[Config, ImageShape, int]:
         raise BadFile(f"has an invalid config in its metadata ({first_line(error)})") from None
     shape = parse_json(metadata["image_shape"].encode())
     step = parse_json(metadata["step"].encode())
-    if not isinstance(shape, list) or len(shape) != 3 or not all(_is_whole(side) and side > 0 for side in shape):
+    if not isinstance(shape, list) or len(shape) != 3 or not all(is_whole(side) and side > 0 for side in shape):
         raise BadFile("has metadata whose image_shape is not three positive whole numbers")
-    if not _is_whole(step) or step < 0:
+    if not is_whole(step) or step < 0:
         raise BadFile("has metadata whose step is not a whole number")
     return config, (shape[0], shape[1], shape[2]), step
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _build(config: Config, shape: ImageShape) -> nn.Module:

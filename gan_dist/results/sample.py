@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from gan_dist.config import InputError
 from gan_dist.data.pixels import quantize
+from gan_dist.evaluation.features import CHUNK
 from gan_dist.files import replacing
 from gan_dist.memory import available_memory
 from gan_dist.outputs.pictures import save_picture
 from gan_dist.seeding import sample_latents
-
-CHUNK = 500  # images generated at a time, which bounds the memory; as in an evaluation, so that the bits are the same
 
 
 def generate_images(generator: nn.Module, count: int, seed: int) -> Float[Tensor, "count c h w"]:
@@ -69,7 +68,7 @@ def save_pixels(pixels: UInt8[Tensor, "n c h w"], file: Path) -> None:
 def _chunks(generator: nn.Module, count: int, seed: int) -> Iterator[Float[Tensor, "n c h w"]]:
     latents = sample_latents(count, _latent_dim(generator), seed)
     with torch.no_grad():
-        for chunk in latents.split(CHUNK):
+        for chunk in latents.split(CHUNK):  # bounds the memory; as in an evaluation, so that the bits are the same
             yield generator(chunk)
 
 

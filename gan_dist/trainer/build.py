@@ -9,12 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from gan_dist.config import (
-    Config,
-    check_processes,
-    validate,
-    warnings,
-)
+from gan_dist.config import Config, check_processes, validate, warnings
 from gan_dist.data.images import ImageSet
 from gan_dist.data.loader import make_loader
 from gan_dist.data.order import GlobalBatches
@@ -72,13 +67,13 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
     Raises:
         InputError: the same one on every rank.
     """
-    config = settle_config(config, accelerator)
+    config = resolve_config(config, accelerator)
     console = Console(enabled=accelerator.is_main_process)
     for line in launch_warnings(accelerator.num_processes) + warnings(config):
         console.announce(line)
-    # Rank 0 reads and broadcasts what it read: every rank starts from the same, and needs no file of its own.
+    # Rank 0 reads the files and broadcasts their content, so that all ranks start from the same state.
     start = on_main_process(accelerator, lambda: find_start(config, folder, console.announce, request))
-    config = settle_folder(config, folder, start, accelerator)
+    config = resolve_folder(config, folder, start, accelerator)
     trainer = assemble(config, start, folder, request, accelerator, console)
     begin(trainer, start)
     return trainer
@@ -138,7 +133,7 @@ def assemble(
     )
 
 
-def settle_config(config: Config, accelerator: Accelerator) -> Config:
+def resolve_config(config: Config, accelerator: Accelerator) -> Config:
     """The configuration with the precision that the launcher may have set, checked against the other ranks.
 
     Raises:
@@ -153,7 +148,7 @@ def settle_config(config: Config, accelerator: Accelerator) -> Config:
     return config
 
 
-def settle_folder(config: Config, folder: RunFolder, start: Start, accelerator: Accelerator) -> Config:
+def resolve_folder(config: Config, folder: RunFolder, start: Start, accelerator: Accelerator) -> Config:
     """The configuration with the folder that the run is kept in, which all hosts see.
 
     Raises:

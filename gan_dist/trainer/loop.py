@@ -103,7 +103,7 @@ def run_to_end(config: Config) -> int:
                 trainer = build(config, folder, request, accelerator)
                 state = train_with_rollbacks(trainer)
                 # Every rank waits here for rank 0's pictures: a launcher that sees one worker end stops the others.
-                reason = request.reason or "asked on another rank"
+                reason = request.reason or "requested on another rank"
                 on_main_process(accelerator, partial(session.conclude, trainer, state, reason))
             except (InputError, Stopped, TrainingFailed) as error:  # every rank is here
                 if isinstance(error, InputError):

@@ -11,12 +11,7 @@ from accelerate.utils import broadcast, gather_object
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gan_dist.config import (
-    Config,
-    OptimizerConfig,
-    PenaltyConfig,
-    TrainConfig,
-)
+from gan_dist.config import Config, OptimizerConfig, PenaltyConfig, TrainConfig
 from gan_dist.distributed.main_process import on_main_process
 from gan_dist.distributed.peers import PING_SECONDS
 from gan_dist.distributed.shared_memory import SharedMemory
@@ -28,7 +23,7 @@ from gan_dist.gan.reduction import ExactReduction, FastReduction, Gather, Reduct
 from gan_dist.gan.steps import Gan
 from gan_dist.gan.update import Update, flatten
 from gan_dist.models import build_pair
-from gan_dist.models.cost import check_memory
+from gan_dist.models.cost import check_memory, count_weights
 from gan_dist.trainer.start import Start
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -98,7 +93,7 @@ def open_shared_memory(
     if ranks == 1 or accelerator.device.type != "cpu" or not config.distributed.shared_memory:
         return None
     rows = add_local_pairs(torch.empty(make_reduction(config.train, ranks, None).rows, 0))
-    weights = max(sum(map(torch.numel, network.parameters())) for network in networks[:2])
+    weights = max(count_weights(networks.generator), count_weights(networks.discriminator))
     numbers = len(rows) * (weights + ranks)  # of an update: the gradients, then the guard's number of each rank
     return SharedMemory.open(
         rank, ranks, numbers, lambda mine: gather_object([mine]), collective_timeout(config), announce

@@ -12,19 +12,15 @@ from accelerate.utils import gather_object
 from rich.console import Console
 from rich.table import Table
 
-from gan_dist.config import (
-    Config,
-    DistributedConfig,
-    InputError,
-    TrainingFailed,
-)
+from gan_dist.config import Config, DistributedConfig, InputError, TrainingFailed
 from gan_dist.data.readers.idx import write_idx_images
 from gan_dist.distributed.environment import read_environment
 from gan_dist.distributed.machine import usable_cores
 from gan_dist.distributed.main_process import on_main_process
-from gan_dist.distributed.peers import PING_SECONDS, Peers
+from gan_dist.distributed.peers import Peers
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.trainer.build import start_processes
+from gan_dist.trainer.networks import collective_timeout
 from gan_dist.trainer.preflight_checks import CHECKS, Preflight, Verdict, preflight_config, scratch_images, timeout_for
 
 
@@ -42,10 +38,11 @@ def preflight(folder: Path) -> int:
         TrainingFailed: a process was lost.
     """
     timeout = timeout_for(read_environment().local_ranks, usable_cores())
-    accelerator = start_processes(Config(distributed=DistributedConfig(timeout=timeout)))
+    config = Config(distributed=DistributedConfig(timeout=timeout))
+    accelerator = start_processes(config)
     rank, ranks = accelerator.process_index, accelerator.num_processes
     rows, failed = [], False
-    with contextlib.closing(Peers(rank, ranks, timeout - PING_SECONDS)) as peers:
+    with contextlib.closing(Peers(rank, ranks, collective_timeout(config))) as peers:
         try:
             # Values that may differ between hosts are those of rank 0: all ranks of a run have the same configuration.
             made, timeout = on_main_process(accelerator, lambda: (_make_scratch(folder, ranks), timeout))
@@ -53,9 +50,9 @@ def preflight(folder: Path) -> int:
             try:
                 checked = Preflight(accelerator, scratch, preflight_config(scratch, ranks, timeout))
                 for name, check in CHECKS.items():
-                    ok, said = _agreed(check, checked)
+                    ok, result = _agreed(check, checked)
                     failed |= not ok
-                    rows.append((name, ok, said))
+                    rows.append((name, ok, result))
             finally:
                 if accelerator.is_main_process:
                     shutil.rmtree(scratch, ignore_errors=True)
@@ -68,8 +65,8 @@ def preflight(folder: Path) -> int:
             raise
     if accelerator.is_main_process:
         table = Table("check", "", "result", title_justify="left")
-        for name, ok, said in rows:
-            table.add_row(name, "[green]ok[/]" if ok else "[bold red]FAILED[/]", said)
+        for name, ok, result in rows:
+            table.add_row(name, "[green]ok[/]" if ok else "[bold red]FAILED[/]", result)
         Console().print(table)
     accelerator.end_training()
     return int(failed)

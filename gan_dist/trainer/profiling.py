@@ -36,7 +36,6 @@ class Profiler:
     """
 
     def __init__(self, watches: bool, folder: Path, device: torch.device, announce: Callable[[str], None]) -> None:
-        self.watches = watches
         self.folder = folder
         self.device = device
         self.announce = announce
@@ -54,8 +53,8 @@ class Profiler:
 
     def begin(self) -> None:
         """Start the first phase."""
-        if self.watches:
-            if self._tracer is not None and not self._traces:  # training may start again after a rollback
+        if self._tracer is not None:
+            if not self._traces:  # training may start again after a rollback
                 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it warns if there is no GPU
                 self._tracer.start()
                 self._traces = True
@@ -63,7 +62,7 @@ class Profiler:
 
     def end_phase(self, phase: str) -> None:
         """End a phase and start the next one of PHASES."""
-        if not self.watches:
+        if self._tracer is None:
             return
         now = self._now()
         if self._step > WARM_UP and not TRACED[0] - 1 <= self._step <= TRACED[1]:  # the tracer slows its steps down
@@ -76,8 +75,7 @@ class Profiler:
             self._span = None
         if phase == PHASES[-1]:
             self._step += 1
-            if self._tracer is not None:
-                self._tracer.step()
+            self._tracer.step()
         if self._is_tracing:
             self._span = record_function(PHASES[(PHASES.index(phase) + 1) % len(PHASES)])
             self._span.__enter__()
@@ -85,7 +83,7 @@ class Profiler:
 
     def timed(self, reduction: Reduction) -> Reduction:
         """The same reduction, with its time counted as communication. That includes waiting for other ranks."""
-        return _TimedReduction(reduction, self) if self.watches else reduction
+        return reduction if self._tracer is None else _TimedReduction(reduction, self)
 
     def end(self) -> dict[str, str]:
         """Write the trace and the phases.
@@ -93,9 +91,9 @@ class Profiler:
         Returns:
             Phase -> its time as text; empty if no step was counted.
         """
-        if not self.watches:
+        if self._tracer is None:
             return {}
-        if self._tracer is not None and self._traces:
+        if self._traces:
             self._tracer.stop()  # exports the trace of a session that ended inside TRACED
             self._traces = False
         if not self.steps:

@@ -11,6 +11,7 @@ from gan_dist.data.order import epoch_order
 from gan_dist.data.store import ResidentImages
 from gan_dist.distributed.machine import describe_machine
 from gan_dist.files import write_json
+from gan_dist.models.cost import count_weights
 from gan_dist.outputs.curves import draw_curves
 from gan_dist.outputs.folder import timestamp
 from gan_dist.outputs.pictures import COUNT, draw_panel, save_grid
@@ -19,15 +20,19 @@ from gan_dist.trainer.checkpointing import checkpoint_bytes
 from gan_dist.trainer.state import Trainer
 
 
-def begin(trainer: Trainer, wandb_id: str | None) -> None:
+def begin(trainer: Trainer, tracker_id: str | None) -> None:
     """Prepare the run folder, start the tracker and show a summary of the run. Rank 0 only.
+
+    Args:
+        trainer: in the state from which the session starts.
+        tracker_id: `Tracker.id` of the earlier sessions; None: the first session.
 
     Raises:
         TrainingFailed: the disk has too little space for the run.
     """
     folder, console = trainer.folder, trainer.console
     networks = [trainer.gan.generator_update.network, trainer.gan.discriminator_update.network]
-    weights = sum(p.numel() for network in networks for p in network.parameters())
+    weights = sum(map(count_weights, networks))
     folder.check_usable(needed_bytes=2 * checkpoint_bytes(networks) + 2**20)
     earlier, problem = read_optional_json(folder.environment)
     if problem:
@@ -41,7 +46,7 @@ def begin(trainer: Trainer, wandb_id: str | None) -> None:
     real = ResidentImages(trainer.images.images)
     first = epoch_order(len(real), trainer.config.train.seed, 0, trainer.images.stack)[:COUNT]
     save_grid(real.__getitems__(first), folder.real_samples)
-    trainer.tracker.start(to_dict(trainer.config), wandb_id, sent)
+    trainer.tracker.start(to_dict(trainer.config), tracker_id, sent)
     if trainer.step:
         console.announce(f"resuming after step {trainer.step:,} from {folder.checkpoints}")
     session = {
@@ -118,24 +123,22 @@ def conclude(trainer: Trainer, state: str, stopped_by: str) -> None:
             "then the same command continues from the latest checkpoint"
         )
     if state == "failed":
-        end(trainer, state, reason_of_failure(trainer))
+        reason = reason_of_failure(trainer)
+    elif state == "finished":
+        reason = f"{trainer.schedule.epoch(trainer.step):.4g} epochs done"
     else:
-        end(
-            trainer,
-            state,
-            f"{trainer.schedule.epoch(trainer.step):.4g} epochs done" if state == "finished" else stopped_by,
-        )
+        reason = stopped_by
+    end(trainer, state, reason)
 
 
 def reason_of_failure(trainer: Trainer) -> str:
     """Why a run with `trainer.failure` ends, and what to do."""
     assert trainer.failure is not None
     tries = f" after {len(trainer.rollbacks)} rollback(s)" if trainer.rollbacks else ""
-    saved = (
-        f"the state after step {trainer.step:,} is saved and the same command continues from it" if trainer.step else ""
-    )
-    beyond = "--train.on-nonfinite skip skips such updates"
-    return f"{trainer.failure.describe()}{tries}; {saved or 'no earlier state was saved'}; {beyond}"
+    saved = "no earlier state was saved"
+    if trainer.step:
+        saved = f"the state after step {trainer.step:,} is saved and the same command continues from it"
+    return f"{trainer.failure.describe()}{tries}; {saved}; --train.on-nonfinite skip skips such updates"
 
 
 def end(trainer: Trainer, state: str, reason: str) -> None:

