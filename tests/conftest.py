@@ -46,7 +46,12 @@ IMAGES = 200  # in the small data set
 STATE_FILES = ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer")  # of a checkpoint
 
 
+LONGEST_FILES = ("test_launch", "test_distributed", "test_resume", "test_wandb", "test_evaluation", "test_signals")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # make test hands out whole files in this order: one that is long and starts last is waited for alone.
+    items.sort(key=lambda item: item.path.stem not in LONGEST_FILES)
     for item in items:
         if "gpu" in item.keywords and not torch.accelerator.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))

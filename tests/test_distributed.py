@@ -430,11 +430,11 @@ def test_ranks_that_get_no_shared_memory_use_gloo_and_say_it_once(
 @pytest.mark.processes(2)
 def test_the_others_wait_for_rank_0_as_long_as_it_lives(flags: Callable[..., list[str]], tmp_path: Path) -> None:
     """It reads the data for an evaluation for longer than distributed.timeout."""
-    words = flags(tmp_path / "run", "--wandb.mode", "disabled", "--train.steps", "10", "--distributed.timeout", "5")
+    words = flags(tmp_path / "run", "--wandb.mode", "disabled", "--train.steps", "10", "--distributed.timeout", "10")
     words += ["--evaluate.every-epochs", "1", "--evaluate.count", "100"]
-    ended = run_command(*launcher(2), HURT, "0", "gan_dist.trainer.evaluator", "classifier_for", "sleep:9", *words)
+    ended = run_command(*launcher(2), HURT, "0", "gan_dist.trainer.evaluator", "classifier_for", "sleep:12", *words)
     assert ended.code == 0, ended.out + ended.err
-    assert ended.err.count("hurt: sleep:9") == 1
+    assert ended.err.count("hurt: sleep:12") == 1
     assert read(RunFolder(tmp_path / "run").status)["state"] == "finished"
 
 
