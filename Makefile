@@ -1,12 +1,17 @@
 PYTHON ?= python
 
-.PHONY: check test
+.PHONY: check test test-slow
 
 check:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
-# Three files at a time, the longest first (tests/conftest.py): the tests of launch/ and those that start real runs wait as much as they compute.
+# Three files at a time, the longest first (tests/conftest.py): tests that start real runs wait as much as they compute.
+PYTEST = $(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
 test:
-	$(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
+
+test-slow:
+	$(PYTEST) -m slow

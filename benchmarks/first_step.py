@@ -26,8 +26,8 @@ def instrument() -> None:
 
     original, measured = loop.generator_step, {}
 
-    def generator_step(gan, real, step):  # type: ignore[no-untyped-def]
-        stats = original(gan, real, step)
+    def generator_step(gan, batch, step):  # type: ignore[no-untyped-def]
+        stats = original(gan, batch, step)
         if step == 1:
             measured["time"] = time.time()
         if step == 50:

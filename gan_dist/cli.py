@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Annotated
 
 from gan_dist import train
-from gan_dist.config import InputError, Range, package_version, shortened
+from gan_dist.config import Config, InputError, Range, package_version, shortened
 from gan_dist.config.arguments import VERSION, read_arguments
 from gan_dist.config.helptext import show
 from gan_dist.config.mistakes import HELP, HELP_ALL
+from gan_dist.config.run_arguments import read_run_arguments
 from gan_dist.config.suggestions import nearest
+from gan_dist.data.readers import READERS
 from gan_dist.distributed.exit_codes import exit_code
 from gan_dist.distributed.openmp import limit_spinning
 from gan_dist.distributed.output_streams import nonblocking_output
 from gan_dist.memory import available_memory
-from gan_dist.results.commands import diff, doctor, evaluate, sample
+from gan_dist.results.commands import data, diff, doctor, evaluate, sample
 
 PROCESSES = Range(1, 1_024, "no machine has more cores or GPUs")
 PROCESS_BYTES = 300_000_000  # of a process that has imported torch, without the memory that it shares with others
@@ -34,12 +36,20 @@ class CheckArguments:
 
 
 def check(arguments: Sequence[str]) -> int:
-    """Check this machine, or the processes of the launcher that started this one; return 1 if a check fails."""
+    """Check this machine, or the processes of the launcher that started this one; return 1 if a check fails.
+
+    With a preset or flags of a training: forecast that run; return 1 if it does not fit.
+    """
+    if describes_a_run(arguments):
+        return _forecast(arguments)
     parsed = read_arguments(
         CheckArguments,
         arguments,
         prog="gan-dist check",
-        description="Check in under a minute that processes, network and disk support a run that stops and resumes.",
+        description=(
+            "Check in under a minute that processes, network and disk support a run that stops and resumes. With "
+            "PRESET and flags of a training: forecast its memory, speed, duration and disk."
+        ),
     )
     available = available_memory()
     if parsed.processes is not None and available is not None and parsed.processes * PROCESS_BYTES > available:
@@ -56,6 +66,28 @@ def check(arguments: Sequence[str]) -> int:
     return launch_here(_preflight, parsed.folder, parsed.processes)
 
 
+def describes_a_run(arguments: Sequence[str]) -> bool:
+    """Whether the words begin with a preset, or contain a flag of a training, whose name has a dot."""
+    names = [word.partition("=")[0] for word in arguments if word.startswith("--")]
+    return any("." in name for name in names) or not (arguments[:1] or ["-"])[0].startswith("-")
+
+
+def _forecast(arguments: Sequence[str]) -> int:
+    config = read_run_arguments(
+        Config,
+        arguments,
+        prog="gan-dist check",
+        description=(
+            "Forecast a run in one process on this machine: memory, speed, duration, disk, and the largest batch that "
+            "fits. Takes the flags of a training. Exit code: 0 the run fits, 1 it does not."
+        ),
+    )
+    READERS[config.data.name].check(config.data)
+    from gan_dist.trainer.forecast import forecast
+
+    return forecast(config)
+
+
 @nonblocking_output()  # it also runs in the processes that check starts
 def _preflight(folder: Path) -> int:
     from gan_dist.trainer.preflight import preflight
@@ -69,11 +101,12 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
         "train a run in this process, without a launcher",
         lambda arguments: train.main(arguments, prog="gan-dist train"),
     ),
+    "data": ("read and prepare a data set, and show what it is", data),
     "sample": ("generate images with a run's generator", sample),
     "evaluate": ("compare images of a run's generator with real ones", evaluate),
     "doctor": ("find the problems of a run, with advice", doctor),
     "diff": ("find the first step in which two runs differ", diff),
-    "check": ("check that this machine or cluster supports a run", check),
+    "check": ("check that this machine or cluster supports a run, or forecast one", check),
 }
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def available_memory(meminfo: Path = Path("/proc/meminfo"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
@@ -43,3 +47,12 @@ def _limit(file: Path) -> int | None:
         return int(file.read_text())
     except (OSError, ValueError):  # no such cgroup, or "max"
         return None
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a device; None if unknown."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    return available_memory() if device.type == "cpu" else None

@@ -22,19 +22,11 @@ if __name__ == "__main__":
     occupy_closed_descriptors()  # before any file is opened, which would get the descriptor of a closed stdout
     _process.enter_context(exit_on_signals())  # before the imports below, which take a fraction of a second
 
-from gan_dist.config import PRESETS, Config, InputError, shortened, validate  # noqa: E402
-from gan_dist.config.arguments import read_arguments  # noqa: E402
-from gan_dist.config.suggestions import nearest  # noqa: E402
+from gan_dist.config import Config  # noqa: E402
+from gan_dist.config.run_arguments import read_run_arguments  # noqa: E402
 from gan_dist.distributed.exit_codes import exit_code  # noqa: E402
 from gan_dist.distributed.openmp import limit_spinning  # noqa: E402
 from gan_dist.trainer.early import check_early  # noqa: E402
-
-# The flags in --help; --help-all shows all.
-FIRST_FLAGS = (
-    *("data.name", "data.root", "data.source"),
-    *("train.epochs", "train.steps", "train.batch_size", "train.seed", "train.loss", "train.mixed_precision"),
-    *("train.exact_shards", "checkpoint.every_steps", "wandb.mode", "run.dir", "run.resume"),
-)
 
 
 def parse(arguments: Sequence[str], prog: str = "gan_dist/train.py") -> Config:
@@ -44,25 +36,13 @@ def parse(arguments: Sequence[str], prog: str = "gan_dist/train.py") -> Config:
         InputError: an unknown preset or flag, or an invalid value.
         SystemExit: after --help, --help-all or --version.
     """
-    preset, rest = "seed", list(arguments)
-    if rest and not rest[0].startswith("-") and "=" not in rest[0]:
-        preset, *rest = rest
-    if preset not in PRESETS:
-        raise InputError(f"there is no preset {shortened(preset)}; {nearest(preset, PRESETS)}")
-    config = read_arguments(
+    return read_run_arguments(
         Config,
-        rest,
-        prog=prog,
-        description=(
-            "Train a generator and a discriminator. PRESET selects the default values (seed if omitted); each flag "
-            "overrides one of them."
-        ),
-        default=PRESETS[preset](),
-        presets={name: (make.__doc__ or "").partition("\n")[0] for name, make in PRESETS.items()},
-        short=FIRST_FLAGS,
+        arguments,
+        prog,
+        "Train a generator and a discriminator. PRESET selects the default values (seed if omitted); each flag "
+        "overrides one of them.",
     )
-    validate(config)
-    return config
 
 
 @nonblocking_output()

@@ -56,14 +56,15 @@ def main(arguments: Sequence[str]) -> int:
         trainer = build(config, folder, StopRequest(), start_processes(config))
         for name in COLLECTIVES:
             stack.enter_context(calls.counted(dist, name, int(name == "all_gather"), name))
-        for step, real in enumerate(trainer.loader, trainer.step + 1):
-            images.append(real.clone())
+        for step, pending in enumerate(trainer.loader, trainer.step + 1):
+            batch = pending.result()
+            images.append(batch.images.clone())
             uses = [trainer.gan.latents(step, use).clone() for use in ("discriminator", "generator")]
             latents.append(torch.stack(uses, 1))
             calls.network = "discriminator"
-            discriminator_step(trainer.gan, real, step)
+            discriminator_step(trainer.gan, batch, step)
             calls.network = "generator"
-            generator_step(trainer.gan, real, step)
+            generator_step(trainer.gan, batch, step)
             trainer.guard.collect(step)
             if len(images) == steps:
                 break

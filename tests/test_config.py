@@ -31,6 +31,7 @@ from gan_dist.config import (
     warnings,
 )
 from gan_dist.config.arguments import read_arguments
+from gan_dist.config.derived import derive, fields_to_derive
 from gan_dist.config.options import Option, docstrings, options_of
 from gan_dist.config.ranges import ranges_of
 from gan_dist.config.suggestions import ELSEWHERE
@@ -198,6 +199,57 @@ def test_a_batch_that_can_not_be_cut_names_what_works(train: dict[str, int], pro
     check_processes(Config(train=TrainConfig(batch_size=24, exact_shards=4)), 2)
 
 
+PICTURES = {
+    "train.batch_size": 64,
+    "model.channels": 64,
+    "model.hidden_dim": 512,
+    "optimizer.learning_rate": 0.002,
+    "penalty.r1": 12.0,
+    "penalty.r2": 12.0,
+    "ema.half_life": 512_000.0,
+    "train.epochs": 2_500,
+}
+
+
+def test_pictures_derives_what_no_flag_sets() -> None:
+    config, derived = derive(parse(["pictures"]), (3, 64, 64), 4_000)
+    assert {item.field: item.value for item in derived} == PICTURES
+    assert not fields_to_derive(config)
+    validate(config)
+    assert derive(config, (1, 32, 32), 10) == (config, [])
+    # A field that follows from another one follows from its flag too.
+    flags = ["--train.batch-size", "16", "--penalty.r1", "1", "--ema.half-life", "10"]
+    config, derived = derive(parse(["pictures", *flags]), (3, 64, 64), 4_000)
+    flat = to_flat(config)
+    assert (flat["train.batch_size"], flat["penalty.r1"], flat["ema.half_life"]) == (16, 1.0, 10.0)
+    assert (flat["penalty.r2"], flat["optimizer.learning_rate"]) == (48.0, 0.001)
+    assert not {"train.batch_size", "penalty.r1", "ema.half_life"} & {item.field for item in derived}
+    assert all(item.reason for item in derived)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 28, 28), (3, 1024, 512)])
+@pytest.mark.parametrize("count", [1, 70, 10**9])
+def test_derived_values_are_in_their_ranges(shape: tuple[int, int, int], count: int) -> None:
+    config, _ = derive(parse(["pictures"]), shape, count)
+    validate(config)
+    assert config.train.batch_size <= count
+
+
+def test_presets_with_all_values_derive_nothing() -> None:
+    for name in PRESETS.keys() - {"pictures"}:
+        assert derive(PRESETS[name](), (3, 64, 64), 4_000) == (PRESETS[name](), [])
+
+
+def test_what_is_still_to_be_derived_is_no_difference_on_resume() -> None:
+    new = parse(["pictures"])
+    stored = to_dict(derive(parse(["pictures", "--train.batch-size", "16"]), (3, 64, 64), 4_000)[0])
+    assert differences(stored, new) == []
+    assert differences(stored, parse(["pictures", "--model.channels", "3"])) == ["model.channels: 64 -> 3"]
+    known, _ = derive(new, (3, 64, 64), 4_000)
+    assert differences(to_dict(known), known) == []
+    assert "train.batch_size: 16 -> 64" in differences(stored, known)
+
+
 BAD = [
     (["nosuch"], "'nosuch'", "choose from seed"),
     (["sead"], "'sead'", "did you mean seed?"),
@@ -209,7 +261,7 @@ BAD = [
     (["--train.batch-size", "1e20"], "train.batch_size='1e20'", "is not a whole number"),
     (["--train.batch-size", "9" * 5000], "train.batch_size='999", "is not a whole number"),
     (["--penalty.r1", "a"], "penalty.r1='a'", "is not a number"),
-    (["--train.epochs"], "--train.epochs", "needs a value: a whole number, as in --train.epochs 300"),
+    (["--train.epochs"], "--train.epochs", "needs a value: a whole number or None, as in --train.epochs 300"),
     (["--train.steps"], "--train.steps", "needs a value: a whole number"),
     (["--train.loss", "--train.steps", "3"], "--train.loss", "needs a value: one of bce, relativistic, hinge"),
     (["--train.epochs="], "train.epochs=''", "is not a whole number"),

@@ -29,14 +29,16 @@ from torchvision.datasets import MNIST
 from torchvision.transforms import ToTensor
 
 from gan_dist.config import DataConfig, InputError, Stopped
-from gan_dist.data.images import MIN_COMPARED, NoHeldOut
+from gan_dist.data.images import ImageSet
 from gan_dist.data.loader import make_loader
 from gan_dist.data.order import GlobalBatches
 from gan_dist.data.pixels import denormalize, normalize
 from gan_dist.data.readers import idx, location
 from gan_dist.data.readers.location import find_local, require_local
-from gan_dist.data.sources import load_images, load_labelled
-from gan_dist.data.store import ResidentImages
+from gan_dist.data.readers.reader import MIN_COMPARED, NoHeldOut, Provenance
+from gan_dist.data.sources import load_held_out, load_images
+from gan_dist.data.spec import DataSpec
+from gan_dist.data.store import DeviceStore, FileStore, Store, make_store
 
 CPU = torch.device("cpu")
 
@@ -62,10 +64,11 @@ def test_torchvision_reads_the_same_pixels(tmp_path: Path) -> None:
     for name in ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
         (data_root / "MNIST/raw" / name).touch()
     theirs = MNIST(str(data_root), train=True, transform=ToTensor())
-    ours = ResidentImages(load_images(DataConfig(root=data_root), quiet).images)
+    ours = DeviceStore(load_images(DataConfig(root=data_root), quiet), CPU)
     assert len(ours) == len(theirs) == IMAGES
-    for i in (0, 17, IMAGES - 1):
-        assert torch.allclose(ours[i], (theirs[i][0] - 0.5) / 0.5, atol=1e-6)
+    chosen = torch.tensor([0, 17, IMAGES - 1])
+    for image, i in zip(ours.__getitems__(chosen).result().images, chosen.tolist(), strict=True):
+        assert torch.allclose(image, (theirs[i][0] - 0.5) / 0.5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +164,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path, kind: str, says: str) -> Non
     labels = images.with_name("train-labels-idx1-ubyte")
     put_in_place(labels, kind)
     with pytest.raises(InputError, match=f"{labels} {says}"):
-        load_labelled(DataConfig(root=tmp_path), "train", quiet)
+        load_images(DataConfig(root=tmp_path), quiet)
     put_in_place(images, kind)
     with pytest.raises(InputError, match=f"{images} {says}"):
         load_images(DataConfig(root=tmp_path), quiet)
@@ -246,8 +249,7 @@ def test_any_content_is_read_or_refused_in_one_line(name: str, files: tuple[byte
         config = DataConfig(name=name, root=Path(folder), source="local")  # type: ignore[arg-type]
         loads: list[Callable[[], object]] = [
             lambda: load_images(config, quiet),
-            lambda: load_labelled(config, "train", quiet),
-            lambda: load_labelled(config, "test", quiet),
+            lambda: load_held_out(config, quiet),
         ]
         refused: list[str] = []
         for load in loads:
@@ -276,7 +278,7 @@ def test_a_root_without_the_data_set(tmp_path: Path) -> None:
 
 
 def test_where_data_are_is_known_without_torch() -> None:
-    code = "import sys, gan_dist.data.readers.location; sys.exit(bool({'torch', 'numpy'} & sys.modules.keys()))"
+    code = "import sys, gan_dist.data.readers; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment()).returncode == 0
 
 
@@ -328,7 +330,7 @@ def test_few_held_out_images_are_as_none(tmp_path: Path) -> None:
         write_root(tmp_path, idx_bytes(draw_images(count)), f"MNIST/raw/{split}-images-idx3-ubyte")
         write_root(tmp_path, labels_bytes(np.zeros(count, np.uint8)), f"MNIST/raw/{split}-labels-idx1-ubyte")
     with pytest.raises(NoHeldOut, match="t10k-images-idx3-ubyte holds 19 images"):
-        load_labelled(DataConfig(root=tmp_path), "test", quiet)
+        load_held_out(DataConfig(root=tmp_path), quiet)
 
 
 HELD_OUT = 40  # held-out images of the mirror
@@ -389,8 +391,11 @@ def test_a_download_is_verified_and_kept(tmp_path: Path, mirror: Path) -> None:
 @pytest.mark.parametrize("name", ["mnist", "qmnist"])
 def test_a_download_has_labels_and_held_out_images(tmp_path: Path, mirror: Path, name: str) -> None:
     config = DataConfig(name=name, root=tmp_path / "root", source="download")  # type: ignore[arg-type]
-    train, test = (load_labelled(config, split, quiet) for split in ("train", "test"))
+    train, test = load_images(config, quiet), load_held_out(config, quiet)
+    assert train.labels is not None
+    assert test.labels is not None
     assert (len(train.labels), len(test.labels)) == (IMAGES, HELD_OUT)
+    assert (train.spec.count, train.spec.held_out) == (IMAGES, HELD_OUT)
     assert torch.equal(test.images[:, 0], torch.from_numpy(draw_images(HELD_OUT)))
 
 
@@ -618,21 +623,81 @@ def test_the_order_depends_on_seed_and_step_alone() -> None:
     assert not all(torch.equal(a, b) for a, b in zip(whole, other, strict=True))
 
 
-def test_the_loader_fetches_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def image_set(images: torch.Tensor, stack: int = 1, labels: torch.Tensor | None = None) -> ImageSet:
+    """A data set of these pixels, (n, c, h, w)."""
+    count, channels, *sides = images.shape
+    spec = DataSpec("made", (stack * channels, *sides), None, count, 0, "unlabelled")  # type: ignore[arg-type]
+    return ImageSet(images, labels, spec, Provenance("made", "local", "made", count, "", ""), stack)
+
+
+def fetch(store: Store, batches: GlobalBatches) -> list[torch.Tensor]:
+    return [pending.result().images for pending in make_loader(store, batches)]
+
+
+def test_the_loader_fetches_whole_batches() -> None:
     images = torch.from_numpy(draw_images()).unsqueeze(1)
     batches = GlobalBatches(IMAGES, 32, 0, range(9), CPU)
-    monkeypatch.setattr(ResidentImages, "__getitem__", lambda *_: pytest.fail("fetched image by image"))
-    loaded = list(make_loader(ResidentImages(images), batches))
+    loaded = fetch(DeviceStore(image_set(images), CPU), batches)
     assert len(loaded) == 9
     for batch, indices in zip(loaded, batches, strict=True):
         assert batch.shape == (32, 1, 28, 28)
         assert torch.equal(batch, normalize(images[indices]))
 
 
+@pytest.mark.parametrize("stack", [1, 3])
+def test_both_stores_fetch_the_same_images_and_labels(stack: int) -> None:
+    images, labels = torch.from_numpy(draw_images()).unsqueeze(1), torch.arange(IMAGES)
+    data = image_set(images, stack, labels)
+    mirrored = stack == 1
+    batches = GlobalBatches(IMAGES, 32, 0, range(9), CPU, stack, mirrored)
+    stores = [kind(data, CPU, mirrored) for kind in (DeviceStore, FileStore)]
+    device, file = ([pending.result() for pending in make_loader(store, batches)] for store in stores)
+    for one, other, indices in zip(device, file, batches, strict=True):
+        assert torch.equal(one.images, other.images)
+        if stack > 1:
+            assert one.labels is other.labels is None
+        else:
+            assert one.labels is not None
+            assert other.labels is not None
+            assert torch.equal(one.labels, indices % IMAGES)
+            assert torch.equal(one.labels, other.labels)
+
+
+def test_images_are_mirrored_as_a_function_of_seed_and_step() -> None:
+    images = torch.from_numpy(draw_images()).unsqueeze(1)
+    store = DeviceStore(image_set(images), CPU, mirrored=True)
+
+    def steps(seed: int, first: int = 0) -> GlobalBatches:
+        return GlobalBatches(IMAGES, 50, seed, range(first, 20), CPU, mirrored=True)
+
+    plain, mirrored = GlobalBatches(IMAGES, 50, 3, range(20), CPU), list(steps(3))
+    flips = []
+    for batch, flipped, fetched in zip(plain, mirrored, fetch(store, steps(3)), strict=True):
+        assert torch.equal(flipped % IMAGES, batch)  # the order is that of the run without flips
+        where = flipped >= IMAGES
+        expected = normalize(images[batch])
+        expected[where] = expected[where].flip(3)
+        assert torch.equal(fetched, expected)
+        flips.append(where)
+    assert 0.45 < torch.cat(flips).float().mean().item() < 0.55
+    assert all(torch.equal(a, b) for a, b in zip(mirrored[7:], steps(3, 7), strict=True))
+    assert not torch.equal(flips[0], next(iter(steps(4))) >= IMAGES)
+
+
+def test_images_are_on_the_device_only_if_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = image_set(torch.from_numpy(draw_images()).unsqueeze(1))
+    size = data.images.nbytes
+    for free, ranks, kind in ((4 * size, 1, DeviceStore), (4 * size, 2, FileStore), (4 * size - 4, 1, FileStore)):
+        monkeypatch.setattr("gan_dist.data.store.free_memory", lambda device, free=free: free)
+        assert type(make_store("auto", data, CPU, ranks, False)) is kind
+    assert type(make_store("device", data, CPU, 1, False)) is DeviceStore
+    assert type(make_store("file", data, CPU, 1, False)) is FileStore
+
+
 def test_stacked_images_take_every_image_once_an_epoch_in_every_channel() -> None:
     images = torch.arange(IMAGES, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous()
     batches = GlobalBatches(IMAGES, 20, 0, range(10), CPU, stack=3)
-    epoch = torch.cat(list(make_loader(ResidentImages(images), batches)))
+    epoch = torch.cat(fetch(DeviceStore(image_set(images, 3), CPU), batches))
     assert epoch.shape == (IMAGES, 3, 2, 2)
     numbers = ((epoch[:, :, 0, 0] + 1) * 127.5).round().long()  # (IMAGES, 3)
     for channel in numbers.T:

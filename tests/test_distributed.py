@@ -252,6 +252,7 @@ def test_the_config_file_starts_one_process_unedited(flags: Callable[..., list[s
     assert read(RunFolder(tmp_path / "run").environment)["processes"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.processes(2)
 def test_torchrun_starts_the_same_script(flags: Callable[..., list[str]], tmp_path: Path) -> None:
     words = ["python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", TRAIN]
@@ -345,6 +346,7 @@ def test_nan_on_one_rank_is_agreed_on(flags: Callable[..., list[str]], tmp_path:
     assert_same_bits(straight, folder, 20)
 
 
+@pytest.mark.slow
 @pytest.mark.processes(2)
 @pytest.mark.parametrize(("fault", "rank"), [("SIGKILL", 1), ("SIGSTOP", 0)])
 def test_a_lost_rank_is_named(fault: str, rank: int, flags: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -427,6 +429,7 @@ def test_ranks_that_get_no_shared_memory_use_gloo_and_say_it_once(
     assert ended.out.count("shared memory is unavailable (rank 1: hurt); the gradients are added through gloo") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.processes(2)
 def test_the_others_wait_for_rank_0_as_long_as_it_lives(flags: Callable[..., list[str]], tmp_path: Path) -> None:
     """It reads the data for an evaluation for longer than distributed.timeout."""
@@ -438,6 +441,7 @@ def test_the_others_wait_for_rank_0_as_long_as_it_lives(flags: Callable[..., lis
     assert read(RunFolder(tmp_path / "run").status)["state"] == "finished"
 
 
+@pytest.mark.slow
 @pytest.mark.processes(2)
 @pytest.mark.parametrize(
     ("where", "fault"),
@@ -500,6 +504,7 @@ def test_ranks_that_share_a_core_get_more_time_in_the_preflight() -> None:
     assert timeout_for(local_ranks=16, cores=2) == 240
 
 
+@pytest.mark.slow
 @pytest.mark.processes(1)
 def test_the_preflight_of_a_machine_that_is_not_fit(tmp_path: Path) -> None:
     check = ["-m", "gan_dist.cli", "check"]

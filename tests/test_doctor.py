@@ -22,6 +22,7 @@ from gan_dist import cli
 from gan_dist.config import (
     PRESETS,
     Config,
+    DataConfig,
     EvaluateConfig,
     InputError,
     LogConfig,
@@ -443,14 +444,14 @@ PROBLEMATIC = {
         BCE,
         {LOSS_D: (0.741, 0.729), LOSS_G: (1.47, 1.89)},
         [evaluation(6000, 20.6, 0.427, (0.006, 0.457, 0.034, 0.065, 0.054, 0.03, 0.035, 0.157, 0.049, 0.112), 1.13)],
-        problem="missing-digits",
+        problem="missing-classes",
         last=6000,
     ),
     "only ones": Case(
         R3,
         {LOSS_D: (0.649, 0.691), LOSS_G: (0.836, 0.703), GRADIENT_D: (0.209, 0.119), GRADIENT_G: (0.164, 0.0195)},
         [evaluation(3000, 10.2, 0.858, (0.0, 0.958, 0.015, 0.0, 0.013, 0.0, 0.0, 0.0, 0.012, 0.002))],
-        problem="missing-digits",
+        problem="missing-classes",
         floor={"diversity/features": 10.9, "classes/from_uniform": 0.896}
         | {f"classes/{label}": 0.996 if label == 1 else 0.0005 for label in range(10)},
     ),
@@ -458,7 +459,7 @@ PROBLEMATIC = {
         R3,
         R3_FIGURES,
         [evaluation(3000, 21.7, 0.255, (0.174, 0.17, 0.15, 0.15, 0.12, 0.11, 0.08, 0.0143, 0.016, 0.015))],
-        problem="missing-digits",
+        problem="missing-classes",
         floor=FLOOR | {"classes/7": 0.0, "classes/8": 0.0, "classes/9": 0.001},
     ),
 }
@@ -596,6 +597,37 @@ def test_memorization_must_increase_to_be_found() -> None:
     falling = [evaluation(2000, 20.0, 0.1, train=0.7), evaluation(4000, 24.0, 0.1, train=0.65)]
     assert findings(rows, falling, R3, FLOOR) == []
     assert [finding.name for finding in findings(rows, falling[1:], R3, FLOOR)] == ["discriminator-memorizes"]
+
+
+def test_classes_are_compared_with_the_shares_that_real_images_have() -> None:
+    """Of 3,000 images, 60 % are of one class of the real ones, and 0.1 % of another."""
+    real = (0.6, 0.3, 0.099, 0.001)
+    floor = {"diversity/features": 20.0, "classes/from_uniform": 0.4} | {f"classes/{i}": s for i, s in enumerate(real)}
+    rows, config = metrics_rows(R3_FIGURES, 3000), replace(R3, data=DataConfig(name="folder"))
+
+    def names(*shares: float) -> list[str]:
+        uneven = sum(abs(share - 1 / 4) for share in shares) / 2
+        return [found.name for found in findings(rows, [evaluation(2500, 20.0, uneven, shares)], config, floor)]
+
+    assert names(0.6, 0.3, 0.1, 0.0) == []  # three images are too few to miss them
+    assert names(0.7, 0.3, 0.0, 0.0) == ["missing-classes"]
+    assert names(0.05, 0.05, 0.9, 0.0) == ["mode-collapse"]
+    without = {k: v for k, v in evaluation(2500, 20.0, 0.4).items() if not k.startswith("classes/")}
+    assert findings(rows, [without], R3, FLOOR) == []
+
+
+def test_findings_that_cannot_be_judged_for_the_data_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, folder = metrics_rows(R3_FIGURES, 3000), RunFolder(tmp_path)
+    whole = evaluation(2500, 24.0, 0.1)
+    assert diagnose(rows, [whole], R3, FLOOR).not_judged == ()
+    without = {k: v for k, v in whole.items() if not k.startswith(("classes/", "nearest/", "score/"))}
+    write_run(folder, R3, rows, [without])
+    print_examination(examine_run(folder.path))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not judged")]
+    for name in ("missing-classes", "discriminator-memorizes", "generator-copies"):
+        assert name in line
 
 
 def test_advice_names_flags_that_exist() -> None:

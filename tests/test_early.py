@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,6 @@ from gan_dist.config import InputError, to_dict
 from gan_dist.distributed.preemption import StopRequest
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.train import parse
-from gan_dist.trainer import early
 from gan_dist.trainer.early import check_early
 from gan_dist.trainer.start import find_start
 
@@ -102,4 +102,4 @@ def test_what_can_start_passes(flags: Callable[..., list[str]], tmp_path: Path) 
     write_run(tmp_path / "run", *flags(tmp_path / "run"))
     check_early(parse(flags(tmp_path / "run", "--train.epochs", "5")))
     check_early(parse(["--data.source", "sample", "--run.dir", str(tmp_path / "other")]))
-    assert early.importlib.util.find_spec("mlxtend") is not None
+    assert importlib.util.find_spec("mlxtend") is not None

@@ -26,13 +26,15 @@ from torch import Tensor
 
 from gan_dist import cli
 from gan_dist.config import DataConfig, InputError
-from gan_dist.data.images import LabelledImages, NoHeldOut
+from gan_dist.data.cache import write_cached
+from gan_dist.data.images import ImageSet
 from gan_dist.data.pixels import normalize, quantize
 from gan_dist.data.readers import location
-from gan_dist.data.sources import load_images, load_labelled, pin_source
-from gan_dist.evaluation import classifier_file, classifier_training, nearest
+from gan_dist.data.readers.reader import NoHeldOut, Provenance
+from gan_dist.data.sources import load_held_out, load_images, pin_source
+from gan_dist.data.spec import DataSpec
+from gan_dist.evaluation import classifier_file, classifier_training, floor, nearest
 from gan_dist.evaluation import reference as references
-from gan_dist.evaluation.cache import write_cached
 from gan_dist.evaluation.classes import class_shares, modes
 from gan_dist.evaluation.classifier_file import (
     TrainedClassifier,
@@ -75,12 +77,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def digits() -> LabelledImages:
+def digits() -> ImageSet:
     """The 5,000 real digits of the sample."""
-    return load_labelled(DataConfig(source="sample"), "train", quiet)
+    return load_images(DataConfig(source="sample"), quiet)
 
 
-def some(digits: LabelledImages, every: int) -> LabelledImages:
+def some(digits: ImageSet, every: int) -> ImageSet:
     return dataclasses.replace(digits, images=digits.images[::every], labels=digits.labels[::every])
 
 
@@ -349,7 +351,7 @@ def test_every_figure_is_tested_and_documented() -> None:
     assert [name for name in names if f"`{name}`" not in documentation] == []
 
 
-def test_figures_do_not_depend_on_the_global_generator_or_the_number_of_ranks(digits: LabelledImages) -> None:
+def test_figures_do_not_depend_on_the_global_generator_or_the_number_of_ranks(digits: ImageSet) -> None:
     """That the global generator keeps its state is checked by a fixture."""
     network = shipped_classifier().network
     images, other = (extract_features(network, digits.images[first::40]) for first in (0, 1))
@@ -365,7 +367,7 @@ def test_figures_do_not_depend_on_the_global_generator_or_the_number_of_ranks(di
 # The classifier
 
 
-def test_the_shipped_classifier_classifies_digits(digits: LabelledImages) -> None:
+def test_the_shipped_classifier_classifies_digits(digits: ImageSet) -> None:
     classifier = shipped_classifier()
     assert classifier.id == "6a267eb79315"
     assert classifier.accuracy >= 0.993
@@ -378,10 +380,10 @@ def test_the_shipped_classifier_classifies_digits(digits: LabelledImages) -> Non
     assert images.features.shape == (5000, 128)
     assert images.features.min() == 0  # after a ReLU
     assert torch.allclose(images.logits[:9], classifier.network(normalize(digits.images[:9])), atol=1e-4)
-    assert classifier_for(DataConfig(name="qmnist"), quiet).id == classifier.id
+    assert classifier_for(DataConfig(source="sample"), quiet, train=digits).id == classifier.id
 
 
-def test_training_a_classifier_depends_on_its_arguments_alone(digits: LabelledImages) -> None:
+def test_training_a_classifier_depends_on_its_arguments_alone(digits: ImageSet) -> None:
     train, held_out = some(digits, 5), some(digits, 37)
 
     def one(global_seed: int, **arguments: int) -> TrainedClassifier:
@@ -399,7 +401,7 @@ def test_training_a_classifier_depends_on_its_arguments_alone(digits: LabelledIm
     assert without.accuracy * 100 == pytest.approx(round(without.accuracy * 100))  # of every tenth image
 
 
-def test_a_classifiers_file(digits: LabelledImages, tmp_path: Path) -> None:
+def test_a_classifiers_file(digits: ImageSet, tmp_path: Path) -> None:
     trained = train_classifier(some(digits, 50), None, quiet, epochs=1)
     content = classifier_bytes(trained)
     assert classifier_bytes(trained) == content
@@ -454,6 +456,88 @@ def test_no_damage_to_a_classifier_is_a_traceback(damage: Damage, tmp_path_facto
     assert loads_or_is_refused(lambda: load_classifier(file), InputError)
 
 
+# Other shapes, and data without labels
+
+
+def pictures(shape: tuple[int, int, int], labelled: bool, count: int = 120) -> ImageSet:
+    """Images of noise whose brightness is their class."""
+    labels = torch.arange(count) % 3
+    images = torch.randint(100, (count, *shape), generator=generator_for(0, "test"), dtype=torch.uint8)
+    images += (70 * labels).to(torch.uint8)[:, None, None, None]
+    classes = ("dark", "grey", "bright") if labelled else None
+    spec = DataSpec("some", shape, classes, count, 0, "classifier" if labelled else "unlabelled")
+    sha256 = hashlib.sha256(images.numpy().tobytes()).hexdigest()
+    provenance = Provenance("some", "local", "some", count, sha256, "")
+    return ImageSet(images, labels if labelled else None, spec, provenance)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 24, 40), (3, 200, 256), (3, 33, 33)])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_classifiers_of_any_shape(shape: tuple[int, int, int], labelled: bool, tmp_path: Path) -> None:
+    train = pictures(shape, labelled, 24)
+    made = train_classifier(train, None, quiet, epochs=1)
+    assert (made.shape, made.task) == (shape, "classes" if labelled else "rotations")
+    assert made.classes == (3 if labelled else 4 if shape[1] == shape[2] else 2)
+    (file := tmp_path / "some.safetensors").write_bytes(classifier_bytes(made))
+    assert dataclasses.replace(load_classifier(file), network=made.network) == made
+    found = extract_features(made.network, train.images, labelled)
+    assert found.features.shape == (24, 128)
+    assert found.stack == 1
+    assert found.logits.shape == (24, 3 if labelled else 1)
+
+
+def test_what_is_trained_without_labels_recognizes_rotations() -> None:
+    train = pictures((3, 16, 16), False)
+    train.images[:, :, :8] //= 4  # the upper half is darker
+    assert train_classifier(train, None, quiet, epochs=30).accuracy > 0.9
+
+
+def test_a_colour_image_is_judged_as_one_and_a_stack_as_several() -> None:
+    colour = train_classifier(pictures((3, 28, 28), True), None, quiet, epochs=1).network
+    images = pictures((3, 28, 28), True, 10).images
+    assert extract_features(colour, images).features.shape == (10, 128)
+    stacked = extract_features(shipped_classifier().network, images)
+    assert (stacked.stack, len(stacked.features)) == (3, 30)
+
+
+def test_without_labels_there_are_no_figures_of_classes() -> None:
+    train = pictures((3, 8, 8), False)
+    network = train_classifier(train, None, quiet, epochs=1).network
+    for held_out in (None, train.images[:40]):
+        reference = build_reference(network, "id", train.images, held_out, labelled=False)
+        names = set(reference.floor)
+        assert {"distance/frechet", "distance/kernel", "precision", "recall", "diversity/features"} <= names
+        assert not any(name.startswith(("classes/", "modes/", "score/")) for name in names)
+        assert real_figures(reference, 100, 1) == reference.floor
+    assert "nearest/ratio" in names
+
+
+def test_of_many_classes_only_the_distance_from_equal_shares_is_a_figure() -> None:
+    found = class_shares(generated(drawn(202), torch.eye(101).repeat(2, 1)), real(drawn(10)))
+    assert list(found) == ["classes/from_uniform"]
+
+
+def test_a_reference_of_many_images_has_the_features_of_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(floor, "MAX_REFERENCE", 50)
+    train = pictures((3, 8, 8), True)
+    network = train_classifier(train, None, quiet, epochs=1).network
+    reference = build_reference(network, "id", train.images, train.images[:70])
+    assert reference.held_out_features is not None
+    assert (len(reference.features), len(reference.held_out_features)) == (50, 50)
+    assert reference.pixels.data_ptr() == train.images.data_ptr()  # not copied
+    assert reference.floor["nearest/generated"].value == 0  # of all training images
+
+
+@pytest.mark.usefixtures("few_epochs")
+def test_a_cached_classifier_of_another_task_is_not_used(cache: Path) -> None:
+    config, without = DataConfig(name="fashion-mnist", root=cache), pictures((3, 8, 8), False)
+    key = without.provenance.sha256[:16]
+    other = classifier_bytes(train_classifier(pictures((3, 8, 8), True), None, quiet, epochs=1))
+    write_cached(cache / f"classifier-{key}-v{classifier_file.FORMAT}.safetensors", other, quiet)
+    with pytest.raises(InputError, match="no classifier of some yet"):
+        classifier_for(config, quiet, may_train=False, train=without)
+
+
 # Labels and held-out images
 
 
@@ -477,8 +561,10 @@ def write_data(root: Path, folder: str = "MNIST", gz: str = "") -> Path:
 def test_both_splits_are_read_with_their_labels(tmp_path: Path, gz: str, source: str) -> None:
     write_data(tmp_path, gz=gz)
     config = DataConfig(root=tmp_path, source=source)  # type: ignore[arg-type]  # what is there is not downloaded again
-    train, test = (load_labelled(config, split, quiet) for split in ("train", "test"))
+    train, test = load_images(config, quiet), load_held_out(config, quiet)
     assert torch.equal(train.images, load_images(pin_source(config, "local"), quiet).images)
+    assert train.labels is not None
+    assert test.labels is not None
     assert torch.equal(test.images[:, 0], torch.from_numpy(draw_images(200 + HELD_OUT)[200:]))
     assert torch.equal(train.labels, torch.from_numpy(classes_of(200)).long())
     assert torch.equal(test.labels, torch.from_numpy(classes_of(HELD_OUT)).long())
@@ -492,15 +578,15 @@ def test_qmnists_labels_are_the_first_of_eight_numbers(tmp_path: Path) -> None:
     for split in ("train", "test"):
         write_split(tmp_path, "QMNIST", f"qmnist-{split}-images-idx3-ubyte", "unused", 50)
         write_root(tmp_path, labels_bytes(numbers), f"QMNIST/raw/qmnist-{split}-labels-idx2-int")
-    for split in ("train", "test"):
-        found = load_labelled(DataConfig(name="qmnist", root=tmp_path), split, quiet)  # type: ignore[arg-type]
+    for load in (load_images, load_held_out):
+        found = load(DataConfig(name="qmnist", root=tmp_path), quiet)
+        assert found.labels is not None
         assert found.labels.tolist() == classes_of(50).tolist()
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, r"holds no train-labels-idx1-ubyte\[\.gz\], .*; put it beside train-images-idx3-ubyte"),
         (b"", "is empty"),
         (labels_bytes(classes_of(200))[:-3], "truncated: 205 bytes instead of 208 for 200 labels"),
         (labels_bytes(classes_of(200))[:6], "less than an IDX header"),
@@ -510,18 +596,15 @@ def test_qmnists_labels_are_the_first_of_eight_numbers(tmp_path: Path) -> None:
         (labels_bytes(classes_of(200) + np.uint8(1)), "holds other classes than 0 to 9"),
     ],
 )
-def test_labels_that_cannot_be_used_are_named(tmp_path: Path, content: bytes | None, says: str) -> None:
+def test_labels_that_cannot_be_used_are_named(tmp_path: Path, content: bytes, says: str) -> None:
     file = write_data(tmp_path)
-    if content is None:
-        file.unlink()
-    else:
-        file.write_bytes(content)
+    file.write_bytes(content)
     with pytest.raises(InputError, match=says) as refusal:
-        load_labelled(DataConfig(root=tmp_path), "train", quiet)
+        load_images(DataConfig(root=tmp_path), quiet)
     assert str(file.parent) in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert not isinstance(refusal.value, NoHeldOut)
-    load_labelled(DataConfig(root=tmp_path), "test", quiet)
+    load_held_out(DataConfig(root=tmp_path), quiet)
 
 
 @pytest.mark.parametrize("missing", ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
@@ -530,17 +613,17 @@ def test_missing_held_out_files_are_told_from_damaged_ones(tmp_path: Path, missi
     content = file.read_bytes()
     file.unlink()
     with pytest.raises(NoHeldOut, match=missing):
-        load_labelled(DataConfig(root=tmp_path), "test", quiet)
+        load_held_out(DataConfig(root=tmp_path), quiet)
     file.write_bytes(content[:-1])
     with pytest.raises(InputError, match="truncated") as refusal:
-        load_labelled(DataConfig(root=tmp_path), "test", quiet)
+        load_held_out(DataConfig(root=tmp_path), quiet)
     assert not isinstance(refusal.value, NoHeldOut)
 
 
-def test_the_sample_has_labels_and_no_held_out_images(digits: LabelledImages) -> None:
+def test_the_sample_has_labels_and_no_held_out_images(digits: ImageSet) -> None:
     assert torch.bincount(digits.labels).tolist() == [500] * 10
     with pytest.raises(NoHeldOut, match=r"--data\.root with a copy of MNIST"):
-        load_labelled(DataConfig(source="sample"), "test", quiet)
+        load_held_out(DataConfig(source="sample"), quiet)
 
 
 def test_held_out_images_are_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -548,7 +631,7 @@ def test_held_out_images_are_verified(tmp_path: Path, monkeypatch: pytest.Monkey
     published = dataclasses.replace(location.HELD_OUT["mnist"], count=HELD_OUT, md5="0" * 32)
     monkeypatch.setitem(location.HELD_OUT, "mnist", published)
     with pytest.raises(InputError, match="t10k-images-idx3-ubyte is not mnist: its md5 differs"):
-        load_labelled(DataConfig(root=tmp_path), "test", quiet)
+        load_held_out(DataConfig(root=tmp_path), quiet)
 
 
 # The cache
@@ -566,7 +649,7 @@ def test_a_classifier_is_trained_once_for_a_data_set(
 ) -> None:
     write_data(tmp_path, "FashionMNIST")
     config = DataConfig(name="fashion-mnist", root=tmp_path)
-    with pytest.raises(InputError, match=r"no classifier for data\.name=fashion-mnist yet; gan-dist evaluate RUN"):
+    with pytest.raises(InputError, match=r"no classifier of fashion-mnist yet; gan-dist data"):
         classifier_for(config, quiet, may_train=False)
     announced: list[str] = []
     trained = classifier_for(config, announced.append)
@@ -590,7 +673,7 @@ def test_the_reference_is_cached_and_computed_again_if_damaged(
     assert first.held_out_features is not None
     assert first.held_out_features.shape == (HELD_OUT, 128)
     assert first.floor["nearest/ratio"].value == pytest.approx(1, abs=0.1)
-    held_out = load_labelled(config, "test", quiet)
+    held_out = load_held_out(config, quiet)
     with single_thread():  # as the reference is computed
         assert first.floor == compute_figures(extract_features(classifier.network, held_out.images), first)
 
@@ -669,7 +752,7 @@ def test_no_damage_to_a_cached_file_is_a_traceback(
         assert loads_or_is_refused(lambda: references._read(file, shipped_classifier(), pixels, 2), BadFile)
 
 
-def test_without_held_out_images_the_halves_of_the_training_images_are_compared(digits: LabelledImages) -> None:
+def test_without_held_out_images_the_halves_of_the_training_images_are_compared(digits: ImageSet) -> None:
     announced: list[str] = []
     reference = reference_for(DataConfig(source="sample"), some(digits, 10), shipped_classifier(), announced.append)
     assert len(announced) == 1
@@ -681,7 +764,7 @@ def test_without_held_out_images_the_halves_of_the_training_images_are_compared(
 
 
 def test_a_cache_that_cannot_be_written_is_announced(
-    tmp_path: Path, digits: LabelledImages, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("GAN_DIST_CACHE", str(tmp_path / "file"))
@@ -873,7 +956,7 @@ def test_a_command_makes_the_shipped_file(tmp_path: Path) -> None:
     config, file = DataConfig(root=tmp_path), tmp_path / "new.safetensors"
     made = make_shipped_classifier(config, file, quiet, epochs=1)
     assert load_classifier(file).id == made.id
-    held_out = load_labelled(config, "test", quiet)
+    held_out = load_held_out(config, quiet)
     correct = made.network(normalize(held_out.images)).argmax(1) == held_out.labels
     assert made.accuracy == pytest.approx(correct.double().mean().item())
     with pytest.raises(InputError, match="can't be written"):
@@ -885,6 +968,6 @@ def test_quantize_inverts_normalize() -> None:
     assert torch.equal(quantize(normalize(pixels)), pixels)
 
 
-def test_build_reference_writes_nothing(digits: LabelledImages, cache: Path) -> None:
+def test_build_reference_writes_nothing(digits: ImageSet, cache: Path) -> None:
     build_reference(shipped_classifier().network, "id", digits.images[::50], digits.images[::70])
     assert not cache.exists()

@@ -136,6 +136,7 @@ def test_hosts_that_start_with_different_values_are_told(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.processes(2)
 def test_a_run_folder_that_is_not_shared_is_no_place_to_begin(
     flags: Flags, start: Callable[..., Started], tmp_path: Path
@@ -277,6 +278,7 @@ def test_three_hosts_go_on_as_one_would(
     assert_same_end(folder, straight, 43)
 
 
+@pytest.mark.slow
 @pytest.mark.processes(2)
 @pytest.mark.parametrize("fault", ["killed", "cut off"])
 def test_a_host_is_lost_and_the_run_goes_on(
@@ -312,6 +314,7 @@ def test_a_host_is_lost_and_the_run_goes_on(
     assert_same_end(folder, straight, end)
 
 
+@pytest.mark.slow
 @pytest.mark.processes(1)
 def test_hosts_that_can_not_meet_are_told_in_one_line(
     flags: Flags, hosts: Hosts, start: Callable[..., Started], tmp_path: Path
@@ -357,6 +360,7 @@ def test_hosts_that_can_not_meet_are_told_in_one_line(
 # --- hosts that come and go
 
 
+@pytest.mark.slow
 @pytest.mark.processes(2)
 def test_an_elastic_run_takes_hosts_as_they_come(
     flags: Flags, hosts: Hosts, start: Callable[..., Started], tmp_path: Path
@@ -407,6 +411,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm_cluster.
 SBATCH = str(REPOSITORY / "launch" / "slurm.sbatch")
 
 
+@pytest.mark.slow
 @pytest.mark.processes(2)
 def test_a_slurm_job_that_is_preempted_requeued_and_reaches_its_limit_goes_on_as_if_nothing_had_been(
     flags: Flags, cluster: slurm_cluster.Cluster, tmp_path: Path

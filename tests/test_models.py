@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from gan_dist.config import InputError, ModelConfig
 from gan_dist.models import ARCHITECTURES, build_generator, build_pair
@@ -42,6 +43,36 @@ def test_every_architecture_maps_latents_to_images_to_logits(name: str) -> None:
         assert discriminator(images).shape == (5,)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_cost_of_a_pixel_of_conv_does_not_grow_with_the_image(channels: int) -> None:
+    def operations(side: int) -> float:
+        shape = (channels, side, side)
+        pair = build_pair(ModelConfig(architecture="conv"), shape, seed=0)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            for network, inputs in zip(pair, (torch.zeros(1, 64), torch.zeros(1, *shape)), strict=True):
+                network(inputs)
+        return counter.get_total_flops() / side**2
+
+    small = operations(32)
+    assert all(operations(side) < 1.03 * small for side in (28, 64, 128, 256, 512))
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 36, 100), (3, 4, 72)])
+def test_conv_has_the_stages_that_a_side_needs(shape: tuple[int, int, int]) -> None:
+    """Sides that halve to odd numbers too, with the second derivatives that R1 needs."""
+    generator, discriminator = build_pair(ModelConfig(architecture="conv", channels=5), shape, seed=0)
+    with torch.no_grad():
+        images = generator(torch.randn(2, 64, generator=torch.Generator().manual_seed(0)))
+    assert images.shape == (2, *shape)
+    largest = max(m.out_features for m in generator.modules() if isinstance(m, nn.Linear) and m.in_features == 256)
+    assert largest <= 64 * 5 * 4
+    images.requires_grad_()
+    (gradient,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
+    gradient.square().sum().backward()
+    convolutions = [m for m in discriminator.modules() if isinstance(m, nn.Conv2d)]
+    assert all(layer.weight.grad.abs().sum() > 0 for layer in convolutions)  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_nothing_mixes_the_samples_of_a_batch(name: str) -> None:
     """An image's logit is the same alone and in a batch."""
@@ -66,7 +97,10 @@ def test_the_seed_fixes_the_first_weights() -> None:
 def test_he_weights_keep_the_size_of_a_signal(name: str) -> None:
     """The output of D's last hidden layer has the variance of its input, unlike with torch's default weights."""
     shape = (1, 64, 64)  # large, because zero padding weakens the signal
-    images = torch.randn(64, *shape, generator=torch.Generator().manual_seed(0))
+    # Smooth, as pictures are: pooling averages independent noise away.
+    noise = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = nn.functional.interpolate(noise, size=shape[1:], mode="bilinear")
+    images = images / images.square().mean().sqrt()
     inputs = {}
     for initialization in ("torch", "he"):
         config = ModelConfig(architecture=name, initialization=initialization)  # type: ignore[arg-type]

@@ -100,7 +100,8 @@ def test_the_commands_use_each_generator_of_a_run(
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_trains_a_generator(preset: str, flags: Callable[..., list[str]], tmp_path: Path) -> None:
-    words = [preset, *flags(tmp_path / "run", "--train.steps", "5", "--wandb.mode", "disabled")]
+    words = [preset, "--data.name", "mnist"]
+    words += flags(tmp_path / "run", "--train.steps", "5", "--wandb.mode", "disabled")
     assert train.main(words) == 0
     (row,) = read_json_lines(RunFolder(tmp_path / "run").metrics)
     assert all(math.isfinite(value) for value in row.values())
@@ -132,7 +133,7 @@ def test_gan_dist_train_trains_the_same_generator(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["paint"], "no command 'paint'; choose from train, sample, evaluate, doctor, diff"),
+        (["paint"], "no command 'paint'; choose from train, data, sample, evaluate, doctor, diff"),
         (["trian"], "no command 'trian'; did you mean train?"),
         (["sample", "RUN", "--count", "0"], "count=0 is not supported: it must be a whole number from 1 to 1,000,000"),
         (
@@ -236,6 +237,11 @@ def test_a_damaged_generator_is_one_line(finished: Path, tmp_path: Path, capsys:
     config = json.loads(metadata["config"])
     damaged = RunFolder(tmp_path).generator
     nested = "[" * 5000 + "]" * 5000
+    earlier = {name: text for name, text in metadata.items() if name != "data"}  # as earlier versions wrote it
+
+    def described(**changes: Any) -> str:
+        return json.dumps(json.loads(metadata["data"]) | changes)
+
     for wrong, says in {
         content[:-100]: "is damaged",
         b"": "is not a safetensors file, or is truncated",
@@ -245,11 +251,16 @@ def test_a_damaged_generator_is_one_line(finished: Path, tmp_path: Path, capsys:
         save(tensors, metadata | {"config": json.dumps({"model": 3})}): "invalid config",
         save(tensors, metadata | {"config": json.dumps({"modle": {}})}): "invalid config",
         save(tensors, metadata | {"config": json.dumps(config | {"model": {"latent_dim": "64"}})}): "invalid config",
-        save(tensors, metadata | {"image_shape": nested}): "is not valid JSON",
-        save(tensors, metadata | {"image_shape": "[1, 28]"}): "image_shape is not three positive whole numbers",
-        save(tensors, metadata | {"image_shape": "[1, 28, -28]"}): "image_shape is not three positive whole numbers",
-        save(tensors, metadata | {"image_shape": "[1, 28, 1e3]"}): "image_shape is not three positive whole numbers",
-        save(tensors, metadata | {"image_shape": "[1, 28, 29]"}): "of shape [784, 256] instead of [812, 256]",
+        save(tensors, metadata | {"data": nested}): "is not valid JSON",
+        save(tensors, metadata | {"data": "[1, 28, 28]"}): "does not describe a data set by name, shape",
+        save(tensors, metadata | {"data": described(shape=[1, 28])}): "an invalid shape",
+        save(tensors, metadata | {"data": described(shape=[1, 28, -28])}): "an invalid shape",
+        save(tensors, metadata | {"data": described(shape=[1, 28, 1e3])}): "an invalid shape",
+        save(tensors, metadata | {"data": described(classes=["a", "a"])}): "an invalid classes",
+        save(tensors, metadata | {"data": described(features="eyes")}): "an invalid features",
+        save(tensors, metadata | {"data": described(shape=[1, 28, 29])}): "of shape [784, 256] instead of [812, 256]",
+        save(tensors, earlier | {"image_shape": "[1, 28]"}): "image_shape is not three positive whole numbers",
+        save(tensors, earlier | {"image_shape": "[1, 28, 29]"}): "of shape [784, 256] instead of [812, 256]",
         save(tensors, metadata | {"step": "Infinity"}): "step is not a whole number",
         generator_content(tensors, metadata, hidden_dim=10**6): "of shape [256, 64] instead of [1000000, 64]",
         generator_content(tensors, metadata, hidden_dim=10**12): "invalid config",

@@ -91,7 +91,9 @@ LAUNCHES = {
 
 
 @pytest.mark.processes(2)
-@pytest.mark.parametrize("launch", LAUNCHES)
+@pytest.mark.parametrize(
+    "launch", [pytest.param(name, marks=[] if name == "accelerate" else pytest.mark.slow) for name in LAUNCHES]
+)
 def test_sigterm_saves_and_the_same_command_goes_on(launch: str, flags: Flags, tmp_path: Path) -> None:
     words, codes, reason = LAUNCHES[launch]
     stopped, straight = RunFolder(tmp_path / "stopped"), RunFolder(tmp_path / "straight")
@@ -124,6 +126,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(launch: str, flags: Flags, t
     assert logged == steps
 
 
+@pytest.mark.slow
 @pytest.mark.processes(2)
 def test_a_killed_worker_is_restarted_and_the_run_goes_on_by_itself(flags: Flags, tmp_path: Path) -> None:
     folder, straight = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "straight")

@@ -259,6 +259,7 @@ def test_a_launcher_that_is_process_1_trains_to_the_end(
     assert (status["state"], status["step"]) == ("finished", 12)
 
 
+@pytest.mark.slow
 @pytest.mark.processes(1)
 def test_a_launcher_that_is_process_1_can_be_killed(
     in_namespace: Callable[..., list[str]], flags: Flags, tmp_path: Path

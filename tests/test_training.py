@@ -23,6 +23,7 @@ from gan_dist.config import (
     PenaltyConfig,
     TrainConfig,
 )
+from gan_dist.data.batch import Batch
 from gan_dist.gan.guard import NonfiniteGuard, NonfiniteUpdate
 from gan_dist.gan.latents import InterpolationWeights, Latents, fixed_latents
 from gan_dist.gan.losses import LOSSES
@@ -87,6 +88,10 @@ def real_images() -> Tensor:
     return torch.rand(BATCH, 1, 28, 28, generator=torch.Generator().manual_seed(3)) * 2 - 1
 
 
+def real_batch() -> Batch:
+    return Batch(real_images(), None)
+
+
 def weights(network: nn.Module) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in network.parameters()]
 
@@ -115,7 +120,7 @@ def test_losses_stay_finite_where_the_probability_is_0_or_1() -> None:
 def test_the_discriminator_step_moves_the_discriminator_alone() -> None:
     gan = make_gan()
     before = weights(gan.generator), weights(gan.discriminator)
-    stats = discriminator_step(gan, real_images(), step=1)
+    stats = discriminator_step(gan, real_batch(), step=1)
     assert not any(moved(gan.generator, before[0]))
     assert all(moved(gan.discriminator, before[1]))
     assert not gan.generator_update.gradients.any()
@@ -126,7 +131,7 @@ def test_the_discriminator_step_moves_the_discriminator_alone() -> None:
 def test_the_generator_step_moves_the_generator_alone() -> None:
     gan = make_gan()
     before = weights(gan.generator), weights(gan.discriminator)
-    stats = generator_step(gan, real_images(), step=1)
+    stats = generator_step(gan, real_batch(), step=1)
     assert all(moved(gan.generator, before[0]))
     assert not any(moved(gan.discriminator, before[1]))
     assert not gan.discriminator_update.gradients.any()
@@ -143,7 +148,7 @@ def test_the_steps_are_the_notebooks() -> None:
     bce, ones, zeros = nn.BCELoss(), torch.ones(BATCH), torch.zeros(BATCH)
     for step in (1, 2, 3):
         z_d, z_g = (gan.latents(step, purpose).clone() for purpose in ("discriminator", "generator"))
-        stats = discriminator_step(gan, real_images(), step) | generator_step(gan, real_images(), step)
+        stats = discriminator_step(gan, real_batch(), step) | generator_step(gan, real_batch(), step)
 
         real_score = discriminator(real_images()).sigmoid()
         fake_score = discriminator(generator(z_d).detach()).sigmoid()
@@ -172,8 +177,8 @@ def _pairs_of_updates(a: Gan, b: Gan) -> list[tuple[Update, Update]]:
 def test_a_batch_in_parts_gives_the_update_of_the_whole(reduction: Reduction) -> None:
     whole, parts = make_gan(), make_gan(reduction)
     for step in (1, 2, 3):
-        expected = discriminator_step(whole, real_images(), step) | generator_step(whole, real_images(), step)
-        stats = discriminator_step(parts, real_images(), step) | generator_step(parts, real_images(), step)
+        expected = discriminator_step(whole, real_batch(), step) | generator_step(whole, real_batch(), step)
+        stats = discriminator_step(parts, real_batch(), step) | generator_step(parts, real_batch(), step)
         for name in METRICS:
             assert stats[name].shape == (4,)
             assert torch.allclose(stats[name].mean(), expected[name].mean(), atol=1e-6)
@@ -194,8 +199,8 @@ def test_losses_and_penalties_in_parts_have_the_gradient_of_the_whole(
 ) -> None:
     whole, parts = (make_gan(how, loss=loss, penalty=PenaltyConfig(**penalty)) for how in (None, reduction))
     for gan in (whole, parts):
-        discriminator_step(gan, real_images(), 1)
-        generator_step(gan, real_images(), 1)
+        discriminator_step(gan, real_batch(), 1)
+        generator_step(gan, real_batch(), 1)
     for one, other in _pairs_of_updates(whole, parts):
         assert torch.allclose(one.gradients[0], other.gradients[0], atol=1e-6)
         assert one.gradients[0].norm() > 1e-3
@@ -204,8 +209,8 @@ def test_losses_and_penalties_in_parts_have_the_gradient_of_the_whole(
 def test_in_bf16_the_weights_stay_fp32_and_their_rounded_copy_computes() -> None:
     gan, fp32 = make_gan(dtype=torch.bfloat16), make_gan()
     for step in (1, 2, 3):
-        stats = discriminator_step(gan, real_images(), step) | generator_step(gan, real_images(), step)
-        expected = discriminator_step(fp32, real_images(), step) | generator_step(fp32, real_images(), step)
+        stats = discriminator_step(gan, real_batch(), step) | generator_step(gan, real_batch(), step)
+        expected = discriminator_step(fp32, real_batch(), step) | generator_step(fp32, real_batch(), step)
         for name in METRICS:
             assert stats[name].dtype == torch.float32
             assert torch.allclose(stats[name], expected[name], atol=2e-2), name
@@ -221,7 +226,7 @@ def test_the_parts_of_a_bf16_batch_are_added_in_fp32() -> None:
     """A sequential sum and a tree agree up to the rounding of fp32, not that of bf16 (4e-3)."""
     one, other = (make_gan(r, torch.bfloat16) for r in (FastReduction(ranks=1, parts=4), ExactReduction(1, shards=4)))
     for gan in (one, other):
-        discriminator_step(gan, real_images(), 1)
+        discriminator_step(gan, real_batch(), 1)
     for a, b in _pairs_of_updates(one, other):
         assert torch.allclose(a.gradients[0], b.gradients[0], rtol=1e-5, atol=1e-9)
 
@@ -232,7 +237,7 @@ def test_bf16_is_what_autocast_computes() -> None:
     networks = gan.generator_update.network, gan.discriminator_update.network
     generator, discriminator = copy.deepcopy(networks)
     latents = gan.latents(1, "discriminator").clone()
-    discriminator_step(gan, real_images(), 1)
+    discriminator_step(gan, real_batch(), 1)
     with torch.autocast("cpu", torch.bfloat16):
         images = torch.cat([real_images(), generator(latents).detach()])
         real_logits, fake_logits = discriminator(images).float().chunk(2)
@@ -254,7 +259,7 @@ def test_penalties_are_computed_in_fp32_at_the_rounded_weights() -> None:
     assert output.figures["penalty/r2"] > 0
     assert all(torch.equal(output.figures[name], value) for name, value in expected.figures.items())
     for of in (gan, fp32):
-        discriminator_step(of, real_images(), 1)
+        discriminator_step(of, real_batch(), 1)
     ours, theirs = (of.discriminator_update.gradients[0] for of in (gan, fp32))
     assert torch.allclose(ours, theirs, rtol=0.02, atol=1e-4)
     assert ours.any()
@@ -266,7 +271,7 @@ def test_the_average_follows_the_fp32_weights() -> None:
     ema = make_average(EmaConfig(half_life=4.0 * BATCH, warm_up=1e9), update.network, update.weights, BATCH)
     expected = weights(gan.generator_update.network)
     for step in (1, 2, 3):
-        generator_step(gan, real_images(), step)
+        generator_step(gan, real_batch(), step)
         ema.update(step)
         expected = [
             a.lerp(b, 1 - 0.5**0.25) for a, b in zip(expected, weights(gan.generator_update.network), strict=True)
@@ -366,18 +371,18 @@ def test_an_update_that_is_not_finite_is_not_applied(reduction: Reduction, how: 
     for step in (1, 2, 4):
         if step == 2:  # the same step, with an additional update that is not finite
             before = weights(gan.generator), weights(gan.discriminator)
-            discriminator_step(nonfinite, real_images(), step)
+            discriminator_step(nonfinite, real_batch(), step)
             assert not any(moved(gan.discriminator, before[1]))
             assert not gan.discriminator_update.gradients.isfinite().all()
-            discriminator_step(gan, real_images(), step)
-            generator_step(nonfinite, real_images(), step)
+            discriminator_step(gan, real_batch(), step)
+            generator_step(nonfinite, real_batch(), step)
             assert not any(moved(gan.generator, before[0]))
-            generator_step(gan, real_images(), step)
+            generator_step(gan, real_batch(), step)
         else:
-            discriminator_step(gan, real_images(), step)
-            generator_step(gan, real_images(), step)
-        discriminator_step(healthy, real_images(), step)
-        generator_step(healthy, real_images(), step)
+            discriminator_step(gan, real_batch(), step)
+            generator_step(gan, real_batch(), step)
+        discriminator_step(healthy, real_batch(), step)
+        generator_step(healthy, real_batch(), step)
     # The rejected updates left no trace in Adam's state either.
     for ours, theirs in _pairs_of_updates(gan, healthy):
         for a, b in zip(ours.optimizer.state.values(), theirs.optimizer.state.values(), strict=True):

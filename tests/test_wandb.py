@@ -110,6 +110,7 @@ def test_without_a_server_a_run_is_offline(behaviour: str, flags: Flags, tmp_pat
     assert [row["train/step"] for row in wandb_file.history(synced_file(offline))][-1] == 60
 
 
+@pytest.mark.slow
 @pytest.mark.processes(1)
 @pytest.mark.parametrize("behaviour", ["503", "hangs", "dies", "403"])
 def test_a_server_that_fails_during_the_run(behaviour: str, flags: Flags, tmp_path: Path) -> None:
@@ -130,6 +131,7 @@ def test_a_server_that_fails_during_the_run(behaviour: str, flags: Flags, tmp_pa
     assert steps == list(range(1, 121))
 
 
+@pytest.mark.slow
 @pytest.mark.processes(1)
 def test_a_suspended_service_does_not_stop_the_run(flags: Flags, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")

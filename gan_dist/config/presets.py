@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gan_dist.config.sections import (
+    FROM_DATA,
+    CheckpointConfig,
     Config,
     DataConfig,
     EmaConfig,
@@ -15,6 +17,7 @@ from gan_dist.config.sections import (
     OptimizerConfig,
     PenaltyConfig,
     RunConfig,
+    SamplesConfig,
     TrainConfig,
 )
 
@@ -93,10 +96,29 @@ def stacked() -> Config:
     )
 
 
+def pictures() -> Config:
+    """r3-conv for any pictures: sizes, batch, gamma, learning rate and average are derived from the data."""
+    return Config(
+        data=DataConfig(name="folder"),
+        model=ModelConfig(architecture="conv", initialization="he", hidden_dim=FROM_DATA, channels=FROM_DATA),
+        optimizer=OptimizerConfig(
+            learning_rate=FROM_DATA, final_learning_rate=3e-4, decay_images=5_000_000, beta1=0.0, beta2=0.99
+        ),
+        train=TrainConfig(loss="relativistic", batch_size=FROM_DATA, epochs=FROM_DATA),
+        penalty=PenaltyConfig(r1=FROM_DATA, r2=FROM_DATA, final_factor=0.1, decay_images=2_000_000),
+        ema=EmaConfig(batches=8_000.0),
+        samples=SamplesConfig(every_epochs=10),
+        evaluate=EvaluateConfig(every_epochs=20),
+        checkpoint=CheckpointConfig(every_steps=1_000),
+        run=RunConfig(dir=Path("runs/pictures")),
+    )
+
+
 PRESETS: dict[str, Callable[[], Config]] = {
     "seed": seed,
     "r3": r3,
     "conv": conv,
     "r3-conv": r3_conv,
     "stacked": stacked,
+    "pictures": pictures,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gan_dist.config.derived import fields_to_derive
 from gan_dist.config.sections import Config
 from gan_dist.config.stored import from_dict, to_flat
 
@@ -13,6 +14,8 @@ from gan_dist.config.stored import from_dict, to_flat
 CHANGEABLE_ON_RESUME = (
     "data.root",
     "data.source",
+    "data.memory",
+    "data.verify",
     "data.download_timeout",
     "train.epochs",
     "train.steps",
@@ -35,6 +38,8 @@ CHANGEABLE_ON_RESUME = (
 HOST_SPECIFIC = (
     "data.root",
     "data.source",
+    "data.memory",
+    "data.verify",
     "data.download_timeout",
     "train.threads",
     "wandb.",
@@ -49,7 +54,7 @@ def differences(before: Mapping[str, Any], config: Config) -> list[str]:
     Args:
         before: the stored configuration, of `to_dict`. A field that it lacks, because it was written by an older
             version, has the default.
-        config: the new one.
+        config: the new one. Fields that are still to be derived from the data are not compared.
 
     Returns:
         One "name: stored -> new" per field, in the order of the fields.
@@ -58,8 +63,9 @@ def differences(before: Mapping[str, Any], config: Config) -> list[str]:
         InputError: `before` has fields that this version does not know.
     """
     old, new = to_flat(from_dict(before)), to_flat(config)
+    unknown = fields_to_derive(config)
     return [
         f"{name}: {old[name]} -> {new[name]}"
         for name in new
-        if not name.startswith(CHANGEABLE_ON_RESUME) and old[name] != new[name]
+        if not name.startswith(CHANGEABLE_ON_RESUME) and name not in unknown and old[name] != new[name]
     ]

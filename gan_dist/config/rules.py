@@ -11,6 +11,9 @@ from gan_dist.config.ranges import check_ranges, check_text
 from gan_dist.config.sections import Config
 from gan_dist.config.stored import flatten
 
+OWN_FILES = ("folder", "arrays")  # pictures of any size
+COLOUR = ("cifar10", "svhn")
+
 
 def validate(config: Config) -> None:
     """Check everything that does not depend on the data and the number of processes.
@@ -33,6 +36,14 @@ def contradictions(config: Config) -> Iterator[str]:
         yield f"data.stack={data.stack} is not supported: it must be 1 or 3"
     if data.source == "sample" and data.name != "mnist":
         yield f"data.source=sample has MNIST digits only, not data.name={data.name}; use source local or download"
+    if data.source == "download" and data.name in OWN_FILES:
+        yield f"data.source=download is for named data sets, not data.name={data.name}; pass --data.root"
+    if data.stack > 1 and data.name in (*OWN_FILES, *COLOUR):
+        yield f"data.stack={data.stack} is for data sets of 28x28, not data.name={data.name}; omit it"
+    if data.stack > 1 and data.mirror:
+        yield "data.mirror is incompatible with data.stack: the channels are independent images; omit one of them"
+    if data.name not in OWN_FILES and (data.size is not None or data.channels != "auto"):
+        yield f"data.size and data.channels are for data.name=folder and arrays, not {data.name}; omit them"
     if train.exact_shards is not None and train.accumulation > 1:
         yield "train.accumulation is incompatible with train.exact_shards: both split the batch; omit one of them"
     if train.compile and train.mixed_precision == "fp16":
@@ -58,7 +69,8 @@ def warnings(config: Config) -> list[str]:
             "train.loss=wasserstein without penalty.gradient: nothing keeps D 1-Lipschitz, so its loss is not a "
             "distance and may diverge (Gulrajani et al. 2017, arXiv:1704.00028); try --penalty.gradient 10"
         )
-    if loss == "relativistic" and not (penalty.r1 and penalty.r2):
+    # None is derived from the data.
+    if loss == "relativistic" and 0 in (penalty.r1, penalty.r2):
         found.append(
             "train.loss=relativistic without both penalty.r1 and penalty.r2 may not converge (Huang et al. 2024, "
             "arXiv:2501.05441, section 3); try the preset r3"
@@ -89,6 +101,8 @@ def check_processes(config: Config, processes: int) -> None:
     elif accumulation > 1:
         parts, divisor = processes * accumulation, f"{divisor} x train.accumulation={accumulation}"
     size = config.train.batch_size
+    if size is None:  # derived from the data, which are not known yet
+        return
     if rest := size % parts:
         below, above = size - rest, size - rest + parts
         use = f"{below} or {above}" if below else f"{above}"

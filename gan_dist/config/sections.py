@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from gan_dist.config.ranges import Range
 from gan_dist.config.tables import keys_of
@@ -16,11 +16,12 @@ from gan_dist.config.tables import keys_of
 if TYPE_CHECKING:
     ArchitectureName: TypeAlias = str
     LossName: TypeAlias = str
+    DataName: TypeAlias = str
 else:
     ArchitectureName = Literal[keys_of("models/__init__.py", "ARCHITECTURES")]
     LossName = Literal[keys_of("gan/losses.py", "LOSSES")]
+    DataName = Literal[keys_of("data/readers/__init__.py", "READERS")]
 
-DataName = Literal["mnist", "fashion-mnist", "kmnist", "qmnist"]
 DataSource = Literal["auto", "local", "download", "sample"]
 Weights = Literal["average", "live", "best"]  # of a run's generators
 
@@ -37,6 +38,22 @@ LearningRate = Annotated[float, Range(1e-12, 10.0, "one step of Adam moves every
 Beta = Annotated[float, Range(0, 0.999999, "1 would keep the first gradient forever", whole=False)]
 Factor = Annotated[float, Range(1e-6, 1e6, "single precision overflows above it", whole=False)]
 PenaltyWeight = Annotated[float, Range(0, 1e6, "single precision overflows above it", whole=False)]
+BatchSize = Annotated[int, Range(1, 1_000_000, "no data set has more images")]
+
+# None until the data are known; `config.derived` replaces it. The types are those of a resolved configuration.
+if TYPE_CHECKING:
+    DerivableWidth: TypeAlias = int
+    DerivableEpochs: TypeAlias = int
+    DerivableBatchSize: TypeAlias = int
+    DerivableLearningRate: TypeAlias = float
+    DerivablePenaltyWeight: TypeAlias = float
+else:
+    DerivableWidth = Width | None
+    DerivableEpochs = Epochs | None
+    DerivableBatchSize = BatchSize | None
+    DerivableLearningRate = LearningRate | None
+    DerivablePenaltyWeight = PenaltyWeight | None
+FROM_DATA: Any = None
 
 _WEEK = 604_800  # seconds; in milliseconds, as gloo counts them, it fits into 32 bits
 Timeout = Annotated[float, Range(0.1, _WEEK, "no successful wait takes longer than a week", whole=False)]
@@ -46,14 +63,34 @@ PeerTimeout = Annotated[float, Range(5, _WEEK, "no successful wait takes longer 
 @dataclass(frozen=True)
 class DataConfig:
     name: DataName = "mnist"
-    """Data set."""
+    """Data set. folder: pictures in root, a folder or a .zip file; sub-folders are classes. arrays: a .npz or .npy file
+    as root. The others are named as in torchvision."""
     root: Path = Path("data")
-    """Folder of the data set, in torchvision's layout; downloads are written here too."""
+    """Folder of the data set; downloads are written here too. For named data sets, in torchvision's layout."""
     source: DataSource = "auto"
-    """Where the images come from. auto: local files in root, else a download, else the sample of 5,000 MNIST digits."""
+    """Where the images come from. auto: local files in root, else a download, else, for mnist, the sample of 5,000
+    digits."""
+    size: Annotated[int, Range(4, 1_024, "networks for larger images need other architectures")] | None = None
+    """Pixels per side, for folder and arrays. The short side is resized with antialiasing, then the center is cropped.
+    None: all pictures have the same size and keep it."""
+    channels: Literal["auto", "1", "3"] = "auto"
+    """Channels of an image, for folder and arrays. 1 is grey, 3 is colour. auto: 1 if all pictures are grey."""
+    background: Literal["white", "black", "gray"] = "white"
+    """Colour behind transparent pixels, for folder."""
+    labels: Literal["auto", "none"] = "auto"
+    """Classes of the images. auto: as the data set has them. none: ignore them."""
+    mirror: bool = False
+    """Flip each image horizontally with probability 1/2, as a function of the seed, the step and its place in the
+    batch. Not for digits, letters, or other images with a direction."""
     stack: Annotated[int, Range(1, 3, "an image has one channel or three")] = 1
     """Number of independently drawn images that form the channels of one image, 1 or 3. 3 is Stacked MNIST, with 1,000
-    combinations of digits as modes."""
+    combinations of digits as modes. For data sets of 28x28."""
+    memory: Literal["auto", "device", "file"] = "auto"
+    """Where the training images are kept. device: in the memory of the device. file: in a memory-mapped file, which is
+    read a batch ahead. auto: on the device if they fit into a quarter of its free memory. The results are identical."""
+    verify: bool = False
+    """Read all prepared pixels at the start and compare their hash. Otherwise only names, sizes and times are
+    compared."""
     download_timeout: Timeout = 120.0
     """Maximum duration of a download, in seconds."""
 
@@ -61,21 +98,22 @@ class DataConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     architecture: ArchitectureName = "mlp"
-    """Generator and discriminator. mlp: multi-layer perceptrons. conv: small convolutional networks."""
+    """Generator and discriminator. mlp: multi-layer perceptrons. conv: convolutional networks."""
     latent_dim: Width = 64
     """Size of a latent vector."""
-    hidden_dim: Width = 256
-    """Units of a hidden layer, in both networks."""
-    channels: Width = 32
-    """Channels of a feature map, in convolutional networks."""
+    hidden_dim: DerivableWidth = 256
+    """Units of a hidden layer, in both networks. None: derived from the data."""
+    channels: DerivableWidth = 32
+    """Channels of the largest feature maps, in convolutional networks. None: derived from the data."""
     initialization: Literal["torch", "he"] = "torch"
     """Initial weights. torch: the defaults of torch's layers. he: Kaiming-normal weights, zero biases."""
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    learning_rate: LearningRate = 2e-4
-    """Initial learning rate of Adam. The generator's is generator_factor times as large."""
+    learning_rate: DerivableLearningRate = 2e-4
+    """Initial learning rate of Adam. The generator's is generator_factor times as large. None: derived from the
+    data."""
     generator_factor: Factor = 1.0
     """Ratio of the generator's learning rate to the discriminator's (TTUR, Heusel et al. 2017, arXiv:1706.08500)."""
     final_learning_rate: LearningRate | None = None
@@ -90,12 +128,13 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    epochs: Epochs = 300
-    """Passes over the data set."""
+    epochs: DerivableEpochs = 300
+    """Passes over the data set. None: derived from the data."""
     steps: Steps | None = None
     """Total number of steps, which may end inside an epoch. None: determined by epochs."""
-    batch_size: Annotated[int, Range(1, 1_000_000, "no data set has more images")] = 100
-    """Global batch size, in images, over all processes. Divisible by the number of processes."""
+    batch_size: DerivableBatchSize = 100
+    """Global batch size, in images, over all processes. Divisible by the number of processes. None: derived from the
+    data."""
     seed: Annotated[int, SEEDS] = 0
     """Random seed of the initial weights, the order of the images and the latents."""
     loss: LossName = "bce"
@@ -125,10 +164,11 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class PenaltyConfig:
-    r1: PenaltyWeight = 0.0
-    """Gamma of the R1 penalty: adds gamma/2 times the mean squared gradient norm of D's logit at real images."""
-    r2: PenaltyWeight = 0.0
-    """Gamma of the R2 penalty: the same at generated images."""
+    r1: DerivablePenaltyWeight = 0.0
+    """Gamma of the R1 penalty: adds gamma/2 times the mean squared gradient norm of D's logit at real images. None:
+    derived from the data."""
+    r2: DerivablePenaltyWeight = 0.0
+    """Gamma of the R2 penalty: the same at generated images. None: derived from the data."""
     final_factor: Factor = 1.0
     """Final multiplier of both gammas, reached exponentially over decay_images."""
     decay_images: DecayImages = 1_000_000
@@ -142,7 +182,9 @@ class PenaltyConfig:
 class EmaConfig:
     half_life: Annotated[float, Range(1e-3, 1e12, "no run sees that many images", whole=False)] | None = None
     """Half-life of the exponential moving average of the generator, in images. The average is sampled, evaluated and
-    exported. None: no average; the trained generator is used."""
+    exported. None: no average, and the trained generator is used, unless batches is set."""
+    batches: Annotated[float, Range(1e-3, 1e12, "no run has that many steps", whole=False)] | None = None
+    """Half-life in batches, from which half_life is derived if that is None."""
     warm_up: Annotated[float, Range(1e-6, 1e9, "above it the warm-up has no effect", whole=False)] = 0.05
     """Upper bound of the half-life, as a fraction of the images seen so far."""
 

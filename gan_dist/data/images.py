@@ -1,43 +1,80 @@
-"""What a data set is: images, optional labels, and where they come from."""
+"""The images of one split of a data set, as tensors."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-from dataclasses import asdict, dataclass
-from typing import Any
+import math
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from gan_dist.config import InputError
-
-MIN_COMPARED = 20  # images; comparisons need at least this many: the kernel distance uses 10 blocks of 2
-
-
-class NoHeldOut(InputError):
-    """There are no held-out images, or too few. Callers may skip what needs them."""
+from gan_dist.data.cache import cache_file
+from gan_dist.data.readers.reader import Provenance, RawImages
+from gan_dist.data.spec import DataSpec
 
 
 @dataclass(frozen=True)
-class Provenance:
-    """The entry of environment.json about the data."""
+class MappedFile:
+    """A file whose pixels are mapped into memory, so that the processes of a host share them."""
 
-    name: str
-    source: str
-    """local, download or sample."""
-    file: str
-    count: int
-    sha256: str
-    """Of the pixels, image by image."""
-    verified: str
-    fallback: str | None = None
-    """Why a source was used that was not the first choice; None if it was."""
+    path: Path
+    offset: int
+    """Of the first image, in bytes."""
+    shape: tuple[int, ...]
+    """(n, C, H, W)."""
+    identity: tuple[int, ...]
+    """Device, inode and size."""
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    @classmethod
+    def of(cls, pixels: np.ndarray) -> MappedFile | None:
+        """The file of an array; None if it is not a memory map."""
+        if not isinstance(pixels, np.memmap) or pixels.filename is None:
+            return None
+        path = Path(pixels.filename)
+        return cls(path, pixels.offset, pixels.shape, _identity(path))
+
+    def open(self, mode: Literal["c", "r+"] = "c") -> UInt8[Tensor, "n c h w"] | None:
+        """Map the file; None if this process does not see the same one.
+
+        Args:
+            mode: "c": changes stay in this process; "r+": they are written to the file.
+        """
+        try:
+            if _identity(self.path) != self.identity:
+                return None
+            return torch.from_numpy(np.memmap(self.path, np.uint8, mode, self.offset, self.shape))
+        except (OSError, ValueError):
+            return None
+
+
+def create_mapped(shape: tuple[int, ...]) -> MappedFile:
+    """A new file in the cache for pixels (n, C, H, W), with a name of its own, to be filled by its creator.
+
+    Raises:
+        OSError: the cache is not writable, or has no space.
+    """
+    folder = cache_file("received")
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=folder)
+    try:
+        os.posix_fallocate(descriptor, 0, math.prod(shape))
+    except OSError:
+        os.unlink(name)
+        raise
+    finally:
+        os.close(descriptor)
+    return MappedFile(Path(name), 0, shape, _identity(Path(name)))
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino, status.st_size
 
 
 @dataclass(frozen=True)
@@ -45,38 +82,28 @@ class ImageSet:
     """Images on the CPU."""
 
     images: UInt8[Tensor, "n c h w"]
-    """From 0, black, to 255, white."""
+    """From 0, black, to 255, white. May be a memory map of a file, which must not be changed."""
+    labels: Int64[Tensor, " n"] | None
+    """The class of each stored image, from 0; None if there are none."""
+    spec: DataSpec
+    """Of the whole data set."""
     provenance: Provenance
-    stack: int = dataclasses.field(default=1, kw_only=True)
-    """Number of images that are combined into one as its channels when they are fetched."""
+    """Of this split."""
+    stack: int = 1
+    """Number of stored images that are combined into one as its channels when they are fetched."""
+    mapped: MappedFile | None = None
+    """The file that `images` maps; None if they are in private memory."""
+    notes: tuple[str, ...] = ()
+    """As in `RawImages`."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image as it is fetched."""
-        _, channels, height, width = self.images.shape
-        return self.stack * channels, height, width
+        return self.spec.shape
 
 
-@dataclass(frozen=True)
-class LabelledImages(ImageSet):
-    """Images with their classes."""
-
-    labels: Int64[Tensor, " n"]
-    """The class of each image, from 0."""
-
-
-def make_image_set(pixels: UInt8[np.ndarray, "n h w"], provenance: Provenance) -> ImageSet:
-    """Make a data set of grey images.
-
-    Args:
-        pixels: the images.
-        provenance: complete except for the hash.
-
-    Raises:
-        InputError: all pixels are equal.
-    """
-    if pixels.min() == pixels.max():
-        raise InputError(f"{provenance.file} holds no images: all pixels are equal; replace it")
-    sha256 = hashlib.sha256(pixels.data).hexdigest()
-    images = torch.from_numpy(pixels).unsqueeze(1)  # (n, 1, h, w)
-    return ImageSet(images, dataclasses.replace(provenance, sha256=sha256))
+def to_image_set(raw: RawImages) -> ImageSet:
+    """The tensors of what a reader returned, without a copy."""
+    labels = None if raw.labels is None else torch.from_numpy(raw.labels)
+    mapped = MappedFile.of(raw.pixels)
+    return ImageSet(torch.from_numpy(raw.pixels), labels, raw.spec, raw.provenance, raw.stack, mapped, raw.notes)

@@ -26,13 +26,22 @@ class GlobalBatches(Sampler[list[int]]):
         steps: the steps to yield, as range(first, last + 1), from 0.
         device: of the indices.
         stack: number of parallel streams with independent permutations. If it is above 1, indices are (B, stack).
+        mirrored: add `dataset_size` to each index with probability 1/2, which means the mirrored image. Only if `stack`
+            is 1.
     """
 
     # Read by accelerate.BatchSamplerShard, which splits the batches among the ranks.
     drop_last = True
 
     def __init__(
-        self, dataset_size: int, batch_size: int, seed: int, steps: range, device: torch.device, stack: int = 1
+        self,
+        dataset_size: int,
+        batch_size: int,
+        seed: int,
+        steps: range,
+        device: torch.device,
+        stack: int = 1,
+        mirrored: bool = False,
     ) -> None:
         assert batch_size <= dataset_size
         self.dataset_size = dataset_size
@@ -41,6 +50,7 @@ class GlobalBatches(Sampler[list[int]]):
         self.steps = steps
         self.device = device
         self.stack = stack
+        self.mirrored = mirrored
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -59,7 +69,11 @@ class GlobalBatches(Sampler[list[int]]):
                 epoch += 1
                 order = epoch_order(self.dataset_size, self.seed, epoch, self.stack).to(self.device)
                 batch = torch.cat([batch, order[: self.batch_size - len(batch)]])
-            yield batch
+            yield self._mirror(batch, step) if self.mirrored else batch
+
+    def _mirror(self, batch: Int[Tensor, " b"], step: int) -> Int[Tensor, " b"]:
+        flips = torch.randint(2, batch.shape, generator=generator_for(self.seed, "mirror", step))
+        return batch + self.dataset_size * flips.to(self.device)
 
 
 def epoch_order(dataset_size: int, seed: int, epoch: int, stack: int = 1) -> Int[Tensor, "n ..."]:

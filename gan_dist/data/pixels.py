@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Tensor
 
 
@@ -25,3 +25,8 @@ def quantize(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
 def stack_channels(images: Shaped[Tensor, "n c h w"], stack: int) -> Shaped[Tensor, "fewer channels h w"]:
     """Combine every `stack` consecutive images into one, as its channels. Returns a view."""
     return images.view(-1, stack * images.shape[1], *images.shape[2:])
+
+
+def mirror(images: Float[Tensor, "n c h w"], where: Bool[Tensor, " n"]) -> Float[Tensor, "n c h w"]:
+    """Flip those images horizontally whose entry in `where` is True."""
+    return torch.where(where[:, None, None, None], images.flip(3), images)

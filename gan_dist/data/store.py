@@ -1,34 +1,151 @@
-"""Images that are stored on the device as uint8 and fetched in whole batches."""
+"""Where the training images are kept, and how whole batches are fetched: on the device, or from a file."""
 
 from __future__ import annotations
 
-from jaxtyping import Float, Int, UInt8
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gan_dist.data.pixels import normalize, stack_channels
+from gan_dist.data.batch import Batch
+from gan_dist.data.images import ImageSet
+from gan_dist.data.pixels import mirror, normalize, stack_channels
+from gan_dist.memory import free_memory
+
+SHARE = 4  # images are kept on the device if they fit into this part of its free memory
 
 
-class ResidentImages(Dataset[Tensor]):
-    """A data set on the device: a batch is one gather and one conversion.
+@runtime_checkable
+class PendingBatch(Protocol):
+    """A batch that may still be on its way."""
 
-    An index is that of one image, or a row of indices whose images become the channels of one image.
+    def result(self) -> Batch:
+        """Wait for the batch."""
+
+
+class Store(Dataset[PendingBatch]):
+    """The images of a data set, fetched in whole batches.
+
+    An index is that of one image; or of image i mirrored, which is i plus the number of images; or a row of indices,
+    whose images become the channels of one image.
 
     Args:
-        images: on the device of the networks.
+        images: of the data set.
+        device: of the networks.
+        mirrored: whether indices of mirrored images occur.
     """
 
-    def __init__(self, images: UInt8[Tensor, "n c h w"]) -> None:
-        self.images = images
+    def __init__(self, images: ImageSet, device: torch.device, mirrored: bool = False) -> None:
+        self.device = device
+        self.mirrored = mirrored
+        self.images = images.images
+        # Stacked images have no common class.
+        self.labels = None if images.labels is None or images.stack > 1 else images.labels.to(device)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Float[Tensor, "c h w"]:
-        return normalize(self.images[index])
+    def __getitems__(self, indices: Int[Tensor, "b ..."]) -> PendingBatch:
+        """Start to fetch a batch. DataLoader calls this method instead of `__getitem__` for each image."""
+        raise NotImplementedError
 
-    def __getitems__(self, indices: Int[Tensor, "b ..."]) -> Float[Tensor, "b channels h w"]:
-        """Returns a whole batch. DataLoader calls this method instead of `__getitem__` for each image."""
-        return normalize(
-            stack_channels(self.images.index_select(0, indices.flatten()), indices.numel() // len(indices))
-        )
+    @property
+    def index_device(self) -> torch.device:
+        """Where the indices are wanted."""
+        return self.images.device
+
+    def _stored(self, indices: Int[Tensor, "b ..."]) -> Int[Tensor, " stored"]:
+        """The indices of the stored images."""
+        return indices.flatten() % len(self.images) if self.mirrored else indices.flatten()
+
+    def _finish(self, pixels: UInt8[Tensor, "stored c h w"], indices: Int[Tensor, "b ..."]) -> Batch:
+        """The batch of these pixels, which are on the device of the networks."""
+        images = normalize(stack_channels(pixels, indices.numel() // len(indices)))
+        if self.mirrored:
+            images = mirror(images, (indices >= len(self.images)).to(self.device, non_blocking=True))
+        if self.labels is None:
+            return Batch(images, None)
+        return Batch(images, self.labels.index_select(0, self._stored(indices).to(self.device, non_blocking=True)))
+
+
+class Fetched:
+    """A batch that is there."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+
+    def result(self) -> Batch:
+        return self._batch
+
+
+class DeviceStore(Store):
+    """Images on the device: a batch is one gather and one conversion."""
+
+    def __init__(self, images: ImageSet, device: torch.device, mirrored: bool = False) -> None:
+        super().__init__(images, device, mirrored)
+        self.images = self.images.to(device)
+
+    def __getitems__(self, indices: Int[Tensor, "b ..."]) -> PendingBatch:
+        return Fetched(self._finish(self.images.index_select(0, self._stored(indices)), indices))
+
+
+class FileStore(Store):
+    """Images in host memory, usually a memory-mapped file. A thread reads a batch while the previous one is used.
+
+    The loader asks for a batch before it yields the previous one. On a GPU the pixels are copied from pinned memory
+    without blocking, as bytes, and converted there.
+    """
+
+    def __init__(self, images: ImageSet, device: torch.device, mirrored: bool = False) -> None:
+        super().__init__(images, device, mirrored)
+        self._array = self.images.numpy()
+        self._thread = ThreadPoolExecutor(1, "read-images")
+
+    def __getitems__(self, indices: Int[Tensor, "b ..."]) -> PendingBatch:
+        return _Reading(self, self._thread.submit(self._read, self._stored(indices)), indices)
+
+    def _read(self, stored: Int[Tensor, " stored"]) -> UInt8[Tensor, "stored c h w"]:
+        # numpy's take runs on one thread and without Python's lock; torch would start threads beside those of the step.
+        pixels = torch.empty((len(stored), *self.images.shape[1:]), dtype=torch.uint8, pin_memory=self._pinned)
+        np.take(self._array, stored.numpy(), axis=0, out=pixels.numpy(), mode="clip")  # "raise" would copy once more
+        return pixels
+
+    @property
+    def _pinned(self) -> bool:
+        return self.device.type == "cuda"
+
+    def finish(self, pixels: UInt8[Tensor, "stored c h w"], indices: Int[Tensor, "b ..."]) -> Batch:
+        """Copy what was read to the device."""
+        return self._finish(pixels.to(self.device, non_blocking=True), indices)
+
+
+class _Reading:
+    """A batch that a thread reads."""
+
+    def __init__(self, store: FileStore, pixels: Future[Tensor], indices: Tensor) -> None:
+        self._store, self._pixels, self._indices = store, pixels, indices
+
+    def result(self) -> Batch:
+        return self._store.finish(self._pixels.result(), self._indices)
+
+
+def make_store(
+    memory: Literal["auto", "device", "file"], images: ImageSet, device: torch.device, ranks: int, mirrored: bool
+) -> Store:
+    """The store of a configuration.
+
+    Args:
+        memory: data.memory.
+        images: the training images.
+        device: of the networks.
+        ranks: number of ranks that share the device's memory.
+        mirrored: data.mirror.
+    """
+    if memory == "auto":
+        free = free_memory(device)
+        memory = "device" if free is None or ranks * images.images.nbytes <= free // SHARE else "file"
+    return (DeviceStore if memory == "device" else FileStore)(images, device, mirrored)

@@ -15,21 +15,27 @@ from gan_dist.evaluation.estimates import (
 )
 from gan_dist.evaluation.features import ImageFeatures, Reference
 
+MAX_SHARES = 100
+
 
 def class_shares(images: ImageFeatures, reference: Reference) -> Figures:
     """The share of images in each predicted class, and the distance of these shares from equal ones.
 
     The distance is the total variation, half the sum of absolute differences: 0 if all shares are equal, (classes -
-    1)/classes if there is only one class.
+    1)/classes if there is only one class. Empty if the classifier was trained without labels; with more than MAX_SHARES
+    classes, only the distance.
     """
     labels = images.logits.argmax(1)
     classes = images.logits.shape[1]
+    if classes == 1:  # a classifier without labels
+        return {}
 
     def from_uniform(labels: Tensor) -> float:
         counts = torch.bincount(labels, minlength=classes)
         return (counts / len(labels) - 1 / classes).abs().sum().item() / 2
 
-    figures = {f"classes/{label}": proportion(labels == label) for label in range(classes)}
+    shown = range(classes) if classes <= MAX_SHARES else ()
+    figures = {f"classes/{label}": proportion(labels == label) for label in shown}
     samples = [from_uniform(labels[indices]) for indices in bootstrap_indices(len(labels), labels.device)]
     distance = confidence_interval(from_uniform(labels), standard_deviation(samples), highest=1.0)
     return figures | {"classes/from_uniform": distance}
@@ -41,7 +47,7 @@ def modes(images: ImageFeatures, reference: Reference) -> Figures:
 
     Both depend on the number of images; the literature uses about 26,000. Empty if the images are not stacked.
     """
-    if images.stack == 1:
+    if images.stack == 1 or images.logits.shape[1] == 1:
         return {}
     return modes_of_labels(images.logits.argmax(1).view(-1, images.stack), images.logits.shape[1])
 

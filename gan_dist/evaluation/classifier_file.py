@@ -7,18 +7,22 @@ import importlib.resources
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from gan_dist.config import InputError
-from gan_dist.evaluation.classifier import Classifier
-from gan_dist.files import BadFile, parse_json_object, read_file
+from gan_dist.data.spec import MAX_CLASSES, MAX_SIDE
+from gan_dist.evaluation.classifier import DIGITS_SHAPE, Classifier
+from gan_dist.files import BadFile, is_whole, parse_json_object, read_file
 from gan_dist.tensors import check_tensors, read_tensors
 
+Task = Literal["classes", "rotations"]
+"""classes: the labels of the data set. rotations: how an image was rotated, for data without labels."""
+
 FORMAT = 1  # of the file; increase it with each change of the architecture or the training
-MAX_CLASSES = 10_000
 MAX_BYTES = 64 * 2**20  # of a classifier's file, whose usual size is 0.4 MB
 
 
@@ -37,6 +41,19 @@ class TrainedClassifier:
     """Name of its training data set."""
     data_sha256: str
     """sha256 of that data set's training pixels."""
+    task: Task = "classes"
+    """What it was trained to tell apart."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image that it classifies."""
+        return self.network.shape
+
+    @property
+    def description(self) -> str:
+        """For tables."""
+        of = "rotations" if self.task == "rotations" else f"the classes of {self.data_name}"
+        return f"classifier {self.id} of {of} ({100 * self.accuracy:.2f} % accuracy)"
 
 
 def weights_id(network: Classifier) -> str:
@@ -54,7 +71,7 @@ def _weights(network: Classifier) -> dict[str, Tensor]:
 
 def classifier_bytes(classifier: TrainedClassifier) -> bytes:
     """The content of the safetensors file that `load_classifier` reads."""
-    description = {
+    description: dict[str, Any] = {
         "format": FORMAT,
         "id": classifier.id,
         "accuracy": classifier.accuracy,
@@ -62,6 +79,8 @@ def classifier_bytes(classifier: TrainedClassifier) -> bytes:
         "data_name": classifier.data_name,
         "data_sha256": classifier.data_sha256,
     }
+    if classifier.shape != DIGITS_SHAPE or classifier.task != "classes":
+        description |= {"shape": classifier.shape, "task": classifier.task}
     # One entry: safetensors writes several in a different order each time.
     return save(_weights(classifier.network), {"classifier": json.dumps(description)})
 
@@ -105,16 +124,21 @@ def _parse(content: bytes) -> TrainedClassifier:
     description = parse_json_object(metadata["classifier"].encode())
     if description.pop("format", None) != FORMAT:
         raise BadFile("is of another format")
+    shape, task = description.pop("shape", list(DIGITS_SHAPE)), description.pop("task", "classes")
+    if not isinstance(shape, list) or len(shape) != 3 or not all(is_whole(n) and 0 < n <= MAX_SIDE for n in shape):
+        raise BadFile("describes a classifier of images of an impossible shape")
+    if task not in get_args(Task):
+        raise BadFile("describes a classifier of an unknown task")
     types = {"id": str, "accuracy": float, "classes": int, "data_name": str, "data_sha256": str}
     if description.keys() != types.keys() or not all(type(description[name]) is types[name] for name in types):
         raise BadFile("does not describe a classifier: a field is missing or of another type")
     if not (0 <= description["accuracy"] <= 1 and 1 <= description["classes"] <= MAX_CLASSES):
         raise BadFile("describes an impossible classifier: its accuracy or number of classes is out of range")
     with torch.device("meta"):  # otherwise the layers would draw initial weights from the global generator
-        network = Classifier(description["classes"])
+        network = Classifier(description["classes"], (shape[0], shape[1], shape[2]))
     check_tensors(tensors, network.state_dict())
     network = network.to_empty(device="cpu").eval().requires_grad_(False)
     network.load_state_dict(tensors)
     if weights_id(network) != description["id"]:
         raise BadFile("has weights that do not match its id")
-    return TrainedClassifier(network, **description)
+    return TrainedClassifier(network, **description, task=task)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
 
 from gan_dist.config import DataConfig, InputError
-from gan_dist.data.images import LabelledImages, NoHeldOut
+from gan_dist.data.cache import cache_file, write_cached
+from gan_dist.data.images import ImageSet
 from gan_dist.data.pixels import normalize
-from gan_dist.data.readers.location import CLASSES
-from gan_dist.data.sources import load_labelled
-from gan_dist.evaluation.cache import cache_file, write_cached
+from gan_dist.data.readers.reader import NoHeldOut
+from gan_dist.data.sources import load_held_out, load_images
 from gan_dist.evaluation.classifier import Classifier
 from gan_dist.evaluation.classifier_file import (
     FORMAT,
+    Task,
     TrainedClassifier,
     classifier_bytes,
     load_classifier,
@@ -25,37 +30,51 @@ from gan_dist.evaluation.classifier_file import (
 )
 from gan_dist.seeding import generator_for, seed_for
 
-SHIPPED_FOR = ("mnist", "qmnist")  # QMNIST's digits are MNIST's, cropped again
 BATCH = 128
 MAX_LEARNING_RATE = 3e-3
 MAX_SHIFT = 2  # pixels
 HELD_OUT_EVERY = 10  # for data sets without held-out images
+EPOCHS = 12
+# Few images are seen more often, many less often: the training takes minutes on one core.
+MIN_STEPS, MAX_STEPS, MAX_EPOCHS = 1_000, 6_000, 60
+TESTED = 1_000  # images classified at a time
 
 
-def classifier_for(config: DataConfig, announce: Callable[[str], None], may_train: bool = True) -> TrainedClassifier:
-    """The classifier of a data set: the shipped one, else one that is trained once on this machine and cached.
+def classifier_for(
+    config: DataConfig, announce: Callable[[str], None], may_train: bool = True, train: ImageSet | None = None
+) -> TrainedClassifier:
+    """The classifier that judges images of a data set.
+
+    It is the one of digits that ships with the package; or one of the classes of the data set, else of rotations
+    (Gidaris et al. 2018, arXiv:1803.07728), which is trained once on this machine and cached.
 
     Args:
-        config: the data set, with its labels unless a classifier for it ships with the package.
+        config: the data set.
         announce: called with one line before training, which takes minutes.
         may_train: False raises an error instead of training.
+        train: the training images, if they are loaded already.
 
     Raises:
         InputError: the data can't be used, or `may_train` is False and there is no classifier yet.
     """
-    if config.name in SHIPPED_FOR:
+    train = load_images(config, announce) if train is None else train
+    if train.spec.features == "digits":
         return shipped_classifier()
-    train = load_labelled(config, "train", announce)
-    file = cache_file(f"classifier-{train.provenance.sha256[:16]}-v{FORMAT}.safetensors")
+    key = train.provenance.sha256
+    if train.labels is not None:
+        key = hashlib.sha256(key.encode() + train.labels.numpy().tobytes()).hexdigest()
+    file = cache_file(f"classifier-{key[:16]}-v{FORMAT}.safetensors")
+    # A file of the same pixels may be of another task: with labels, or without.
+    found = _load(file)
+    if found is not None and (found.task, found.shape) == (_task_of(train), tuple(train.images.shape[1:])):
+        return found
+    if not may_train:
+        raise InputError(
+            f"there is no classifier of {train.spec.name} yet; gan-dist data, with the flags of the run, or "
+            "gan-dist evaluate RUN trains one, once"
+        )
     try:
-        return load_classifier(file)
-    except InputError:
-        if not may_train:
-            raise InputError(
-                f"there is no classifier for data.name={config.name} yet; gan-dist evaluate RUN trains one, once"
-            ) from None
-    try:
-        held_out = load_labelled(config, "test", announce)
+        held_out = load_held_out(config, announce)
     except NoHeldOut:
         held_out = None
     trained = train_classifier(train, held_out, announce)
@@ -63,15 +82,27 @@ def classifier_for(config: DataConfig, announce: Callable[[str], None], may_trai
     return trained
 
 
+def _load(file: Path) -> TrainedClassifier | None:
+    """A classifier of the cache; None if it is missing or damaged."""
+    try:
+        return load_classifier(file)
+    except InputError:
+        return None
+
+
+def _task_of(train: ImageSet) -> Task:
+    return "rotations" if train.labels is None else "classes"
+
+
 def train_classifier(
-    train: LabelledImages,
-    held_out: LabelledImages | None,
+    train: ImageSet,
+    held_out: ImageSet | None,
     announce: Callable[[str], None],
     seed: int = 0,
-    epochs: int = 12,
+    epochs: int | None = None,
 ) -> TrainedClassifier:
-    """Train a classifier on the CPU. The arguments determine it, up to rounding: the number of threads changes the
-    order of sums.
+    """Train a classifier on the CPU: of the labels, or of rotations if there are none. The arguments determine it, up
+    to rounding: the number of threads changes the order of sums.
 
     Adam, one cycle of the learning rate (Smith & Topin 2018, arXiv:1708.07120), each batch shifted by a few pixels.
 
@@ -79,14 +110,14 @@ def train_classifier(
         train: training images.
         held_out: images on which the accuracy is measured. None: every tenth image of `train`, which is then not
             trained on.
-        announce: called with one line at the start; 60,000 images take about two minutes on one core.
+        announce: called with one line at the start; 60,000 images of 28x28 take about two minutes on one core.
         seed: random seed of the initial weights, order, shifts and dropout.
-        epochs: passes over the images.
+        epochs: passes over the images; None: EPOCHS, more for few images and less for many.
 
     Raises:
         InputError: there are too few images.
     """
-    sha256 = train.provenance.sha256
+    sha256, name = train.provenance.sha256, train.provenance.name
     if held_out is None and len(train.images) < HELD_OUT_EVERY:
         raise InputError(
             f"{train.provenance.file} holds {len(train.images)} images, too few to train a classifier; "
@@ -94,24 +125,38 @@ def train_classifier(
         )
     if held_out is None:
         out = torch.arange(len(train.images)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-        held_out = replace(train, images=train.images[out], labels=train.labels[out])
-        train = replace(train, images=train.images[~out], labels=train.labels[~out])
-    name = train.provenance.name
-    announce(f"training a classifier of {name} for the evaluation, on {len(train.images):,} images, {epochs} epochs")
+        held_out, train = _part(train, out), _part(train, ~out)
+    epochs = epochs_for(len(train.images)) if epochs is None else epochs
+    task = _task_of(train)
+    _, channels, height, width = train.images.shape
+    if train.labels is None:
+        classes = 4 if height == width else 2
+    else:
+        classes = len(train.spec.classes) if train.spec.classes is not None else int(train.labels.max()) + 1
+    what = f"of {name}" if task == "classes" else f"of rotations of {name}"
+    announce(f"training a classifier {what} for the evaluation, on {len(train.images):,} images, {epochs} epochs")
     # The initial weights and dropout draw from the global generator, whose state is restored afterwards.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "classifier"))
-        network = Classifier(CLASSES)
+        network = Classifier(classes, (channels, height, width))
         _fit(network, train, seed, epochs)
     network.eval().requires_grad_(False)
-    correct = sum(
-        int((network(normalize(images)).argmax(1) == labels).sum())
-        for images, labels in zip(held_out.images.split(1000), held_out.labels.split(1000), strict=True)
-    )
-    return TrainedClassifier(network, weights_id(network), correct / len(held_out.images), CLASSES, name, sha256)
+    accuracy = _accuracy(network, held_out)
+    return TrainedClassifier(network, weights_id(network), accuracy, classes, name, sha256, task)
 
 
-def _fit(network: Classifier, train: LabelledImages, seed: int, epochs: int) -> None:
+def epochs_for(count: int) -> int:
+    """Passes over `count` images."""
+    batches = max(1, count // BATCH)
+    return max(1, min(MAX_STEPS // batches, MAX_EPOCHS, max(EPOCHS, -(-MIN_STEPS // batches))))
+
+
+def _part(images: ImageSet, chosen: Tensor) -> ImageSet:
+    labels = None if images.labels is None else images.labels[chosen]
+    return replace(images, images=images.images[chosen], labels=labels)
+
+
+def _fit(network: Classifier, train: ImageSet, seed: int, epochs: int) -> None:
     size = min(BATCH, len(train.images))
     batches = len(train.images) // size
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
@@ -122,8 +167,37 @@ def _fit(network: Classifier, train: LabelledImages, seed: int, epochs: int) -> 
         shifts = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, (batches, 2), generator=generator).tolist()
         for indices, shift in zip(order, shifts, strict=True):
             images = normalize(train.images[indices]).roll(shift, dims=(2, 3))
-            loss = F.cross_entropy(network(images), train.labels[indices])
+            images, labels = _task(images, None if train.labels is None else train.labels[indices])
+            loss = F.cross_entropy(network(images), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
+
+
+def _task(
+    images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"] | None
+) -> tuple[Float[Tensor, "n c h w"], Int64[Tensor, " n"]]:
+    """The images and what is to be recognized: their labels, or by how many quarter turns each has been rotated.
+
+    Images that are not square are rotated by half turns only.
+    """
+    if labels is not None:
+        return images, labels
+    square = images.shape[2] == images.shape[3]
+    turns = torch.arange(len(images)) % (4 if square else 2)
+    rotated = images.clone()
+    for turn in range(1, 4 if square else 2):
+        rotated[turns == turn] = images[turns == turn].rot90(turn if square else 2 * turn, (2, 3))
+    return rotated, turns
+
+
+def _accuracy(network: Classifier, held_out: ImageSet) -> float:
+    correct = 0
+    for start in range(0, len(held_out.images), TESTED):
+        part = slice(start, start + TESTED)
+        images, labels = _task(
+            normalize(held_out.images[part]), None if held_out.labels is None else held_out.labels[part]
+        )
+        correct += int((network(images).argmax(1) == labels).sum())
+    return correct / len(held_out.images)

@@ -99,8 +99,10 @@ def classifier_score(images: ImageFeatures, reference: Reference) -> Figures:
     """The Inception score with this package's classifier: exp of the mean KL divergence between the class probabilities
     of an image and those of all images (Salimans et al. 2016, arXiv:1606.03498), from 1 to the number of classes.
 
-    High: each image clearly shows one class, and all classes occur.
+    High: each image clearly shows one class, and all classes occur. Empty if the classifier was trained without labels.
     """
+    if images.logits.shape[1] == 1:
+        return {}
     from torchmetrics.image.inception import InceptionScore
 
     def score(logits: Float[Tensor, "n classes"]) -> float:

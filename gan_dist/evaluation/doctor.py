@@ -17,7 +17,7 @@ from gan_dist.evaluation.image_findings import (
     discriminator_memorizes,
     far_from_real,
     generator_copies,
-    missing_digits,
+    missing_classes,
     mode_collapse,
 )
 from gan_dist.evaluation.training_findings import (
@@ -38,18 +38,26 @@ FINDINGS: dict[str, FindingFunction] = {
     "generator-starves": generator_starves,
     "oscillates": oscillates,
     "mode-collapse": mode_collapse,
-    "missing-digits": missing_digits,
+    "missing-classes": missing_classes,
     "discriminator-memorizes": discriminator_memorizes,
     "generator-copies": generator_copies,
 }
 
 # Finding -> findings that it explains. These are not reported beside it, since their advice would be misleading.
-_IMAGES = ("mode-collapse", "missing-digits")
+_IMAGES = ("mode-collapse", "missing-classes")
 EXPLAINED = {
     "diverges": ("discriminator-fooled", "discriminator-overpowers", "generator-starves", "oscillates", *_IMAGES),
     "discriminator-fooled": _IMAGES,
     "generator-starves": ("oscillates", *_IMAGES),
-    "mode-collapse": ("missing-digits",),
+    "mode-collapse": ("missing-classes",),
+}
+
+# Finding -> the figure that it needs, which an evaluation of some data does not have: without labels or with more than
+# 100 classes there are no shares of classes, and without held-out images no figures of memorization.
+NEEDED = {
+    "missing-classes": "classes/0",
+    "discriminator-memorizes": "score/train",
+    "generator-copies": "nearest/ratio",
 }
 
 
@@ -84,6 +92,8 @@ class DoctorReport:
     """What is missing to judge the run completely, such as a number of steps; empty if it was judged completely."""
     preliminary: str
     """Figures of an evaluation before FIRST_STEP that no good generator has; empty if there are none."""
+    not_judged: tuple[str, ...] = ()
+    """Findings that can't be judged for these data, since the evaluations lack the figure they need."""
 
     @property
     def verdict(self) -> Verdict:
@@ -119,7 +129,8 @@ def diagnose(
             preliminary = f"the images of step {evaluations[-1]['step']:,} are far from real ones: {evidence}"
     elif math.isnan(figure(floor, "diversity/features")):
         missing.append("the figures of real images, which an evaluation writes to floor.json")
-    return DoctorReport(_findings(rows, judged, config, floor), missing, preliminary)
+    not_judged = tuple(name for name, needed in NEEDED.items() if judged and needed not in judged[-1])
+    return DoctorReport(_findings(rows, judged, config, floor), missing, preliminary, not_judged)
 
 
 def _findings(rows: Sequence[Row], judged: Sequence[Row], config: Config, floor: Mapping[str, float]) -> list[Finding]:

@@ -15,6 +15,7 @@ from gan_dist.data.pixels import normalize
 from gan_dist.evaluation.classifier import Classifier
 from gan_dist.evaluation.estimates import Figures
 
+MAX_REFERENCE = 60_000  # training images whose features are computed, evenly spaced
 CHUNK = 500  # images per forward pass: the fastest on a CPU
 
 
@@ -24,6 +25,7 @@ class ImageFeatures:
 
     features: Float[Tensor, "n 128"]
     logits: Float[Tensor, "n classes"]
+    """One class if the classifier was trained without labels: then no figure of classes is computed."""
     pixels: UInt8[Tensor, "n c h w"]
     stack: int = 1
     """Number of consecutive images that were the channels of one image."""
@@ -35,9 +37,9 @@ class Reference:
 
     classifier_id: str
     features: Float[Tensor, "n 128"]
-    """Of all training images."""
-    pixels: UInt8[Tensor, "n c h w"]
-    """Of all training images."""
+    """Of the training images, at most MAX_REFERENCE of them."""
+    pixels: UInt8[Tensor, "k c h w"]
+    """Of all training images. They stay where they are, on the CPU: there may be many."""
     held_out_features: Float[Tensor, "m 128"] | None = None
     """None if the data set has no held-out images, as the next two fields."""
     held_out_distances: Float[Tensor, " classes"] | None = None
@@ -48,9 +50,11 @@ class Reference:
     images against the other. A generator can't be expected to be better."""
 
     def to(self, device: torch.device) -> Reference:
-        """A copy on another device."""
+        """A copy with the features on another device."""
         moved: dict[str, Any] = {
-            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor) and name not in ("pixels", "held_out_pixels")
         }
         return replace(self, **moved)
 
@@ -66,10 +70,18 @@ def single_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def extract_features(network: Classifier, pixels: UInt8[Tensor, "n c h w"]) -> ImageFeatures:
-    """Apply a classifier to images, on its device. Each channel is classified as a separate image."""
-    stack = pixels.shape[1]
-    pixels = pixels.to(network.head.weight.device).flatten(0, 1).unsqueeze(1)
+def extract_features(network: Classifier, pixels: UInt8[Tensor, "n c h w"], labelled: bool = True) -> ImageFeatures:
+    """Apply a classifier to images, on its device.
+
+    Args:
+        network: the classifier.
+        pixels: if they have several times as many channels as it takes, each group of channels is a separate image.
+        labelled: whether it was trained to tell classes apart.
+    """
+    channels, device = network.shape[0], network.head.weight.device
+    stack = pixels.shape[1] // channels
+    pixels = pixels.view(-1, channels, *pixels.shape[2:])
     with torch.no_grad():
-        features = torch.cat([network.features(normalize(chunk)) for chunk in pixels.split(CHUNK)])
-        return ImageFeatures(features, network.head(features), pixels, stack)
+        features = torch.cat([network.features(normalize(chunk.to(device))) for chunk in pixels.split(CHUNK)])
+        logits = network.head(features) if labelled else features.new_zeros(len(features), 1)
+        return ImageFeatures(features, logits, pixels, stack)

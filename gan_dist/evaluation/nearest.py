@@ -54,18 +54,19 @@ def nearest_distances(
     images: ImageFeatures, reference: Reference
 ) -> tuple[Float[Tensor, " selected"], Int64[Tensor, " selected"]]:
     """The distance to the nearest training image and the predicted class, for at most MAX_IMAGES of the images."""
-    selected = subset_indices(len(images.pixels), MAX_IMAGES, "nearest", images.pixels.device)
-    vectors = _vectors(images.pixels[selected])
+    selected = subset_indices(len(images.pixels), MAX_IMAGES, "nearest", images.features.device)
+    vectors = _vectors(images.pixels[selected.to(images.pixels.device)].to(images.features.device))
     smallest = torch.full((len(vectors),), float("inf"), device=vectors.device)
     nearest = torch.zeros(len(vectors), dtype=torch.long, device=vectors.device)
     for start in range(0, len(reference.pixels), TRAINING_CHUNK):
-        chunk = _vectors(reference.pixels[start : start + TRAINING_CHUNK])
+        chunk = _vectors(reference.pixels[start : start + TRAINING_CHUNK].to(vectors.device))
         # The squared distance minus the image's own squared norm: sufficient to find the nearest.
         found = (chunk.square().sum(1) - 2 * vectors @ chunk.T).min(1)
         nearest = torch.where(found.values < smallest, found.indices + start, nearest)
         smallest = torch.minimum(found.values, smallest)
     # Computed from the pixels again: the rounding of the sums above would give a copy a nonzero distance.
-    distances = (vectors - _vectors(reference.pixels[nearest])).norm(dim=1)
+    found_pixels = reference.pixels[nearest.to(reference.pixels.device)].to(vectors.device)
+    distances = (vectors - _vectors(found_pixels)).norm(dim=1)
     return distances, images.logits[selected].argmax(1)
 
 

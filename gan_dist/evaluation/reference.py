@@ -16,13 +16,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gan_dist.config import DataConfig, InputError
-from gan_dist.data.images import MIN_COMPARED, ImageSet, NoHeldOut
-from gan_dist.data.sources import load_labelled, pin_source
-from gan_dist.evaluation.cache import cache_file, write_cached
+from gan_dist.data.cache import cache_file, write_cached
+from gan_dist.data.images import ImageSet
+from gan_dist.data.readers.reader import MIN_COMPARED, NoHeldOut
+from gan_dist.data.sources import load_held_out, pin_source
 from gan_dist.evaluation.classifier import FEATURES
 from gan_dist.evaluation.classifier_file import TrainedClassifier
 from gan_dist.evaluation.estimates import Estimate
-from gan_dist.evaluation.features import Reference
+from gan_dist.evaluation.features import MAX_REFERENCE, Reference
 from gan_dist.evaluation.fingerprint import code_fingerprint
 from gan_dist.evaluation.floor import build_reference
 from gan_dist.evaluation.metrics import FIGURES
@@ -50,7 +51,7 @@ def reference_for(
         InputError: the held-out images are damaged, or there are too few training images.
     """
     try:
-        held_out: ImageSet | None = load_labelled(pin_source(config, train.provenance.source), "test", announce)
+        held_out: ImageSet | None = load_held_out(pin_source(config, train.provenance.source), announce)
     except NoHeldOut as reason:
         held_out = None
         announce(f"{reason}; until then, one half of the training images is compared with the other")
@@ -60,14 +61,12 @@ def reference_for(
             f"{train.provenance.file} holds {len(train.images)} images; an evaluation needs {least} or more"
         )
     file = _file(classifier, train, held_out)
-    device = classifier.network.head.weight.device
-    pixels = train.images.to(device)
-    held_out_pixels = held_out.images.to(device) if held_out else None
+    held_out_pixels = held_out.images if held_out else None
     try:
-        reference = _read(file, classifier, pixels, len(held_out.images) if held_out else None)
+        reference = _read(file, classifier, train.images, len(held_out.images) if held_out else None)
     except BadFile:  # missing or damaged
         reference = build_reference(
-            classifier.network, classifier.id, train.images, held_out.images if held_out else None
+            classifier.network, classifier.id, train.images, held_out_pixels, classifier.task == "classes"
         )
         write_cached(file, _content(reference), announce)
     return replace(reference, held_out_pixels=held_out_pixels)
@@ -97,16 +96,18 @@ def _read(file: Path, classifier: TrainedClassifier, pixels: Tensor, held_out: i
         BadFile: the file is missing, damaged, or belongs to other images.
     """
     tensors, metadata = read_tensors(read_file(file, MAX_BYTES))
-    shapes: dict[str, tuple[int, ...]] = {"features": (len(pixels), FEATURES)}
+    classes = classifier.classes if classifier.task == "classes" else 1
+    shapes: dict[str, tuple[int, ...]] = {"features": (min(len(pixels), MAX_REFERENCE), FEATURES)}
     if held_out is not None:
-        shapes |= {"held_out_features": (held_out, FEATURES), "held_out_distances": (classifier.classes,)}
+        shapes |= {"held_out_features": (min(held_out, MAX_REFERENCE), FEATURES), "held_out_distances": (classes,)}
     check_tensors(tensors, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
     description = parse_json_object(metadata.get("reference", "{}").encode())
     floor = description.get("floor")
     if not isinstance(floor, dict) or description.get("sha256") != _sha256(tensors, floor):
         raise BadFile("is damaged")
     estimates = {name: _estimate(fields) for name, fields in floor.items()}
-    return Reference(classifier.id, pixels=pixels, floor=estimates, **tensors).to(pixels.device)
+    device = classifier.network.head.weight.device
+    return Reference(classifier.id, pixels=pixels, floor=estimates, **tensors).to(device)
 
 
 def _estimate(fields: Any) -> Estimate:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gan_dist.data.batch import Batch
 from gan_dist.gan.losses import Logits, Loss
 from gan_dist.gan.penalties import Critic
 from gan_dist.gan.update import PartStats, Stats, Update
@@ -33,34 +34,34 @@ class Gan:
     """(step, purpose) -> this rank's latent vectors, in the precision of the passes."""
 
 
-def discriminator_step(gan: Gan, real: Float[Tensor, "n c h w"], step: int) -> Stats:
+def discriminator_step(gan: Gan, batch: Batch, step: int) -> Stats:
     """Updates the discriminator only, with new fake images.
 
     Args:
         gan: the networks.
-        real: this rank's real images in [-1, 1].
+        batch: this rank's real images.
         step: the step's number, which determines the latents.
 
     Returns:
         loss/discriminator without the penalties, score/real and score/fake (see `Loss.scores`), and each penalty
         without its weight. One value for each part of this rank's share, computed before the update.
     """
-    inputs = real, gan.latents(step, "discriminator"), *gan.critic.draw(step)
+    inputs = batch.images, gan.latents(step, "discriminator"), *gan.critic.draw(step)
     return gan.discriminator_update(partial(discriminator_loss, gan), *inputs)
 
 
-def generator_step(gan: Gan, real: Float[Tensor, "n c h w"], step: int) -> Stats:
+def generator_step(gan: Gan, batch: Batch, step: int) -> Stats:
     """Updates the generator only, with new fake images.
 
     Args:
         gan: the networks.
-        real: this rank's real images in [-1, 1], for paired losses.
+        batch: this rank's real images, for paired losses.
         step: the step's number, which determines the latents.
 
     Returns:
         loss/generator. One value for each part of this rank's share, computed before the update.
     """
-    return gan.generator_update(partial(generator_loss, gan), real, gan.latents(step, "generator"))
+    return gan.generator_update(partial(generator_loss, gan), batch.images, gan.latents(step, "generator"))
 
 
 def discriminator_loss(

@@ -1,4 +1,4 @@
-"""The commands that read a run: sample, evaluate, doctor, diff. Imports no torch, so --help is answered at once."""
+"""The commands that read data or a run. Imports no torch, so --help is answered at once."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from gan_dist.config import EVALUATED, SEEDS, DataConfig, DataName, DataSource, InputError, Range, Weights
+from gan_dist.config import EVALUATED, SEEDS, Config, DataConfig, DataName, DataSource, InputError, Range, Weights
 from gan_dist.config.arguments import read_arguments
+from gan_dist.config.run_arguments import read_run_arguments
+from gan_dist.data.readers import READERS
 
 SAMPLES = Range(1, 1_000_000, "all images are kept in memory")
 GRID_SAMPLES = Range(1, 10_000, "a larger grid is unreadable; use .npz")
@@ -101,6 +103,29 @@ def evaluate(arguments: Sequence[str]) -> int:
     trained = make_shipped_classifier(source, parsed.train_classifier, print)
     accuracy = f"{100 * trained.accuracy:.2f} % accuracy on held-out images"
     print(f"classifier {trained.id} in {parsed.train_classifier}: {accuracy}")
+    return 0
+
+
+@dataclass(frozen=True)
+class DataArguments(Config):
+    output: Path = Path("data.png")
+    """Picture of the first 64 images, as the networks will see them."""
+
+
+def data(arguments: Sequence[str]) -> int:
+    """Read a data set, preparing what is needed, and show it."""
+    config = read_run_arguments(
+        DataArguments,
+        arguments,
+        prog="gan-dist data",
+        description="Read and prepare the data of a run, and show what they are. Takes the flags of a training.",
+    )
+    if config.output.suffix != ".png":
+        raise InputError(f"output={config.output} must end in .png")
+    READERS[config.data.name].check(config.data)
+    from gan_dist.results.preview import preview
+
+    preview(config, config.output, print)
     return 0
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from gan_dist.config import InputError
-from gan_dist.evaluation.doctor import DoctorReport, Finding, Verdict, diagnose
+from gan_dist.evaluation.doctor import NEEDED, DoctorReport, Finding, Verdict, diagnose
 from gan_dist.evaluation.history import Row, figure
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import read_config, read_floor, read_json_lines
@@ -126,6 +126,9 @@ def print_examination(examination: Examination) -> None:
             show(occurrence.describe())
     if report.verdict is Verdict.PROBLEMS and missing:
         show(f"too early to tell whether there are more: this needs {missing}")
+    if report.not_judged:
+        reasons = ", ".join(f"{name} (needs {NEEDED[name]})" for name in report.not_judged)
+        show(f"not judged, since the evaluations of these data lack a figure: {reasons}")
     if report.preliminary:
         show(f"so far, {report.preliminary}")
     show("latest figures\n" + examination.latest_figures())

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gan_dist.config import MIN_EVALUATED, DataConfig, DataSource, InputError, Weights
 from gan_dist.data.images import ImageSet
 from gan_dist.data.pixels import quantize
-from gan_dist.data.sources import load_images, load_labelled, pin_source
+from gan_dist.data.sources import load_held_out, load_images, pin_source
 from gan_dist.evaluation.classifier_file import TrainedClassifier, classifier_bytes
 from gan_dist.evaluation.classifier_training import classifier_for, train_classifier
 from gan_dist.evaluation.estimates import Estimate
@@ -43,16 +44,19 @@ class Evaluation:
     classifier: str
     """Id of the classifier. Figures of different classifiers are not comparable."""
     classifier_accuracy: float
+    classifier_description: str
+    """What it was trained for."""
     data: dict[str, str | int | None]
     """Provenance of the real images."""
     figures: dict[str, Estimate]
+    classes: tuple[str, ...] | None
+    """Names of the classes, in the order of the figures classes/0, classes/1, …; None if the images have none."""
     real: dict[str, Estimate]
     """The same figures of real images. A generator can't be expected to be better."""
 
     def title(self) -> str:
         """One line for the console."""
-        accuracy = f"{100 * self.classifier_accuracy:.2f} % accuracy"
-        return f"{self.generator}, step {self.step:,}: {self.count:,} images, classifier {self.classifier} ({accuracy})"
+        return f"{self.generator}, step {self.step:,}: {self.count:,} images, {self.classifier_description}"
 
     def table(self) -> Table:
         """A table for the console: each figure with its interval and its value for real images."""
@@ -62,8 +66,17 @@ class Evaluation:
         for name, figure in self.figures.items():
             real = self.real.get(name)
             interval = f"{figure.low:.4g} to {figure.high:.4g}"
-            table.add_row(name, f"{figure.value:.4g}", interval, "-" if real is None else f"{real.value:.4g}")
+            table.add_row(
+                self._label(name), f"{figure.value:.4g}", interval, "-" if real is None else f"{real.value:.4g}"
+            )
         return table
+
+    def _label(self, figure: str) -> str:
+        """A figure's name, with that of its class unless this is the same number."""
+        index = figure.removeprefix("classes/")
+        if self.classes is None or index == figure or not index.isdigit() or self.classes[int(index)] == index:
+            return figure
+        return f"{figure} {escape(self.classes[int(index)])}"
 
 
 def evaluate_run(
@@ -105,9 +118,10 @@ def evaluate_run(
     _check_shape(used, generator.shape, train)
     if train.provenance.sha256 != trained_on.get("sha256", train.provenance.sha256):
         announce(f"{run} was trained on other images than those of {train.provenance.file}, which are used here")
-    classifier = classifier_for(data, announce)
+    classifier = classifier_for(data, announce, train=train)
     reference = reference_for(data, train, classifier, announce)
-    images = extract_features(classifier.network, quantize(generate_images(generator, count, seed)))
+    generated = quantize(generate_images(generator, count, seed))
+    images = extract_features(classifier.network, generated, labelled=classifier.task == "classes")
     evaluation = Evaluation(
         run=str(run),
         count=count,
@@ -116,12 +130,16 @@ def evaluate_run(
         step=step,
         classifier=classifier.id,
         classifier_accuracy=classifier.accuracy,
+        classifier_description=classifier.description,
         data=train.provenance.to_dict(),
         figures=compute_figures(images, reference),
+        classes=train.spec.classes,
         real=real_figures(reference, count, train.stack),
     )
     _write(evaluation, run.with_name(f"{run.stem}-evaluation.json") if is_file else folder.evaluation)
     announce(evaluation.title())
+    if classifier.task == "rotations":
+        announce("without labels, the figures of classes are left out: score/classifier, classes/*, modes/*")
     Console().print(evaluation.table())
     return evaluation
 
@@ -159,14 +177,14 @@ def _data(data: DataConfig, used: str | None, root: Path | None, source: DataSou
 
 
 def make_shipped_classifier(
-    data: DataConfig, file: Path, announce: Callable[[str], None], epochs: int = 12
+    data: DataConfig, file: Path, announce: Callable[[str], None], epochs: int | None = None
 ) -> TrainedClassifier:
     """Train a classifier on a data set and write it as the file that ships with the package.
 
     Raises:
         InputError: the data can't be used, or has no held-out images, or the file can't be written.
     """
-    train, held_out = (load_labelled(data, split, announce) for split in ("train", "test"))
+    train, held_out = load_images(data, announce), load_held_out(data, announce)
     trained = train_classifier(train, held_out, announce, epochs=epochs)
     try:
         with replacing(file) as beside:

@@ -10,6 +10,7 @@ from typing import get_args
 from torch import nn
 
 from gan_dist.config import Config, InputError, Weights, from_dict, validate
+from gan_dist.data.spec import DataSpec
 from gan_dist.files import BadFile, first_line, is_whole, parse_json, parse_json_object, read_file
 from gan_dist.models import ImageShape, build_generator
 from gan_dist.outputs.folder import RunFolder
@@ -102,7 +103,9 @@ def _description(metadata: Mapping[str, str]) -> tuple[Config, ImageShape, int]:
     Raises:
         BadFile: a value is missing or invalid.
     """
-    for name in ("config", "image_shape", "step"):
+    # Earlier versions stored the shape of an image instead of the description of the data set.
+    described = "image_shape" if "data" not in metadata and "image_shape" in metadata else "data"
+    for name in ("config", described, "step"):
         if name not in metadata:
             raise BadFile(f"does not describe a generator: its metadata lack {name!r}")
     try:
@@ -111,7 +114,9 @@ def _description(metadata: Mapping[str, str]) -> tuple[Config, ImageShape, int]:
     # Some are from comparisons with a value of another type.
     except (InputError, BadFile, TypeError, AttributeError, OverflowError) as error:
         raise BadFile(f"has an invalid config in its metadata ({first_line(error)})") from None
-    shape = parse_json(metadata["image_shape"].encode())
+    shape = parse_json(metadata[described].encode())
+    if described == "data":
+        shape = list(DataSpec.from_dict(shape).shape)
     step = parse_json(metadata["step"].encode())
     if not isinstance(shape, list) or len(shape) != 3 or not all(is_whole(side) and side > 0 for side in shape):
         raise BadFile("has metadata whose image_shape is not three positive whole numbers")

@@ -6,15 +6,16 @@ import dataclasses
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gan_dist.config import Config, check_processes, validate, warnings
+from gan_dist.config.derived import derive
 from gan_dist.data.images import ImageSet
 from gan_dist.data.loader import make_loader
 from gan_dist.data.order import GlobalBatches
-from gan_dist.data.store import ResidentImages
+from gan_dist.data.store import PendingBatch, make_store
 from gan_dist.distributed.agreement import check_same_folder, check_same_start
+from gan_dist.distributed.environment import read_environment
 from gan_dist.distributed.launch_command import launch_warnings
 from gan_dist.distributed.launcher import start_accelerator
 from gan_dist.distributed.machine import fix_kernels
@@ -32,6 +33,7 @@ from gan_dist.outputs.writer import Writer
 from gan_dist.trainer import session
 from gan_dist.trainer.evaluator import Evaluator
 from gan_dist.trainer.hyperparameters import Hyperparameters
+from gan_dist.trainer.images import share_images
 from gan_dist.trainer.meter import METRICS, Meter
 from gan_dist.trainer.networks import build_gan, build_networks, collective_timeout, make_reduction, open_shared_memory
 from gan_dist.trainer.profiling import Profiler
@@ -69,12 +71,26 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
     """
     config = resolve_config(config, accelerator)
     console = Console(enabled=accelerator.is_main_process)
-    for line in launch_warnings(accelerator.num_processes) + warnings(config):
+    for line in launch_warnings(accelerator.num_processes):
         console.announce(line)
-    # Rank 0 reads the files and broadcasts their content, so that all ranks start from the same state.
-    start = on_main_process(accelerator, lambda: find_start(config, folder, console.announce, request))
+    read: list[ImageSet] = []  # on rank 0
+
+    def find() -> Start:
+        start, images = find_start(config, folder, console.announce, request)
+        read.append(images)
+        return start
+
+    # Rank 0 reads the files and broadcasts what they say, so that all ranks start from the same state.
+    start = on_main_process(accelerator, find)
+    config, derived = derive(config, start.images.spec.shape, start.images.spec.count)
+    validate(config)
+    check_processes(config, accelerator.num_processes)
+    for line in warnings(config):
+        console.announce(line)
     config = resolve_folder(config, folder, start, accelerator)
-    trainer = assemble(config, start, folder, request, accelerator, console)
+    images, access = share_images(next(iter(read), None), start.images, config.data, accelerator, console.announce)
+    trainer = assemble(config, start, images, folder, request, accelerator, console)
+    trainer.images_access, trainer.derived = access, derived
     begin(trainer, start)
     return trainer
 
@@ -82,6 +98,7 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
 def assemble(
     config: Config,
     start: Start,
+    images: ImageSet,
     folder: RunFolder,
     request: StopRequest,
     accelerator: Accelerator,
@@ -89,7 +106,7 @@ def assemble(
 ) -> Trainer:
     """The trainer of a run, in its initial state."""
     rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
-    schedule = Schedule(config, len(start.images.images))
+    schedule = Schedule(config, len(images.images))
 
     networks = build_networks(config, start, accelerator, console.announce)
     memory = open_shared_memory(config, networks, accelerator, console.announce)
@@ -101,8 +118,8 @@ def assemble(
     gan = build_gan(config, networks, reduction, guard, penalty_factor, accelerator)
     if device.type == "cpu":
         share = config.train.batch_size // ranks // reduction.parts
-        choose_threads(gan, start.images.shape, share, reduction.exact, config.train.threads is None, console.announce)
-    batches, loader = build_loader(config, start.images, schedule, accelerator)
+        choose_threads(gan, images.shape, share, reduction.exact, config.train.threads is None, console.announce)
+    batches, loader = build_loader(config, images, schedule, accelerator)
     found = start.checkpoint
     return Trainer(
         config=config,
@@ -119,14 +136,14 @@ def assemble(
         meter=Meter((*METRICS, *gan.critic.figures), window, reduction.parts, accelerator.gather, ranks, device),
         stopping=StopAgreement(request, collective_timeout(config), memory),
         memory=memory,
-        evaluator=Evaluator(config, accelerator, start.images, console.announce),
+        evaluator=Evaluator(config, accelerator, images, console.announce),
         writer=Writer(on_failure=request.ask),
         folder=folder,
         checkpoints=Checkpoints(folder.checkpoints, config.checkpoint.keep, schedule.is_permanent, start.run_id),
         tracker=make_tracker(config, accelerator, folder, console.announce),
         console=console,
         profiler=profiler,
-        images=start.images,
+        images=images,
         run_id=start.run_id,
         fixed_latents=fixed_latents(config.train.seed, COUNT, config.model.latent_dim).to(device),
         timing=Timing(found.state["seconds"], found.state["evaluating_seconds"]) if found else Timing(),
@@ -164,13 +181,14 @@ def resolve_folder(config: Config, folder: RunFolder, start: Start, accelerator:
 
 def build_loader(
     config: Config, images: ImageSet, schedule: Schedule, accelerator: Accelerator
-) -> tuple[GlobalBatches, DataLoader[Tensor]]:
+) -> tuple[GlobalBatches, DataLoader[PendingBatch]]:
     """The order of the images, and the loader that yields this rank's share of each batch."""
-    device = accelerator.device
-    pixels = images.images.to(device)
-    steps = range(schedule.total_steps)
-    batches = GlobalBatches(len(pixels), config.train.batch_size, config.train.seed, steps, device, images.stack)
-    return batches, accelerator.prepare(make_loader(ResidentImages(pixels), batches))
+    device, mirrored = accelerator.device, config.data.mirror
+    sharing = read_environment().local_ranks if device.type == "cpu" else 1
+    store = make_store(config.data.memory, images, device, sharing, mirrored)
+    steps, train = range(schedule.total_steps), config.train
+    batches = GlobalBatches(len(store), train.batch_size, train.seed, steps, store.index_device, images.stack, mirrored)
+    return batches, accelerator.prepare(make_loader(store, batches))
 
 
 def begin(trainer: Trainer, start: Start) -> None:

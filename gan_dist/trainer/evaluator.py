@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -17,6 +17,7 @@ from gan_dist.config import Config, InputError
 from gan_dist.data.images import ImageSet
 from gan_dist.data.pixels import normalize, quantize, stack_channels
 from gan_dist.data.sources import pin_source
+from gan_dist.distributed.broadcast import broadcast_tensor
 from gan_dist.distributed.main_process import on_main_process
 from gan_dist.evaluation.classifier_file import TrainedClassifier
 from gan_dist.evaluation.classifier_training import classifier_for
@@ -29,6 +30,16 @@ from gan_dist.gan.penalties import Discriminator
 from gan_dist.seeding import sample_latents
 
 SCORED = 1998  # real images of each kind that the discriminator rates; divisible by three, for stacks
+
+
+class Found(NamedTuple):
+    """What rank 0 reads for the evaluations."""
+
+    classifier: TrainedClassifier
+    reference: Reference
+    """Without pixels."""
+    scored_shape: tuple[int, ...] | None
+    """Of the held-out images that the discriminator rates; None if there are none."""
 
 
 class Evaluator:
@@ -52,6 +63,8 @@ class Evaluator:
         """False once it is known that there is no classifier or no data for an evaluation."""
         self._classifier: TrainedClassifier | None = None
         self._reference: Reference | None = None
+        self._scored: Tensor | None = None
+        """On rank 0, the held-out images that the discriminator rates."""
 
     def measure(self, generator: nn.Module, discriminator: Discriminator) -> dict[str, Any] | None:
         """Generate images and compute all figures, distributed over the ranks. A collective: every rank must reach it.
@@ -95,24 +108,42 @@ class Evaluator:
     def _ready(self) -> bool:
         if self.works and self._reference is None:
             try:
-                self._classifier, self._reference = on_main_process(self.accelerator, self._read)
+                found = on_main_process(self.accelerator, self._read)
             except InputError as error:  # the same on every rank; the run continues without evaluations
                 self.works = False
                 self.announce(f"evaluations are off: {error}")
             else:
+                self._classifier, reference = found.classifier, found.reference
+                if found.scored_shape is not None:
+                    reference = replace(reference, held_out_pixels=self._share_scored(found.scored_shape))
                 device = self.accelerator.device
                 if device.type == "mps":  # has no double precision, which the figures require
                     device = torch.device("cpu")
                 self._classifier.network.to(device)
-                self._reference = self._reference.to(device)
+                channels, (_, _, height, width) = self._classifier.shape[0], self.images.images.shape
+                pixels = self.images.images.view(-1, channels, height, width)
+                self._reference = replace(reference, pixels=pixels).to(device)
         return self.works
 
-    def _read(self) -> tuple[TrainedClassifier, Reference]:
+    def _read(self) -> Found:
+        """What the figures need, without pixels, which are not pickled."""
         data = pin_source(self.config.data, self.images.provenance.source)
-        classifier = classifier_for(data, self.announce, may_train=False)
+        classifier = classifier_for(data, self.announce, may_train=False, train=self.images)
         reference = reference_for(data, self.images, classifier, self.announce)
         floor = real_figures(reference, self.config.evaluate.count, self.images.stack)
-        return classifier, replace(reference, floor=floor)
+        shape = None
+        if (pixels := reference.held_out_pixels) is not None:
+            self._scored = pixels[subset_indices(len(pixels), SCORED, "scored", pixels.device)]
+            shape = tuple(self._scored.shape)
+        reference = replace(reference, floor=floor, pixels=reference.pixels[:0], held_out_pixels=None)
+        return Found(classifier, reference, shape)
+
+    def _share_scored(self, shape: tuple[int, ...]) -> UInt8[Tensor, "m c h w"]:
+        """The held-out images that the discriminator rates, from rank 0."""
+        scored = self._scored if self._scored is not None else torch.empty(shape, dtype=torch.uint8)
+        if self.accelerator.num_processes > 1:
+            broadcast_tensor(scored, shape, torch.uint8, self.accelerator, scored)
+        return scored
 
     def _generate(self, generator: nn.Module) -> ImageFeatures:
         """Generate this rank's share of the images and compute their features; then gather those of all ranks.
@@ -128,7 +159,8 @@ class Evaluator:
         with torch.no_grad():
             # Copied one by one: the choice of kernel may depend on the alignment of a chunk in memory.
             pixels = [quantize(generator(chunk.to(self.accelerator.device, copy=True))) for chunk in latents]
-        chunks = [extract_features(self._classifier.network, chunk) for chunk in pixels]
+        labelled = self._classifier.task == "classes"
+        chunks = [extract_features(self._classifier.network, chunk, labelled) for chunk in pixels]
         stack = chunks[0].stack
 
         def gather(local: list[Tensor]) -> Tensor:
@@ -148,10 +180,9 @@ class Evaluator:
         assert self._reference is not None
         if self._reference.held_out_pixels is None:
             return {}
-        train, held_out = (
-            self._logits(discriminator, pixels[subset_indices(len(pixels), SCORED, "scored", pixels.device)])
-            for pixels in (self._reference.pixels, self._reference.held_out_pixels)
-        )
+        pixels = self.images.images
+        seen = pixels[subset_indices(len(pixels), SCORED, "scored", pixels.device)]
+        train, held_out = (self._logits(discriminator, chosen) for chosen in (seen, self._reference.held_out_pixels))
         ahead = (train[:, None] - held_out[None, :]).sign().mean().item()
         return {"score/train": (1 + ahead) / 2, "score/held_out": (1 - ahead) / 2}
 

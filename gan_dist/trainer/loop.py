@@ -33,12 +33,13 @@ def train(trainer: Trainer) -> None:
     total = trainer.schedule.total_steps
     trainer.console.begin(total, trainer.schedule.epoch(total), partial(reporting.progress, trainer))
     trainer.profiler.begin()
-    for step, real in enumerate(trainer.loader, trainer.step + 1):  # real: (n, C, H, W) in [-1, 1], this rank's share
+    for step, pending in enumerate(trainer.loader, trainer.step + 1):
+        batch = pending.result()  # this rank's share
         trainer.profiler.end_phase("data")
         trainer.hyperparameters.set(step)
-        stats = discriminator_step(trainer.gan, real, step)
+        stats = discriminator_step(trainer.gan, batch, step)
         trainer.profiler.end_phase("discriminator step")
-        stats |= generator_step(trainer.gan, real, step)
+        stats |= generator_step(trainer.gan, batch, step)
         trainer.ema.update(step)
         trainer.profiler.end_phase("generator step")
         trainer.meter.add(stats)  # stays on the device

@@ -50,7 +50,7 @@ def build_networks(config: Config, start: Start, accelerator: Accelerator, annou
     Raises:
         InputError: the networks do not fit into the memory.
     """
-    device, shape = accelerator.device, start.images.shape
+    device, shape = accelerator.device, start.images.spec.shape
     on_main_process(accelerator, lambda: check_memory(config, shape, accelerator.num_processes, device))
     captured = config.train.compile and device.type == "cuda"
     if config.train.compile and not captured:

@@ -28,10 +28,13 @@ from gan_dist.config import (
     TrainConfig,
     WandbConfig,
 )
+from gan_dist.data.images import ImageSet
 from gan_dist.data.loader import make_loader
 from gan_dist.data.order import GlobalBatches
 from gan_dist.data.pixels import denormalize
-from gan_dist.data.store import ResidentImages
+from gan_dist.data.readers.reader import Provenance
+from gan_dist.data.spec import DataSpec
+from gan_dist.data.store import DeviceStore
 from gan_dist.distributed.launch_command import launch_warnings
 from gan_dist.distributed.main_process import on_main_process
 from gan_dist.distributed.preemption import StopRequest
@@ -102,8 +105,11 @@ def shards(check: Preflight) -> Verdict:
     # The three pixels of an image encode its index, enough for 50,000 ranks.
     numbered = torch.stack([numbers >> 16, numbers >> 8 & 255, numbers & 255], 1).to(torch.uint8).view(count, 1, 1, 3)
     batches = GlobalBatches(count, size, check.config.train.seed, range(40), device)
-    loader = check.accelerator.prepare(make_loader(ResidentImages(numbered.to(device)), batches))
-    pixels = torch.cat([(denormalize(batch) * 255).round().long().cpu().view(-1, 3) for batch in loader])
+    spec = DataSpec("numbers", (1, 1, 3), None, count, 0, "unlabelled")
+    images = ImageSet(numbered, None, spec, Provenance("numbers", "local", "", count, "", ""))
+    loader = check.accelerator.prepare(make_loader(DeviceStore(images, device), batches))
+    received = [pending.result().images for pending in loader]
+    pixels = torch.cat([(denormalize(part) * 255).round().long().cpu().view(-1, 3) for part in received])
     mine = (pixels @ torch.tensor([1 << 16, 1 << 8, 1])).tolist()
     seen = gather_object(mine)
     return (

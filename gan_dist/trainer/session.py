@@ -6,9 +6,12 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from gan_dist.config import TrainingFailed, to_dict
+from gan_dist.config.derived import describe_derived
 from gan_dist.data.order import epoch_order
-from gan_dist.data.store import ResidentImages
+from gan_dist.data.store import DeviceStore
 from gan_dist.distributed.machine import describe_machine
 from gan_dist.files import write_json
 from gan_dist.models.cost import count_weights
@@ -43,9 +46,9 @@ def begin(trainer: Trainer, tracker_id: str | None) -> None:
     truncate_records(trainer, trainer.step)
     folder.remove_unfinished()
     write_json(folder.config, to_dict(trainer.config))
-    real = ResidentImages(trainer.images.images)
-    first = epoch_order(len(real), trainer.config.train.seed, 0, trainer.images.stack)[:COUNT]
-    save_grid(real.__getitems__(first), folder.real_samples)
+    images = trainer.images
+    first = epoch_order(len(images.images), trainer.config.train.seed, 0, images.stack)[:COUNT]
+    save_grid(DeviceStore(images, torch.device("cpu")).__getitems__(first).result().images, folder.real_samples)
     trainer.tracker.start(to_dict(trainer.config), tracker_id, sent)
     if trainer.step:
         console.announce(f"resuming after step {trainer.step:,} from {folder.checkpoints}")
@@ -54,19 +57,20 @@ def begin(trainer: Trainer, tracker_id: str | None) -> None:
         "started": timestamp(),
         "from_step": trainer.step,
         **describe_machine(trainer.accelerator),
-        "data": trainer.images.provenance.to_dict(),
+        "data": images.provenance.to_dict() | {"spec": images.spec.to_dict(), "ranks": trainer.images_access},
         "wandb": trainer.tracker.describe(),
     }
     sessions = earlier.pop("earlier_sessions", [])
     history = [*(sessions if isinstance(sessions, list) else []), earlier] if earlier else []
     write_json(folder.environment, session | {"earlier_sessions": history})
     folder.write_status("running", trainer.step)
-    data = trainer.images.provenance
+    data = images.provenance
     console.table(
         "gan_dist",
         {
             "run folder": folder.path,
-            "data": f"{data.name}, {data.count:,} images ({data.source}; {data.verified} verified)",
+            "data": f"{data.name}, {data.count:,} images of {describe_shape(images.shape)} ({data.source}; "
+            f"{data.verified} verified)",
             "networks": f"{trainer.config.model.architecture}, {weights:,} weights",
             "batch size": f"{trainer.config.train.batch_size} over {session['processes']} process(es)",
             "device": f"{session['device']}, {session['mixed_precision']} mixed precision, "
@@ -74,8 +78,15 @@ def begin(trainer: Trainer, tracker_id: str | None) -> None:
             "steps": f"{trainer.step:,} done of {trainer.schedule.total_steps:,}, "
             f"{trainer.schedule.epoch(trainer.schedule.total_steps):.4g} epochs",
             "W&B": trainer.tracker.mode,
+            **describe_derived(trainer.derived),
         },
     )
+
+
+def describe_shape(shape: tuple[int, int, int]) -> str:
+    """(C, H, W) in words."""
+    channels, height, width = shape
+    return f"{width}x{height}, {'grey' if channels == 1 else f'{channels} channels'}"
 
 
 def logged_through(trainer: Trainer, earlier: Mapping[str, Any]) -> int:

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 from gan_dist.config import Config, InputError, differences
+from gan_dist.config.derived import derive
 from gan_dist.data.images import ImageSet
 from gan_dist.data.sources import load_images
+from gan_dist.data.spec import DataSpec
 from gan_dist.distributed.preemption import StopRequest
+from gan_dist.files import BadFile
 from gan_dist.models import ImageShape, build_pair
 from gan_dist.models.cost import count_weights
 from gan_dist.outputs.checkpoint import Checkpoints
@@ -22,12 +25,13 @@ from gan_dist.outputs.checkpoint_format import Checkpoint, DamagedCheckpoint, Fo
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import is_number, read_optional_json
 from gan_dist.trainer.early import check_resume
+from gan_dist.trainer.images import ImagesDescription, describe_images
 from gan_dist.trainer.meter import METRICS
 
 
 @dataclass(frozen=True)
 class Start:
-    images: ImageSet
+    images: ImagesDescription
     checkpoint: Checkpoint | None
     """Checkpoint to resume; None: start at step 0."""
     run_id: str
@@ -36,7 +40,9 @@ class Start:
     """Appended to the name of the run folder if a fallback replaces the requested data."""
 
 
-def find_start(config: Config, folder: RunFolder, announce: Callable[[str], None], request: StopRequest) -> Start:
+def find_start(
+    config: Config, folder: RunFolder, announce: Callable[[str], None], request: StopRequest
+) -> tuple[Start, ImageSet]:
     """Lock the run folder, read what the run starts from, and check that it is consistent.
 
     Only the lock is written. The folder is created if it does not exist; `folder.close` removes it if it stays empty.
@@ -46,6 +52,9 @@ def find_start(config: Config, folder: RunFolder, announce: Callable[[str], None
         folder: the run folder; locked from here on.
         announce: called with one line per fact that the user may not expect.
         request: receives a stop request if another run takes over the folder.
+
+    Returns:
+        What all ranks need to know, and the images, which are not pickled.
 
     Raises:
         InputError: the folder, the data or the checkpoints do not fit this configuration.
@@ -61,13 +70,15 @@ def find_start(config: Config, folder: RunFolder, announce: Callable[[str], None
         announce(f"this run is stored in {folder.path}, separately from one with the full data set")
         there = _take_folder(config, folder, announce, request)
     count = len(images.images)
+    config, _ = derive(config, images.shape, count)
     if config.train.batch_size > count:
         raise InputError(
             f"train.batch_size={config.train.batch_size} is more than the {count:,} images of the data set; "
             f"use at most {count}"
         )
+    described = describe_images(images)
     if not there:
-        return Start(images, None, uuid.uuid4().hex, suffix)
+        return Start(described, None, uuid.uuid4().hex, suffix), images
     earlier, _ = read_optional_json(folder.environment)
     run_id = earlier.get("run_id")
     run_id = run_id if isinstance(run_id, str) else ""
@@ -75,10 +86,10 @@ def find_start(config: Config, folder: RunFolder, announce: Callable[[str], None
     checkpoint = latest_checkpoint(checkpoints, config, images.shape, announce)
     if checkpoint is None:
         announce(f"the run in {folder.path} ended before its first checkpoint and starts again")
-        return Start(images, None, run_id or uuid.uuid4().hex, suffix)
+        return Start(described, None, run_id or uuid.uuid4().hex, suffix), images
     if checkpoint.state["data_sha256"] != images.provenance.sha256:
         raise InputError(_other_images(folder, checkpoint, images))
-    return Start(images, checkpoint, checkpoint.run_id, suffix)
+    return Start(described, checkpoint, checkpoint.run_id, suffix), images
 
 
 def _take_folder(config: Config, folder: RunFolder, announce: Callable[[str], None], request: StopRequest) -> bool:
@@ -141,11 +152,13 @@ def check_state(state: dict[str, Any], config: Config) -> None:
         ForeignCheckpoint: the checkpoint was written with another configuration.
     """
     penalty = config.penalty
+    spec = state.get("data_spec")
     figures = len(METRICS) + sum(map(bool, (penalty.r1, penalty.r2, penalty.gradient)))
     window, best = state.get("metrics_window"), state.get("best")
     for name, ok in {
         "config": isinstance(state.get("config"), dict),
         "data_sha256": isinstance(state.get("data_sha256"), str),
+        "data_spec": spec is None or _is_spec(spec),  # earlier versions did not store it
         "seconds": _is_duration(state.get("seconds")),
         "evaluating_seconds": _is_duration(state.get("evaluating_seconds")),
         "best": best is None or (_is_list(best, 2) and all(map(is_number, best)) and isinstance(best[0], int)),
@@ -163,6 +176,14 @@ def check_state(state: dict[str, Any], config: Config) -> None:
         raise ForeignCheckpoint(str(error)) from error
     if fields:
         raise ForeignCheckpoint(f"it was written with another configuration ({'; '.join(fields)})")
+
+
+def _is_spec(value: Any) -> bool:
+    try:
+        DataSpec.from_dict(value)
+    except BadFile:
+        return False
+    return True
 
 
 def _is_duration(value: Any) -> bool:

