@@ -48,12 +48,13 @@ def contradictions(config: Config) -> Iterator[str]:
         yield "train.accumulation is incompatible with train.exact_shards: both split the batch; omit one of them"
     if train.compile and train.mixed_precision == "fp16":
         yield "train.compile is incompatible with train.mixed_precision=fp16; use bf16, or omit one of them"
-    if penalty.gradient and (penalty.r1 or penalty.r2):
+    r1, r2 = penalty.r1 != 0, penalty.r2 != 0  # None, derived from the data, is above 0
+    if penalty.gradient and (r1 or r2):
         yield (
             "penalty.gradient is incompatible with penalty.r1 and penalty.r2: it draws gradient norms to 1, they draw "
             "them to 0; use one or the others"
         )
-    if (penalty.r1 or penalty.r2 or penalty.gradient) and train.mixed_precision == "fp16":
+    if (r1 or r2 or penalty.gradient) and train.mixed_precision == "fp16":
         yield (
             "penalties are incompatible with train.mixed_precision=fp16: their gradients exceed its range (R3GAN, "
             "arXiv:2501.05441, trains in bf16); use bf16, or no"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from gan_dist.config.derived import OPTIONAL, RULES
 from gan_dist.config.errors import InputError
 from gan_dist.config.ranges import shortened
 from gan_dist.config.sections import Config
@@ -60,7 +61,7 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
             value = float(value)
         if dataclasses.is_dataclass(kind):
             arguments[key] = _build(typing.cast(type, kind), value, f"{prefix}{key}.")
-        elif not _fits(value, kind):
+        elif not _fits(value, kind) or (value is None and prefix + key in RULES.keys() - {*OPTIONAL}):
             raise InputError(f"the stored configuration's {prefix + key}={shortened(value)} is of the wrong type")
         else:
             arguments[key] = Path(value) if kind is Path else value

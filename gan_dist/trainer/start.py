@@ -71,6 +71,7 @@ def find_start(
         there = _take_folder(config, folder, announce, request)
     count = len(images.images)
     config, _ = derive(config, images.shape, count)
+    check_resume(config, folder)  # with the derived settings
     if config.train.batch_size > count:
         raise InputError(
             f"train.batch_size={config.train.batch_size} is more than the {count:,} images of the data set; "

@@ -42,8 +42,8 @@ class Arrays:
     """The content of a file."""
 
     train: Images
-    test: Images | None
-    labels: Int64[np.ndarray, " n"] | None
+    test: UInt8[np.ndarray, "m h w *c"] | None
+    labels: Int64[np.ndarray, " all"] | None
     """Of the training images, followed by those of the test images."""
 
 
@@ -89,7 +89,7 @@ def read_arrays(root: Path, stream: IO[bytes], use_labels: bool) -> Arrays:
     """
     try:
         if root.suffix == ".npy":
-            found: Mapping[str, np.ndarray] = {"images": np.load(root, mmap_mode="r", allow_pickle=False)}
+            found: Mapping[str, np.ndarray] = {"images": np.lib.format.open_memmap(root, mode="r")}
         else:
             found = _read_npz(stream)
     except BadFile:
