@@ -57,7 +57,7 @@ def make_config(case: Case, steps: int = 1, folder: Path = Path("run"), root: Pa
     config = PRESETS[case.preset]()
     train = {"steps": steps, "batch_size": 4 * SHARDS, "mixed_precision": case.precision}
     changes: dict[str, dict[str, Any]] = {
-        "data": {"root": root, "source": "local"},
+        "data": {"name": "mnist", "root": root, "source": "local"},
         "model": {"hidden_dim": 8, "channels": 4, "latent_dim": 8},
         "train": train | REDUCTIONS[case.reduction],
         "evaluate": {"every_epochs": None},

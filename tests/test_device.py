@@ -66,6 +66,12 @@ OPERATIONS: dict[tuple[str, str, str], tuple[int, ...]] = {
     ("stacked", "bf16", "plain"): (237, 241, 241),
     ("stacked", "bf16", "accumulation"): (443, 443, 443),
     ("stacked", "bf16", "exact"): (1663, 857, 255),
+    ("pictures", "no", "plain"): (198, 202, 202),
+    ("pictures", "no", "accumulation"): (383, 383, 383),
+    ("pictures", "no", "exact"): (1379, 713, 216),
+    ("pictures", "bf16", "plain"): (237, 241, 241),
+    ("pictures", "bf16", "accumulation"): (443, 443, 443),
+    ("pictures", "bf16", "exact"): (1663, 857, 255),
 }
 
 

@@ -69,8 +69,8 @@ def begin(trainer: Trainer, tracker_id: str | None) -> None:
         "gan_dist",
         {
             "run folder": folder.path,
-            "data": f"{data.name}, {data.count:,} images of {describe_shape(images.shape)} ({data.source}; "
-            f"{data.verified} verified)",
+            "data": f"{data.name}, {data.count:,} images ({data.source}; {data.verified} verified)",
+            "images": describe_shape(images.shape),
             "networks": f"{trainer.config.model.architecture}, {weights:,} weights",
             "batch size": f"{trainer.config.train.batch_size} over {session['processes']} process(es)",
             "device": f"{session['device']}, {session['mixed_precision']} mixed precision, "
