@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import gzip
 import hashlib
-import http.server
 import os
 import select
 import signal
@@ -14,7 +13,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import IMAGES, REPOSITORY, draw_images, environment, idx_bytes, labels_bytes, write_root
+from conftest import IMAGES, REPOSITORY, draw_images, environment, idx_bytes, labels_bytes, serving_folder, write_root
 from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.datasets import MNIST
@@ -341,10 +339,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A local mirror of (Q)MNIST, from which torchvision downloads in the child process."""
     folder = tmp_path / "mirror"
     folder.mkdir()
-    handler = lambda *a: http.server.SimpleHTTPRequestHandler(*a, directory=str(folder))  # noqa: E731
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/"
+    with serving_folder(folder) as url:
         resources: list[tuple[str, str]] = []
         parts: dict[str, list[tuple[str, str]]] = {}
         for split, count in (("train", IMAGES), ("test", HELD_OUT)):
@@ -359,7 +354,6 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             ]
         _use_mirror(tmp_path, monkeypatch, url, [f"d.MNIST.resources = {resources}", f"d.QMNIST.resources = {parts}"])
         yield folder
-        server.shutdown()
 
 
 def put(folder: Path, name: str, content: bytes, url: str = "") -> tuple[str, str]:

@@ -59,13 +59,13 @@ def test_what_training_takes_grows_with_what_is_kept(preset: str) -> None:
 
 def test_processes_share_the_memory_of_their_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     needed = training_bytes(Config(), SHAPE, ranks=2)
-    monkeypatch.setattr(cost, "available_memory", lambda: 2 * needed)
+    monkeypatch.setattr(cost, "free_memory", lambda device: 2 * needed)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     check_memory(Config(), SHAPE, 2, CPU)
-    monkeypatch.setattr(cost, "available_memory", lambda: 2 * needed - 1)
+    monkeypatch.setattr(cost, "free_memory", lambda device: 2 * needed - 1)
     with pytest.raises(InputError, match=r"model.hidden_dim=256, .* GB of memory in 2 processes, and .* smaller"):
         check_memory(Config(), SHAPE, 2, CPU)
-    monkeypatch.setattr(cost, "available_memory", lambda: None)
+    monkeypatch.setattr(cost, "free_memory", lambda device: None)
     check_memory(Config(), SHAPE, 2, CPU)
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import io
 import os
 import pickle
 import struct
 import tarfile
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import serving_folder
 from scipy.io import savemat
 from torchvision import datasets
 
@@ -134,10 +133,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A local server from which torchvision downloads in the child process."""
     served = tmp_path / "mirror"
     served.mkdir()
-    handler = lambda *a: http.server.SimpleHTTPRequestHandler(*a, directory=str(served))  # noqa: E731
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/"
+    with serving_folder(served) as url:
         md5 = lambda content: hashlib.md5(content).hexdigest()  # noqa: E731
         batches = files_of("cifar10") | {"batches.meta": python2_pickle({b"label_names": [b"a"]})}
         with tarfile.open(served / "cifar.tar.gz", "w:gz") as archive:
@@ -163,7 +159,6 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         (site / "sitecustomize.py").write_text("\n".join(lines))
         monkeypatch.setenv("PYTHONPATH", str(site))
         yield url
-        server.shutdown()
 
 
 @pytest.mark.parametrize("name", ["cifar10", "svhn"])

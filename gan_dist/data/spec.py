@@ -37,6 +37,11 @@ class DataSpec:
         """As JSON stores it."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
+    def describe_shape(self) -> str:
+        """The shape of an image in words, for tables."""
+        channels, height, width = self.shape
+        return f"{width}x{height}, {'grey' if channels == 1 else f'{channels} channels'}"
+
     @classmethod
     def from_dict(cls, values: Any) -> DataSpec:
         """The inverse of `to_dict`, for values from a file.

@@ -145,7 +145,16 @@ def make_store(
         ranks: number of ranks that share the device's memory.
         mirrored: data.mirror.
     """
-    if memory == "auto":
-        free = free_memory(device)
-        memory = "device" if free is None or ranks * images.images.nbytes <= free // SHARE else "file"
-    return (DeviceStore if memory == "device" else FileStore)(images, device, mirrored)
+    on_device = keeps_on_device(memory, ranks * images.images.nbytes, free_memory(device))
+    return (DeviceStore if on_device else FileStore)(images, device, mirrored)
+
+
+def keeps_on_device(memory: Literal["auto", "device", "file"], size: int, free: int | None) -> bool:
+    """Whether images are kept on the device.
+
+    Args:
+        memory: data.memory.
+        size: of the images, in bytes, for all ranks that share the device's memory.
+        free: bytes that are free there; None if unknown.
+    """
+    return memory == "device" or (memory == "auto" and (free is None or size <= free // SHARE))

@@ -33,7 +33,7 @@ def broadcast_tensor(
     """
     count, size = shape[0], dtype.itemsize * math.prod(shape[1:])
     rows = max(1, BLOCK_BYTES // max(size, 1))
-    told = 0
+    announced = 0
     for start in range(0, count, rows):
         stop = min(start + rows, count)
         if accelerator.is_main_process:
@@ -44,6 +44,6 @@ def broadcast_tensor(
         broadcast(block)
         if into is not None:
             into[start:stop].copy_(block)
-        if count * size >= ANNOUNCED_BYTES and (tenth := 10 * stop // count) > told:
-            told = tenth
+        if count * size >= ANNOUNCED_BYTES and (tenth := 10 * stop // count) > announced:
+            announced = tenth
             announce(f"sending {count:,} images to the ranks that have no copy: {10 * tenth} %")

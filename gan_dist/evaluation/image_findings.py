@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from gan_dist.config.rules import OWN_FILES
 from gan_dist.evaluation.diagnosis import Diagnosis, regularize
 from gan_dist.evaluation.history import History, Row, figure
 
@@ -16,7 +17,6 @@ COLLAPSED_CLASSES = 0.5  # share of images that would have to change their class
 # Fraction of the real images' coverage. Good runs: 0.14 after 600 steps, 0.55 after 1,800; noise: 0.0003 to 0.007,
 # although its precision can be 1 and its density 2.3 if all of it lies in the ball of one outlier.
 UNCOVERED = 0.05
-OWN_CLASSES = ("folder", "arrays")  # data.name of data sets whose classes need not be equally frequent
 MISSING = 0.1  # fraction of an equal share of a class. Good runs: 0.23 and more.
 UNBALANCED = 2  # times an equal share: the largest class of balanced data has less. MNIST's: 1.12
 MIN_EXPECTED = 10  # images of a class; of a rarer one, none may occur by chance
@@ -69,8 +69,9 @@ def missing_classes(history: History) -> Diagnosis | None:
     if not shares:
         return None
     equal, count = 1 / len(shares), history.evaluated("count")
-    if history.config.data.name in OWN_CLASSES:
-        # A class that is rare in the user's own data is not lacking. It is compared with its own share.
+    if history.config.data.name in OWN_FILES:
+        # The classes of the user's own data need not be equally frequent: a rare one is not lacking, and is compared
+        # with its own share.
         expected = {label: min(real.get(label, equal), equal) for label in shares}
         expected = {label: share for label, share in expected.items() if share * count >= MIN_EXPECTED}
         lacking = []

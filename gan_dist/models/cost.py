@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gan_dist.config import Config, InputError
-from gan_dist.memory import available_memory
+from gan_dist.memory import free_memory
 from gan_dist.models import find_architecture
 from gan_dist.models.architecture import ImageShape
 
@@ -57,7 +57,7 @@ def check_memory(config: Config, image_shape: ImageShape, ranks: int, device: to
         InputError: it has not. The message contains the sizes and the required and available memory.
     """
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.type == "cpu" else 1
-    needed, available = here * training_bytes(config, image_shape, ranks), _available(device)
+    needed, available = here * training_bytes(config, image_shape, ranks), free_memory(device)
     if available is not None and needed > available:
         model, train = config.model, config.train
         fields = find_architecture(model, image_shape).size_fields
@@ -68,13 +68,6 @@ def check_memory(config: Config, image_shape: ImageShape, ranks: int, device: to
             f"require at least {needed / 1e9:,.1f} GB of memory{f' in {here} processes' if here > 1 else ''}, and "
             f"{available / 1e9:,.1f} GB are available; use smaller values"
         )
-
-
-def _available(device: torch.device) -> int | None:
-    """Available memory in bytes; None if unknown."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return available_memory() if device.type == "cpu" else None
 
 
 def count_weights(network: nn.Module) -> int:

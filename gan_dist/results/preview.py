@@ -51,10 +51,9 @@ def preview(config: Config, picture: Path, announce: Callable[[str], None]) -> N
 def describe(images: ImageSet, classifier: TrainedClassifier, picture: Path) -> Table:
     """A table of the data set."""
     spec, data = images.spec, images.provenance
-    channels, height, width = spec.shape
     table = Table(show_header=False, title_justify="left", title=f"data {spec.name}")
     table.add_row("from", f"{data.file} ({data.source}; {data.verified} verified)")
-    table.add_row("images", f"{width}x{height}, {'grey' if channels == 1 else f'{channels} channels'}")
+    table.add_row("images", spec.describe_shape())
     table.add_row("training", f"{spec.count:,} images, sha256 {data.sha256[:12]}")
     table.add_row("held out", f"{spec.held_out:,} images" if spec.held_out else "none")
     table.add_row("classes", "none" if spec.classes is None else f"{len(spec.classes)}")

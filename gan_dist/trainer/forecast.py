@@ -17,6 +17,7 @@ from gan_dist.config import Config, InputError
 from gan_dist.config.derived import derive, describe_derived
 from gan_dist.data.images import ImageSet
 from gan_dist.data.sources import load_images
+from gan_dist.data.store import PendingBatch, keeps_on_device
 from gan_dist.distributed.preemption import StopRequest
 from gan_dist.gan.steps import discriminator_step, generator_step
 from gan_dist.memory import free_memory
@@ -136,7 +137,7 @@ def _memory(
 ) -> list[str]:
     """Rows about the memory, and what does not fit."""
     size, pixels = config.train.batch_size, images.images.nbytes
-    resident = pixels if config.data.memory == "device" or (free is not None and 4 * pixels <= free) else 0
+    resident = pixels if keeps_on_device(config.data.memory, pixels, free) else 0
     rows["memory, peak of a step"] = f"{_size(at.peak)}, {_size(round(per_image))} an image"
     rows["memory, images"] = _size(resident) if resident else "read from the file"
     if free is None:
@@ -230,8 +231,8 @@ def measure(config: Config, images: ImageSet, accelerator: Accelerator, baseline
     return Measured(rate, _peak(device) - baseline, sum(map(count_weights, networks)), checkpoint_bytes(networks))
 
 
-def _step(trainer: Trainer, step: int, pending: object) -> None:
-    batch = pending.result()  # type: ignore[attr-defined]
+def _step(trainer: Trainer, step: int, pending: PendingBatch) -> None:
+    batch = pending.result()
     trainer.hyperparameters.set(step)
     discriminator_step(trainer.gan, batch, step)
     generator_step(trainer.gan, batch, step)

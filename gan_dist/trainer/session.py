@@ -70,7 +70,7 @@ def begin(trainer: Trainer, tracker_id: str | None) -> None:
         {
             "run folder": folder.path,
             "data": f"{data.name}, {data.count:,} images ({data.source}; {data.verified} verified)",
-            "images": describe_shape(images.shape),
+            "images": images.spec.describe_shape(),
             "networks": f"{trainer.config.model.architecture}, {weights:,} weights",
             "batch size": f"{trainer.config.train.batch_size} over {session['processes']} process(es)",
             "device": f"{session['device']}, {session['mixed_precision']} mixed precision, "
@@ -81,12 +81,6 @@ def begin(trainer: Trainer, tracker_id: str | None) -> None:
             **describe_derived(trainer.derived),
         },
     )
-
-
-def describe_shape(shape: tuple[int, int, int]) -> str:
-    """(C, H, W) in words."""
-    channels, height, width = shape
-    return f"{width}x{height}, {'grey' if channels == 1 else f'{channels} channels'}"
 
 
 def logged_through(trainer: Trainer, earlier: Mapping[str, Any]) -> int:
