@@ -203,9 +203,9 @@ PICTURES = {
     "train.batch_size": 64,
     "model.channels": 64,
     "model.hidden_dim": 512,
-    "optimizer.learning_rate": 0.002,
-    "penalty.r1": 12.0,
-    "penalty.r2": 12.0,
+    "optimizer.learning_rate": 0.001,
+    "penalty.r1": 36.0,
+    "penalty.r2": 36.0,
     "ema.half_life": 512_000.0,
     "train.epochs": 2_500,
 }
@@ -222,7 +222,7 @@ def test_pictures_derives_what_no_flag_sets() -> None:
     config, derived = derive(parse(["pictures", *flags]), (3, 64, 64), 4_000)
     flat = to_flat(config)
     assert (flat["train.batch_size"], flat["penalty.r1"], flat["ema.half_life"]) == (16, 1.0, 10.0)
-    assert (flat["penalty.r2"], flat["optimizer.learning_rate"]) == (48.0, 0.001)
+    assert (flat["penalty.r2"], flat["optimizer.learning_rate"]) == (140.0, 0.0005)
     assert not {"train.batch_size", "penalty.r1", "ema.half_life"} & {item.field for item in derived}
     assert all(item.reason for item in derived)
 

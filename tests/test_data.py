@@ -36,7 +36,7 @@ from gan_dist.data.readers.location import find_local, require_local
 from gan_dist.data.readers.reader import MIN_COMPARED, NoHeldOut, Provenance
 from gan_dist.data.sources import load_held_out, load_images
 from gan_dist.data.spec import DataSpec
-from gan_dist.data.store import DeviceStore, FileStore, Store, make_store
+from gan_dist.data.store import DeviceStore, FileStore, PinnedFileStore, Store, make_store
 
 CPU = torch.device("cpu")
 
@@ -638,13 +638,14 @@ def test_the_loader_fetches_whole_batches() -> None:
         assert torch.equal(batch, normalize(images[indices]))
 
 
+@pytest.mark.parametrize("kind", [FileStore, PinnedFileStore])
 @pytest.mark.parametrize("stack", [1, 3])
-def test_both_stores_fetch_the_same_images_and_labels(stack: int) -> None:
+def test_all_stores_fetch_the_same_images_and_labels(stack: int, kind: type[Store]) -> None:
     images, labels = torch.from_numpy(draw_images()).unsqueeze(1), torch.arange(IMAGES)
     data = image_set(images, stack, labels)
     mirrored = stack == 1
     batches = GlobalBatches(IMAGES, 32, 0, range(9), CPU, stack, mirrored)
-    stores = [kind(data, CPU, mirrored) for kind in (DeviceStore, FileStore)]
+    stores = DeviceStore(data, CPU, mirrored), kind(data, CPU, mirrored)
     device, file = ([pending.result() for pending in make_loader(store, batches)] for store in stores)
     for one, other, indices in zip(device, file, batches, strict=True):
         assert torch.equal(one.images, other.images)

@@ -51,14 +51,15 @@ def _hidden_dim(config: Config, data: _Data) -> tuple[int, str]:
 
 
 def _learning_rate(config: Config, data: _Data) -> tuple[float, str]:
-    size = config.train.batch_size
-    return _rounded(2e-3 * math.sqrt(size / MAX_BATCH)), f"0.002 x sqrt(batch size {size} / {MAX_BATCH})"
+    size, channels = config.train.batch_size, config.model.channels
+    value = _rounded(2e-3 * 32 / channels * math.sqrt(size / MAX_BATCH))
+    return value, f"0.002 x 32 / {channels} channels x sqrt(batch size {size} / {MAX_BATCH})"
 
 
 def _gamma(config: Config, data: _Data) -> tuple[float, str]:
     size = config.train.batch_size
-    value = min(_rounded(3 * (data.side / 32) ** 2 * MAX_BATCH / size), 1e6)
-    return value, f"3 x (side {data.side} / 32)^2 x {MAX_BATCH} / batch size {size}"
+    value = min(_rounded(3 * data.channels * (data.side / 32) ** 2 * MAX_BATCH / size), 1e6)
+    return value, f"3 x {data.channels} x (side {data.side} / 32)^2 x {MAX_BATCH} / batch size {size}"
 
 
 def _half_life(config: Config, data: _Data) -> tuple[float, str]:

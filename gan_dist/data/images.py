@@ -39,6 +39,15 @@ class MappedFile:
         path = Path(pixels.filename)
         return cls(path, pixels.offset, pixels.shape, _identity(path))
 
+    @property
+    def image_bytes(self) -> int:
+        """Size of an image."""
+        return math.prod(self.shape[1:])
+
+    def is_file(self, file: Path | int) -> bool:
+        """Whether a path or an open descriptor is this file."""
+        return _identity(file) == self.identity
+
     def open(self, mode: Literal["c", "r+"] = "c") -> UInt8[Tensor, "n c h w"] | None:
         """Map the file; None if this process does not see the same one.
 
@@ -46,7 +55,7 @@ class MappedFile:
             mode: "c": changes stay in this process; "r+": they are written to the file.
         """
         try:
-            if _identity(self.path) != self.identity:
+            if not self.is_file(self.path):
                 return None
             return torch.from_numpy(np.memmap(self.path, np.uint8, mode, self.offset, self.shape))
         except (OSError, ValueError):
@@ -72,8 +81,8 @@ def create_mapped(shape: tuple[int, ...]) -> MappedFile:
     return MappedFile(Path(name), 0, shape, _identity(Path(name)))
 
 
-def _identity(path: Path) -> tuple[int, ...]:
-    status = os.stat(path)
+def _identity(file: Path | int) -> tuple[int, ...]:
+    status = os.stat(file)
     return status.st_dev, status.st_ino, status.st_size
 
 

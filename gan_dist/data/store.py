@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.utils.data import Dataset
 from gan_dist.data.batch import Batch
 from gan_dist.data.images import ImageSet
 from gan_dist.data.pixels import mirror, normalize, stack_channels
+from gan_dist.data.readahead import Readahead
 from gan_dist.memory import free_memory
 
 SHARE = 4  # images are kept on the device if they fit into this part of its free memory
@@ -72,16 +74,6 @@ class Store(Dataset[PendingBatch]):
         return Batch(images, self.labels.index_select(0, self._stored(indices).to(self.device, non_blocking=True)))
 
 
-class Fetched:
-    """A batch that is there."""
-
-    def __init__(self, batch: Batch) -> None:
-        self._batch = batch
-
-    def result(self) -> Batch:
-        return self._batch
-
-
 class DeviceStore(Store):
     """Images on the device: a batch is one gather and one conversion."""
 
@@ -90,14 +82,33 @@ class DeviceStore(Store):
         self.images = self.images.to(device)
 
     def __getitems__(self, indices: Int[Tensor, "b ..."]) -> PendingBatch:
-        return Fetched(self._finish(self.images.index_select(0, self._stored(indices)), indices))
+        batch = self._finish(self.images.index_select(0, self._stored(indices)), indices)
+        return _Pending(lambda: batch)
 
 
 class FileStore(Store):
-    """Images in host memory, usually a memory-mapped file. A thread reads a batch while the previous one is used.
+    """Images in host memory, usually a memory-mapped file, for networks on the CPU.
 
-    The loader asks for a batch before it yields the previous one. On a GPU the pixels are copied from pinned memory
-    without blocking, as bytes, and converted there.
+    The loader asks for a batch before it yields the previous one. The kernel is told then which parts of the file will
+    be needed, and reads those that are not in memory yet. A thread that reads would take a core from the networks.
+    """
+
+    def __init__(self, images: ImageSet, device: torch.device, mirrored: bool = False) -> None:
+        super().__init__(images, device, mirrored)
+        self._ahead = None if images.mapped is None else Readahead(images.mapped)
+
+    def __getitems__(self, indices: Int[Tensor, "b ..."]) -> PendingBatch:
+        stored = self._stored(indices)
+        if self._ahead is not None:
+            self._ahead.request(stored)
+        return _Pending(lambda: self._finish(self.images.index_select(0, stored), indices))
+
+
+class PinnedFileStore(Store):
+    """Images in host memory, usually a memory-mapped file, for networks on a GPU.
+
+    A thread copies the next batch to pinned memory. From there it is copied without blocking, as bytes, and converted
+    on the device.
     """
 
     def __init__(self, images: ImageSet, device: torch.device, mirrored: bool = False) -> None:
@@ -106,31 +117,25 @@ class FileStore(Store):
         self._thread = ThreadPoolExecutor(1, "read-images")
 
     def __getitems__(self, indices: Int[Tensor, "b ..."]) -> PendingBatch:
-        return _Reading(self, self._thread.submit(self._read, self._stored(indices)), indices)
+        reading = self._thread.submit(self._read, self._stored(indices))
+        return _Pending(lambda: self._finish(reading.result().to(self.device, non_blocking=True), indices))
 
     def _read(self, stored: Int[Tensor, " stored"]) -> UInt8[Tensor, "stored c h w"]:
         # numpy's take runs on one thread and without Python's lock; torch would start threads beside those of the step.
-        pixels = torch.empty((len(stored), *self.images.shape[1:]), dtype=torch.uint8, pin_memory=self._pinned)
+        pinned = self.device.type == "cuda"
+        pixels = torch.empty((len(stored), *self.images.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
         np.take(self._array, stored.numpy(), axis=0, out=pixels.numpy(), mode="clip")  # "raise" would copy once more
         return pixels
 
-    @property
-    def _pinned(self) -> bool:
-        return self.device.type == "cuda"
 
-    def finish(self, pixels: UInt8[Tensor, "stored c h w"], indices: Int[Tensor, "b ..."]) -> Batch:
-        """Copy what was read to the device."""
-        return self._finish(pixels.to(self.device, non_blocking=True), indices)
+class _Pending:
+    """A batch that is finished when it is wanted."""
 
-
-class _Reading:
-    """A batch that a thread reads."""
-
-    def __init__(self, store: FileStore, pixels: Future[Tensor], indices: Tensor) -> None:
-        self._store, self._pixels, self._indices = store, pixels, indices
+    def __init__(self, finish: Callable[[], Batch]) -> None:
+        self._finish = finish
 
     def result(self) -> Batch:
-        return self._store.finish(self._pixels.result(), self._indices)
+        return self._finish()
 
 
 def make_store(
@@ -145,8 +150,9 @@ def make_store(
         ranks: number of ranks that share the device's memory.
         mirrored: data.mirror.
     """
-    on_device = keeps_on_device(memory, ranks * images.images.nbytes, free_memory(device))
-    return (DeviceStore if on_device else FileStore)(images, device, mirrored)
+    if keeps_on_device(memory, ranks * images.images.nbytes, free_memory(device)):
+        return DeviceStore(images, device, mirrored)
+    return (FileStore if device.type == "cpu" else PinnedFileStore)(images, device, mirrored)
 
 
 def keeps_on_device(memory: Literal["auto", "device", "file"], size: int, free: int | None) -> bool:
