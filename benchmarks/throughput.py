@@ -123,7 +123,7 @@ class Benchmark:
                 words += [*self.local, "--run.dir", f"{folder}/run"]
                 began = time.time()
                 run([*words, "--train.steps", "60"])
-                first = json.loads(Path(f"{folder}/measured").read_text())
+                first = json.loads(Path(f"{folder}/measured-0").read_text())
             measured[f"{name} s"], measured[f"{name} MB"] = first["time"] - began, first["peak"]
         return measured
 

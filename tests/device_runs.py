@@ -43,6 +43,8 @@ class Case:
     reduction: str
     """Key of REDUCTIONS."""
     ranks: int = 1
+    memory: str = "device"
+    """data.memory."""
 
 
 @dataclass
@@ -57,7 +59,7 @@ def make_config(case: Case, steps: int = 1, folder: Path = Path("run"), root: Pa
     config = PRESETS[case.preset]()
     train = {"steps": steps, "batch_size": 4 * SHARDS, "mixed_precision": case.precision}
     changes: dict[str, dict[str, Any]] = {
-        "data": {"name": "mnist", "root": root, "source": "local"},
+        "data": {"name": "mnist", "root": root, "source": "local", "memory": case.memory},
         "model": {"hidden_dim": 8, "channels": 4, "latent_dim": 8},
         "train": train | REDUCTIONS[case.reduction],
         "evaluate": {"every_epochs": None},

@@ -6,13 +6,16 @@ import contextlib
 import dataclasses
 import gzip
 import hashlib
+import mmap
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,10 +30,11 @@ from torchvision.datasets import MNIST
 from torchvision.transforms import ToTensor
 
 from gan_dist.config import DataConfig, InputError, Stopped
-from gan_dist.data.images import ImageSet
+from gan_dist.data.images import ImageSet, MappedFile
 from gan_dist.data.loader import make_loader
 from gan_dist.data.order import GlobalBatches
 from gan_dist.data.pixels import denormalize, normalize
+from gan_dist.data.readahead import Readahead
 from gan_dist.data.readers import idx, location
 from gan_dist.data.readers.location import find_local, require_local
 from gan_dist.data.readers.reader import MIN_COMPARED, NoHeldOut, Provenance
@@ -38,6 +42,7 @@ from gan_dist.data.sources import load_held_out, load_images
 from gan_dist.data.spec import DataSpec
 from gan_dist.data.store import DeviceStore, FileStore, PinnedFileStore, Store, make_store
 
+PAGE = mmap.PAGESIZE
 CPU = torch.device("cpu")
 
 
@@ -656,6 +661,35 @@ def test_all_stores_fetch_the_same_images_and_labels(stack: int, kind: type[Stor
             assert other.labels is not None
             assert torch.equal(one.labels, indices % IMAGES)
             assert torch.equal(one.labels, other.labels)
+
+
+@pytest.mark.skipif(shutil.which("fincore") is None, reason="needs fincore, of util-linux")
+def test_the_kernel_reads_ahead(tmp_path: Path) -> None:
+    """Pages of the file are dropped from memory; those of the requested images are read again."""
+    file, each = tmp_path / "pixels.bin", 4 * PAGE
+    pixels = np.memmap(file, np.uint8, "w+", shape=(64, 1, 4, PAGE))
+    pixels[:] = 1
+    pixels.flush()
+    mapped = MappedFile.of(pixels)
+    assert mapped is not None
+    del pixels
+    ahead = Readahead(mapped)
+    with file.open("rb") as stream:
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if resident_pages(file):
+            pytest.skip("this file system keeps its files in memory")
+        ahead.request(torch.tensor([60, 3]))
+        deadline = time.monotonic() + 30
+        while resident_pages(file) < 2 * each // PAGE and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert resident_pages(file) == 2 * each // PAGE
+    file.unlink()
+    Readahead(mapped).request(torch.tensor([1]))  # a file without a name is in memory
+
+
+def resident_pages(file: Path) -> int:
+    return int(subprocess.check_output(["fincore", "--bytes", "--noheadings", "--output", "PAGES", file]))
 
 
 def test_images_are_mirrored_as_a_function_of_seed_and_step() -> None:
