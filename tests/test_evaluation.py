@@ -802,6 +802,17 @@ def test_too_few_training_images_are_not_evaluated(tmp_path: Path) -> None:
     assert reference_for(config, load_images(config, quiet), shipped_classifier(), quiet).floor
 
 
+def test_held_out_images_of_changed_data_are_refused(tmp_path: Path) -> None:
+    file, rng = tmp_path / "images.npz", np.random.default_rng(0)
+    config = DataConfig(name="arrays", root=file)
+    for count in (400, 300):
+        np.savez(file, images=rng.integers(0, 256, (count, 28, 28), np.uint8))
+        if count == 400:
+            train = load_images(config, quiet)
+    with pytest.raises(InputError, match=r"images\.npz has changed since its training images were read"):
+        reference_for(config, train, shipped_classifier(), quiet)
+
+
 @pytest.mark.parametrize(
     ("module", "used"),
     [

@@ -48,13 +48,19 @@ def reference_for(
         announce: called with one line if there are no held-out images, and if the cache is not writable.
 
     Raises:
-        InputError: the held-out images are damaged, or there are too few training images.
+        InputError: the held-out images are damaged, they are not those of the same data set as the training images, or
+            there are too few training images.
     """
     try:
         held_out: ImageSet | None = load_held_out(pin_source(config, train.provenance.source), announce)
     except NoHeldOut as reason:
         held_out = None
         announce(f"{reason}; until then, one half of the training images is compared with the other")
+    if held_out is not None and held_out.spec != train.spec:
+        raise InputError(
+            f"{train.provenance.file} has changed since its training images were read; start again to use what is there "
+            "now, or restore it"
+        )
     least = MIN_COMPARED if held_out else 2 * MIN_COMPARED
     if len(train.images) < least:
         raise InputError(
