@@ -45,11 +45,11 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_page_has_an_example_of_every_kind() -> None:
     tables = {where.split()[1] for _, where, _ in BLOCK.findall(PAGE) if where.startswith("in ")}
-    assert tables == {"LOSSES", "ARCHITECTURES", "FIGURES", "FINDINGS", "TRACKERS"}
+    assert tables == {"LOSSES", "ARCHITECTURES", "READERS", "FIGURES", "FINDINGS", "TRACKERS"}
 
 
 def test_a_run_uses_what_the_page_adds(extended: Path, flags: Callable[..., list[str]], tmp_path: Path) -> None:
-    (command,) = COMMAND.findall(PAGE)
+    _, command = COMMAND.findall(PAGE)
     variable, python, script, *words = shlex.split(command)
     name, _, file = variable.partition("=")
     folder = RunFolder(tmp_path / "run")
@@ -74,7 +74,19 @@ def test_a_run_uses_what_the_page_adds(extended: Path, flags: Callable[..., list
     assert "wrong-brightness" in said.out
 
 
+def test_the_data_set_of_the_page_is_read(extended: Path, tmp_path: Path) -> None:
+    words = shlex.split(COMMAND.findall(PAGE)[0])
+    assert words[0] == "gan-dist"
+    env = {"PYTHONPATH": str(extended), "GAN_DIST_CACHE": str(tmp_path / "cache")}
+    shown = run_command("python", "-P", "-m", "gan_dist.cli", *words[1:], "--output", tmp_path / "data.png", **env)
+    assert shown.code == 0, shown.err
+    assert "stripes" in shown.out
+    assert "vertical" in shown.out
+    assert (tmp_path / "data.png").exists()
+
+
 def test_the_command_line_offers_what_the_page_adds(extended: Path) -> None:
     said = run_command("python", extended / "gan_dist" / "train.py", "--help-all", PYTHONPATH=str(extended))
     assert "--train.loss minimax|" in said.out
     assert "--model.architecture linear|" in said.out
+    assert "--data.name stripes|" in said.out
