@@ -37,8 +37,8 @@ from gan_dist.config import PRESETS, STOPPED_EXIT_CODE, DataConfig
 from gan_dist.data.pixels import quantize
 from gan_dist.data.sources import load_images
 from gan_dist.evaluation.classes import class_shares
-from gan_dist.evaluation.classifier_training import classifier_for
 from gan_dist.evaluation.distances import frechet_distance
+from gan_dist.evaluation.extractors import classifier_for
 from gan_dist.evaluation.features import extract_features
 from gan_dist.evaluation.reference import reference_for
 from gan_dist.files import write_json

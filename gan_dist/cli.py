@@ -16,7 +16,7 @@ from gan_dist.config.helptext import show
 from gan_dist.config.mistakes import HELP, HELP_ALL
 from gan_dist.config.run_arguments import read_run_arguments
 from gan_dist.config.suggestions import nearest
-from gan_dist.data.readers import READERS
+from gan_dist.data.readers import reader_for
 from gan_dist.distributed.exit_codes import exit_code
 from gan_dist.distributed.openmp import limit_spinning
 from gan_dist.distributed.output_streams import nonblocking_output
@@ -82,7 +82,7 @@ def _forecast(arguments: Sequence[str]) -> int:
             "fits. Takes the flags of a training. Exit code: 0 the run fits, 1 it does not."
         ),
     )
-    READERS[config.data.name].check(config.data)
+    reader_for(config.data.name).check(config.data)
     from gan_dist.trainer.forecast import forecast
 
     return forecast(config)

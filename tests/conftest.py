@@ -213,5 +213,6 @@ def clean_process() -> Iterator[None]:
     # Accelerate and torch set these for libraries that they load.
     left -= {"ACCELERATE_MIXED_PRECISION", "FORK_LAUNCHED", "KMP_AFFINITY", "KMP_BLOCKTIME", "TORCHINDUCTOR_CACHE_DIR"}
     left -= {"KINETO_LOG_LEVEL"}  # of --profile
+    left -= {"KMP_DUPLICATE_LIB_OK"}  # of threadpoolctl
     assert not left, f"the test left variables: {left}"
     assert torch.equal(torch.get_rng_state(), random_state), "something drew from the global generator"

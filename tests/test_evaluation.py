@@ -42,9 +42,10 @@ from gan_dist.evaluation.classifier_file import (
     load_classifier,
     shipped_classifier,
 )
-from gan_dist.evaluation.classifier_training import classifier_for, train_classifier
+from gan_dist.evaluation.classifier_training import train_classifier
 from gan_dist.evaluation.distances import classifier_score, frechet_distance, kernel_distance
 from gan_dist.evaluation.estimates import Estimate, subset_indices
+from gan_dist.evaluation.extractors import classifier_for
 from gan_dist.evaluation.features import ImageFeatures, Reference, extract_features, single_thread
 from gan_dist.evaluation.fingerprint import code_fingerprint
 from gan_dist.evaluation.floor import build_reference, real_figures

@@ -15,21 +15,28 @@ PACKAGE = REPOSITORY / "gan_dist"
 # From top to bottom. Four small modules without a package come first.
 MODULES = """
 files memory seeding tensors
-config.errors config.version config.ranges config.tables config.sections config.presets config.derived
+config.errors config.version config.hub config.ranges config.tables config.sections config.presets config.derived
 config.stored config.resume
 config.suggestions config.rules config
 config.options config.helptext config.mistakes config.arguments config.run_arguments config.reference
 data.cache data.progress data.spec data.prepared data.preparation data.pixels data.batch data.readers.reader
-data.readers.location data.readers.idx data.readers.sample data.readers.download data.readers.mnist
+data.readers.location data.readers.idx data.readers.sample data.readers.child
+data.readers.download data.readers.mnist
 data.readers.published data.readers.cifar10 data.readers.svhn data.readers.names data.readers.zipped
-data.readers.listing data.readers.labels data.readers.picture data.readers.decoder data.readers.decoding
-data.readers.folder_build data.readers.folder data.readers.arrays data.readers
-data.images data.store data.order data.loader data.sources data
+data.readers.listing data.readers.layout data.readers.labels data.readers.picture data.readers.arrow
+data.readers.decoder data.readers.decoding
+data.readers.picture_build data.readers.prepared_pictures data.readers.folder data.readers.arrays
+data.readers.huggingface_load data.readers.huggingface_rows data.readers.huggingface_find data.readers.huggingface
+data.readers
+data.images data.readahead data.store data.order data.loader data.sources data
 models.architecture models.mlp models.conv models.average models models.cost
 gan.latents gan.losses gan.penalties gan.cuda_graph gan.guard gan.reduction gan.update gan.steps gan
-evaluation.classifier evaluation.classifier_file evaluation.classifier_training evaluation.estimates
+evaluation.classifier evaluation.classifier_file evaluation.classifier_training evaluation.extractors
+evaluation.estimates
 evaluation.features evaluation.distances evaluation.manifolds evaluation.classes evaluation.nearest evaluation.metrics
-evaluation.floor evaluation.fingerprint evaluation.reference evaluation.history evaluation.diagnosis
+evaluation.floor evaluation.fingerprint evaluation.reference
+evaluation.inception_file evaluation.inception_network evaluation.inception evaluation.inception_judge
+evaluation.history evaluation.diagnosis
 evaluation.training_findings evaluation.image_findings evaluation.doctor evaluation
 outputs.lock outputs.records outputs.folder outputs.checkpoint_format outputs.checkpoint outputs.optimizer_state
 outputs.pictures outputs.curves outputs.console outputs.writer outputs.trackers.protocol outputs.trackers.worker
@@ -41,10 +48,12 @@ distributed.local_sockets distributed.shared_memory distributed.machine distribu
 distributed.agreement distributed
 trainer.early trainer.images trainer.schedule trainer.timing trainer.meter trainer.hyperparameters
 trainer.profiling trainer.threads
-trainer.evaluator trainer.state trainer.checkpointing trainer.evaluation trainer.reporting trainer.session trainer.start
+trainer.inception trainer.evaluator trainer.state trainer.checkpointing trainer.evaluation trainer.reporting
+trainer.session trainer.start
 trainer.recovery trainer.networks trainer.build trainer.forecast trainer.loop
 trainer.preflight_checks trainer.preflight trainer
-results.preview results.generator results.sample results.evaluate results.doctor results.diff results.commands results
+results.preview results.generator results.sample results.evaluation results.image_sets
+results.evaluate results.doctor results.diff results.commands results
 __init__ train cli
 """
 ORDER = MODULES.split()
@@ -96,6 +105,7 @@ def test_nothing_in_the_package_hides_another_module() -> None:
 
 def test_the_configuration_is_read_without_torch() -> None:
     names = [name for name in ORDER if name.split(".")[0] == "config"] + ["files", "memory", "data.readers.location"]
+    names.append("evaluation.inception_file")
     names += ["outputs.lock", "outputs.records", "outputs.folder", "trainer.early", "train", "results.commands", "cli"]
     standalone = "openmp descriptors output_targets output_streams environment exit_codes signals"
     names += [f"distributed.{name}" for name in standalone.split()]

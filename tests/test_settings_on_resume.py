@@ -47,6 +47,12 @@ CHANGES = {
     "evaluations, off": Change(
         ("evaluate.every_epochs",), ["--evaluate.every-epochs", "1", "--evaluate.count", "101"], []
     ),
+    # The file holds no weights, so the evaluations have no FID.
+    "features": Change(
+        ("evaluate.features",),
+        [],
+        ["--evaluate.features", "inception:{}", "--evaluate.every-epochs", "1", "--evaluate.count", "101"],
+    ),
     "checkpoints": Change(
         ("checkpoint.every_steps", "checkpoint.keep"),
         ["--checkpoint.every-steps", "3", "--checkpoint.keep", "3"],
@@ -112,6 +118,8 @@ def test_a_field_changes_in_mid_run(
         shutil.copytree(data_root, other)
     if name == "run.dir":
         folder.path.rename(other)
+    if name == "features":
+        other.write_bytes(b"no weights")
     words = [word.format(other) for word in after]
     assert train_here(flags(folder.path, *always, *words, "--train.steps", str(END))) == 0
     if name == "run.dir":

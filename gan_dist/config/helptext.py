@@ -89,7 +89,9 @@ def _in_short(option: Option, text: str) -> str:
 
 
 def _block(head: str, text: str, width: int) -> str:
-    return f"  {head}\n" + textwrap.indent(_wrapped(text, width - 6), " " * 6)
+    # Long lists of choices continue after a bar.
+    head = textwrap.indent(_wrapped(head.replace("|", "| "), width - 2).replace("| ", "|"), "  ")
+    return f"{head}\n" + textwrap.indent(_wrapped(text, width - 6), " " * 6)
 
 
 def _table(rows: Mapping[str, str], width: int) -> list[str]:

@@ -7,12 +7,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gan_dist.config.errors import InputError
-from gan_dist.config.ranges import check_ranges, check_text
-from gan_dist.config.sections import Config
+from gan_dist.config.hub import HUB_EXAMPLE, hub_id
+from gan_dist.config.ranges import check_ranges, check_text, shortened
+from gan_dist.config.sections import DATA_NAMES, INCEPTION, Config
 from gan_dist.config.stored import flatten
+from gan_dist.config.suggestions import nearest
 
-OWN_FILES = ("folder", "arrays")  # pictures of any size
+OWN_FILES = ("folder", "arrays")
 COLOUR = ("cifar10", "svhn")
+
+
+def is_any_size(name: str) -> bool:
+    """Whether a data set may have pictures of any size, which are prepared."""
+    return name in OWN_FILES or hub_id(name) is not None
+
+
+def unknown_data(name: str) -> str | None:
+    """What is wrong with data.name; None if it names a reader."""
+    if name in DATA_NAMES or hub_id(name) is not None:
+        return None
+    return f"data.name={shortened(name)} is not supported; {nearest(name, (*DATA_NAMES, HUB_EXAMPLE))}"
 
 
 def validate(config: Config) -> None:
@@ -32,18 +46,22 @@ def validate(config: Config) -> None:
 def contradictions(config: Config) -> Iterator[str]:
     """Combinations of values that are each valid and incompatible with each other: one line per combination."""
     data, train, penalty = config.data, config.train, config.penalty
+    if (unknown := unknown_data(data.name)) is not None:
+        yield unknown
     if data.stack not in (1, 3):
         yield f"data.stack={data.stack} is not supported: it must be 1 or 3"
     if data.source == "sample" and data.name != "mnist":
         yield f"data.source=sample has MNIST digits only, not data.name={data.name}; use source local or download"
     if data.source == "download" and data.name in OWN_FILES:
         yield f"data.source=download is for named data sets, not data.name={data.name}; pass --data.root"
-    if data.stack > 1 and data.name in (*OWN_FILES, *COLOUR):
+    if data.stack > 1 and (is_any_size(data.name) or data.name in COLOUR):
         yield f"data.stack={data.stack} is for data sets of 28x28, not data.name={data.name}; omit it"
     if data.stack > 1 and data.mirror:
         yield "data.mirror is incompatible with data.stack: the channels are independent images; omit one of them"
-    if data.name not in OWN_FILES and (data.size is not None or data.channels != "auto"):
-        yield f"data.size and data.channels are for data.name=folder and arrays, not {data.name}; omit them"
+    if not is_any_size(data.name) and (data.size is not None or data.channels != "auto"):
+        yield f"data.size and data.channels are for data.name=folder, arrays and hf: sets, not {data.name}; omit them"
+    if wrong := wrong_features("evaluate.features", config.evaluate.features):
+        yield wrong
     if train.exact_shards is not None and train.accumulation > 1:
         yield "train.accumulation is incompatible with train.exact_shards: both split the batch; omit one of them"
     if train.compile and train.mixed_precision == "fp16":
@@ -59,6 +77,14 @@ def contradictions(config: Config) -> Iterator[str]:
             "penalties are incompatible with train.mixed_precision=fp16: their gradients exceed its range (R3GAN, "
             "arXiv:2501.05441, trains in bf16); use bf16, or no"
         )
+
+
+def wrong_features(name: str, features: Path) -> str | None:
+    """What is wrong with the value of evaluate.features, here called `name`; None if it can be used."""
+    value = str(features)
+    if value == "auto" or (value.startswith(INCEPTION) and value != INCEPTION):
+        return None
+    return f"{name}={value} is not supported: it must be auto or {INCEPTION}FILE"
 
 
 def warnings(config: Config) -> list[str]:

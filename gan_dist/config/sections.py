@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
+from gan_dist.config.hub import HUB_EXAMPLE
 from gan_dist.config.ranges import Range
 from gan_dist.config.tables import keys_of
 
+DATA_NAMES = keys_of("data/readers/__init__.py", "READERS")
 if TYPE_CHECKING:
     ArchitectureName: TypeAlias = str
     LossName: TypeAlias = str
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 else:
     ArchitectureName = Literal[keys_of("models/__init__.py", "ARCHITECTURES")]
     LossName = Literal[keys_of("gan/losses.py", "LOSSES")]
-    DataName = Literal[keys_of("data/readers/__init__.py", "READERS")]
+    DataName = Literal[(*DATA_NAMES, HUB_EXAMPLE)] | str  # `rules` checks it
 
 DataSource = Literal["auto", "local", "download", "sample"]
 Weights = Literal["average", "live", "best"]  # of a run's generators
@@ -28,6 +30,7 @@ Weights = Literal["average", "live", "best"]  # of a run's generators
 SEEDS = Range(0, 2**63 - 1, "it is stored as a 64-bit integer")
 MIN_EVALUATED = 100  # images; with fewer, the figures are meaningless
 EVALUATED = Range(MIN_EVALUATED, 100_000, "all images are kept in memory")
+INCEPTION = "inception:"  # before the file of the weights, in evaluate.features
 
 _NO_RUN = "no run is that long"
 Width = Annotated[int, Range(1, 1_000_000, "a matrix of that size takes 4 terabytes")]
@@ -64,19 +67,21 @@ PeerTimeout = Annotated[float, Range(5, _WEEK, "no successful wait takes longer 
 class DataConfig:
     name: DataName = "mnist"
     """Data set. folder: pictures in root, a folder or a .zip file; sub-folders are classes. arrays: a .npz or .npy file
-    as root. The others are named as in torchvision."""
+    as root. hf:USER/SET: a data set of the Hugging Face hub, or its copy in root/USER/SET. The others are named as in
+    torchvision."""
     root: Path = Path("data")
     """Folder of the data set; downloads are written here too. For named data sets, in torchvision's layout."""
     source: DataSource = "auto"
     """Where the images come from. auto: local files in root, else a download, else, for mnist, the sample of 5,000
     digits."""
     size: Annotated[int, Range(4, 1_024, "networks for larger images need other architectures")] | None = None
-    """Pixels per side, for folder and arrays. The short side is resized with antialiasing, then the center is cropped.
-    None: all pictures have the same size and keep it."""
+    """Pixels per side, for folder, arrays and sets of the hub. The short side is resized with antialiasing, then the
+    center is cropped. None: all pictures have the same size and keep it."""
     channels: Literal["auto", "1", "3"] = "auto"
-    """Channels of an image, for folder and arrays. 1 is grey, 3 is colour. auto: 1 if all pictures are grey."""
+    """Channels of an image, for folder, arrays and sets of the hub. 1 is grey, 3 is colour. auto: 1 if all pictures are
+    grey."""
     background: Literal["white", "black", "gray"] = "white"
-    """Colour behind transparent pixels, for folder."""
+    """Colour behind transparent pixels, for folder and sets of the hub."""
     labels: Literal["auto", "none"] = "auto"
     """Classes of the images. auto: as the data set has them. none: ignore them."""
     mirror: bool = False
@@ -207,6 +212,9 @@ class EvaluateConfig:
     """Epochs between two evaluations of the generator, written to evaluations.jsonl. None: no evaluations."""
     count: Annotated[int, EVALUATED] = 10_000
     """Number of images generated per evaluation. Distances decrease as it grows."""
+    features: Path = Path("auto")
+    """Features of the distances. auto: those of this package's classifiers. inception:FILE: also FID and KID as in
+    papers, with the weights of torch-fidelity in FILE, which is not downloaded."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from gan_dist.config import DataConfig
 from gan_dist.data.images import ImageSet, to_image_set
-from gan_dist.data.readers import READERS
+from gan_dist.data.readers import reader_for
 from gan_dist.data.readers.reader import Context
 
 
@@ -26,7 +26,7 @@ def load_images(
         InputError: no source has the data, or a file is damaged.
         Stopped: `stop_requested` returned True. Nothing was kept.
     """
-    return to_image_set(READERS[config.name].read(config, "train", Context(announce, stop_requested)))
+    return to_image_set(reader_for(config.name).read(config, "train", Context(announce, stop_requested)))
 
 
 def load_held_out(config: DataConfig, announce: Callable[[str], None]) -> ImageSet:
@@ -36,7 +36,7 @@ def load_held_out(config: DataConfig, announce: Callable[[str], None]) -> ImageS
         NoHeldOut: there are none, or fewer than MIN_COMPARED.
         InputError: as in `load_images`.
     """
-    return to_image_set(READERS[config.name].read(config, "test", Context(announce)))
+    return to_image_set(reader_for(config.name).read(config, "test", Context(announce)))
 
 
 def pin_source(config: DataConfig, source: str) -> DataConfig:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, TypeAlias
 
+from gan_dist.config.tables import keys_of
 from gan_dist.files import BadFile, is_whole
 
 MAX_SIDE = 4_096  # pixels
 MAX_CLASSES = 10_000
 MAX_NAME = 1_000  # characters of a class's name
 
-Features = Literal["digits", "classifier", "unlabelled"]
-"""What extracts the features of an evaluation. digits: the shipped classifier of MNIST's digits, one channel at a time.
-classifier: one that is trained on the labels of the data set. unlabelled: a network that is trained without labels."""
+EXTRACTORS = keys_of("evaluation/extractors.py", "EXTRACTORS")
+Features: TypeAlias = str
+"""A key of EXTRACTORS: what extracts the features of an evaluation. digits: the shipped classifier of MNIST's digits,
+one channel at a time. classifier: one that is trained on the labels of the data set. unlabelled: a network that is
+trained without labels."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class DataSpec:
             "classes": classes is None or _are_classes(classes),
             "count": is_whole(values["count"]) and values["count"] > 0,
             "held_out": is_whole(values["held_out"]) and values["held_out"] >= 0,
-            "features": values["features"] in get_args(Features),
+            "features": values["features"] in EXTRACTORS,
         }.items():
             if not ok:
                 raise BadFile(f"describes a data set with an invalid {name}")

@@ -1,33 +1,20 @@
-"""The classifier of a data set: the shipped one, or one that is trained once and cached."""
+"""Trains a classifier on the images of a data set."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from gan_dist.config import DataConfig, InputError
-from gan_dist.data.cache import cache_file, write_cached
+from gan_dist.config import InputError
 from gan_dist.data.images import ImageSet
 from gan_dist.data.pixels import normalize
-from gan_dist.data.readers.reader import NoHeldOut
-from gan_dist.data.sources import load_held_out, load_images
 from gan_dist.evaluation.classifier import Classifier
-from gan_dist.evaluation.classifier_file import (
-    FORMAT,
-    Task,
-    TrainedClassifier,
-    classifier_bytes,
-    load_classifier,
-    shipped_classifier,
-    weights_id,
-)
+from gan_dist.evaluation.classifier_file import Task, TrainedClassifier, weights_id
 from gan_dist.seeding import generator_for, seed_for
 
 BATCH = 128
@@ -40,57 +27,8 @@ MIN_STEPS, MAX_STEPS, MAX_EPOCHS = 1_000, 6_000, 60
 TESTED = 1_000  # images classified at a time
 
 
-def classifier_for(
-    config: DataConfig, announce: Callable[[str], None], may_train: bool = True, train: ImageSet | None = None
-) -> TrainedClassifier:
-    """The classifier that judges images of a data set.
-
-    It is the one of digits that ships with the package; or one of the classes of the data set, else of rotations
-    (Gidaris et al. 2018, arXiv:1803.07728), which is trained once on this machine and cached.
-
-    Args:
-        config: the data set.
-        announce: called with one line before training, which takes minutes.
-        may_train: False raises an error instead of training.
-        train: the training images, if they are loaded already.
-
-    Raises:
-        InputError: the data can't be used, or `may_train` is False and there is no classifier yet.
-    """
-    train = load_images(config, announce) if train is None else train
-    if train.spec.features == "digits":
-        return shipped_classifier()
-    key = train.provenance.sha256
-    if train.labels is not None:
-        key = hashlib.sha256(key.encode() + train.labels.numpy().tobytes()).hexdigest()
-    file = cache_file(f"classifier-{key[:16]}-v{FORMAT}.safetensors")
-    # A file of the same pixels may be of another task: with labels, or without.
-    found = _load(file)
-    if found is not None and (found.task, found.shape) == (_task_of(train), tuple(train.images.shape[1:])):
-        return found
-    if not may_train:
-        raise InputError(
-            f"there is no classifier of {train.spec.name} yet; gan-dist data, with the flags of the run, or "
-            "gan-dist evaluate RUN trains one, once"
-        )
-    try:
-        held_out = load_held_out(config, announce)
-    except NoHeldOut:
-        held_out = None
-    trained = train_classifier(train, held_out, announce)
-    write_cached(file, classifier_bytes(trained), announce)
-    return trained
-
-
-def _load(file: Path) -> TrainedClassifier | None:
-    """A classifier of the cache; None if it is missing or damaged."""
-    try:
-        return load_classifier(file)
-    except InputError:
-        return None
-
-
-def _task_of(train: ImageSet) -> Task:
+def task_of(train: ImageSet) -> Task:
+    """What a classifier of these images is trained to recognize."""
     return "rotations" if train.labels is None else "classes"
 
 
@@ -127,7 +65,7 @@ def train_classifier(
         out = torch.arange(len(train.images)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
         held_out, train = _part(train, out), _part(train, ~out)
     epochs = epochs_for(len(train.images)) if epochs is None else epochs
-    task = _task_of(train)
+    task = task_of(train)
     _, channels, height, width = train.images.shape
     if train.labels is None:
         classes = 4 if height == width else 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from gan_dist.config.rules import OWN_FILES
+from gan_dist.config.rules import is_any_size
 from gan_dist.evaluation.diagnosis import Diagnosis, regularize
 from gan_dist.evaluation.history import History, Row, figure
 
@@ -69,7 +69,7 @@ def missing_classes(history: History) -> Diagnosis | None:
     if not shares:
         return None
     equal, count = 1 / len(shares), history.evaluated("count")
-    if history.config.data.name in OWN_FILES:
+    if is_any_size(history.config.data.name):
         # The classes of the user's own data need not be equally frequent: a rare one is not lacking, and is compared
         # with its own share.
         expected = {label: min(real.get(label, equal), equal) for label in shares}

@@ -58,8 +58,8 @@ def reference_for(
         announce(f"{reason}; until then, one half of the training images is compared with the other")
     if held_out is not None and held_out.spec != train.spec:
         raise InputError(
-            f"{train.provenance.file} has changed since its training images were read; start again to use what is there "
-            "now, or restore it"
+            f"{train.provenance.file} has changed since its training images were read; start again to use what is "
+            "there now, or restore it"
         )
     least = MIN_COMPARED if held_out else 2 * MIN_COMPARED
     if len(train.images) < least:

@@ -186,12 +186,13 @@ def _check_metrics(row: Row) -> None:
 
 
 def _check_evaluation(row: Row) -> None:
-    _require_numbers(row, ("epoch",), other=("classifier", "intervals"))
+    _require_numbers(row, ("epoch",), other=("classifier", "inception", "intervals"))
     intervals = row.get("intervals", {})
     if not (isinstance(intervals, dict) and all(map(_is_interval, intervals.values()))):
         raise BadFile("has intervals that are not pairs of numbers")
-    if not isinstance(row.get("classifier", ""), str):
-        raise BadFile("has a classifier that is not a string")
+    for name in ("classifier", "inception"):
+        if not isinstance(row.get(name, ""), str):
+            raise BadFile(f"has a {name} that is not a string")
 
 
 def _check_hashes(row: Row) -> None:

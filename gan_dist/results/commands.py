@@ -11,8 +11,9 @@ from tyro.conf import Positional, arg
 
 from gan_dist.config import EVALUATED, SEEDS, Config, DataConfig, DataName, DataSource, InputError, Range, Weights
 from gan_dist.config.arguments import read_arguments
+from gan_dist.config.rules import wrong_features
 from gan_dist.config.run_arguments import read_run_arguments
-from gan_dist.data.readers import READERS
+from gan_dist.data.readers import reader_for
 
 SAMPLES = Range(1, 1_000_000, "all images are kept in memory")
 GRID_SAMPLES = Range(1, 10_000, "a larger grid is unreadable; use .npz")
@@ -66,37 +67,64 @@ class EvaluateData:
 
 @dataclass(frozen=True)
 class EvaluateArguments:
-    run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None
-    """Run folder, or one of its .safetensors files: figures of NAME.safetensors are written to NAME-evaluation.json
-    beside it."""
+    run: Annotated[Positional[Path | None], arg(metavar="[RUN|IMAGES]")] = None
+    """What is judged: a run folder, one of its .safetensors files, or a folder, .zip or .npz file of images. Figures of
+    NAME.safetensors or of images are written to NAME-evaluation.json beside it."""
+    real: Annotated[Positional[Path | None], arg(metavar="[REAL]")] = None
+    """The real images: a run folder, whose training images are used; or a folder, .zip or .npz file of images. None:
+    the training images of the run that is judged."""
     count: Annotated[int, EVALUATED] = 10_000
-    """Number of images to generate."""
+    """Number of images to generate. Of a folder or file of images, all are judged."""
     seed: Annotated[int, SEEDS] = 0
     """Random seed of the latents."""
     weights: Weights = "average"
     """Which generator of the run. average: the exponential moving average if the run keeps one, else the trained
     generator. live: the trained generator. best: as average, at the best evaluation."""
+    size: Annotated[int, Range(4, 1_024, "as data.size")] | None = None
+    """Pixels per side to which images in folders and files are resized, as by data.size. None: as in the run; without a
+    run, all images have the same size."""
+    features: Path | None = None
+    """As evaluate.features. inception:FILE: also FID and KID as in papers. None: as in the run."""
     data: EvaluateData = field(default_factory=EvaluateData)
-    """The real images."""
+    """The training images of the run."""
     train_classifier: Path | None = None
     """For maintainers: train the classifier of a data set and write it to this file. Takes no RUN."""
 
 
 def evaluate(arguments: Sequence[str]) -> int:
-    """Evaluate a run's generator, or train the classifier of a data set."""
+    """Evaluate a run's generator or images, or train the classifier of a data set."""
     parsed = read_arguments(
         EvaluateArguments,
         arguments,
         prog="gan-dist evaluate",
-        description="Compare images of a run's generator with real ones; print the figures and write evaluation.json.",
+        description=(
+            "Compare images of a run's generator, or those in a folder, with real ones; print the figures and write "
+            "evaluation.json."
+        ),
     )
     if (parsed.run is None) == (parsed.train_classifier is None):
         raise InputError("give either a RUN to evaluate, or --train-classifier FILE")
-    from gan_dist.results.evaluate import evaluate_run, make_shipped_classifier
+    if parsed.features is not None and (wrong := wrong_features("features", parsed.features)):
+        raise InputError(wrong)
+    from gan_dist.results.evaluate import evaluate_images, evaluate_run, make_shipped_classifier
+    from gan_dist.results.image_sets import holds_images
 
-    data = parsed.data
-    if parsed.run is not None:
-        evaluate_run(parsed.run, print, parsed.count, parsed.seed, data.root, data.source, parsed.weights)
+    data, run, real = parsed.data, parsed.run, parsed.real
+    located = data.root is not None or data.source is not None
+    if real is not None and holds_images(real) and located:
+        raise InputError(
+            f"data.root and data.source are for the data of a run, but {real} has the real images; omit them"
+        )
+    if run is not None and holds_images(run):
+        if real is None:
+            raise InputError(f"{run} holds images and no run; give the real images, too: gan-dist evaluate {run} REAL")
+        evaluate_images(run, real, print, parsed.features, parsed.size, data.root, data.source)
+        return 0
+    if run is not None:
+        evaluate_run(
+            *(run, print, parsed.count, parsed.seed, data.root, data.source, parsed.weights),
+            *(parsed.features, real, parsed.size),
+        )
         return 0
     assert parsed.train_classifier is not None
     source = DataConfig(data.name, data.root or DataConfig.root, data.source or DataConfig.source)
@@ -122,7 +150,7 @@ def data(arguments: Sequence[str]) -> int:
     )
     if config.output.suffix != ".png":
         raise InputError(f"output={config.output} must end in .png")
-    READERS[config.data.name].check(config.data)
+    reader_for(config.data.name).check(config.data)
     from gan_dist.results.preview import preview
 
     preview(config, config.output, print)

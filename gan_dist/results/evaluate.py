@@ -1,82 +1,38 @@
-"""Evaluation of a run's generator: figures of its images, and the same figures of real images."""
+"""Evaluation of a run's generator, or of images: their figures, and the same figures of real images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from gan_dist.config import MIN_EVALUATED, DataConfig, DataSource, InputError, Weights
-from gan_dist.data.images import ImageSet
-from gan_dist.data.pixels import quantize
-from gan_dist.data.sources import load_held_out, load_images, pin_source
+from gan_dist.config import MIN_EVALUATED, Config, DataConfig, DataSource, InputError, Weights
+from gan_dist.data.sources import load_held_out, load_images
 from gan_dist.evaluation.classifier_file import TrainedClassifier, classifier_bytes
-from gan_dist.evaluation.classifier_training import classifier_for, train_classifier
-from gan_dist.evaluation.estimates import Estimate
-from gan_dist.evaluation.features import extract_features
+from gan_dist.evaluation.classifier_training import train_classifier
+from gan_dist.evaluation.extractors import classifier_for
+from gan_dist.evaluation.features import Reference, extract_features
 from gan_dist.evaluation.floor import real_figures
+from gan_dist.evaluation.inception_file import check_inception, inception_file
+from gan_dist.evaluation.inception_judge import InceptionJudge, make_judge
 from gan_dist.evaluation.metrics import compute_figures
 from gan_dist.evaluation.reference import reference_for
-from gan_dist.files import replacing, write_json
-from gan_dist.outputs.folder import RunFolder
-from gan_dist.outputs.records import read_config, read_optional_json
-from gan_dist.results.generator import generator_file, is_generator_file, read_generator
-from gan_dist.results.sample import generate_images
+from gan_dist.files import replacing
+from gan_dist.results.evaluation import Evaluation
+from gan_dist.results.image_sets import (
+    ImageFiles,
+    JudgedImages,
+    RealImages,
+    Run,
+    holds_images,
+    real_images_of_run,
+    run_config,
+)
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The result of `gan-dist evaluate`."""
-
-    run: str
-    count: int
-    """Number of generated images."""
-    seed: int
-    """Random seed of their latents."""
-    generator: str
-    """File of the generator."""
-    step: int
-    """Step of the generator."""
-    classifier: str
-    """Id of the classifier. Figures of different classifiers are not comparable."""
-    classifier_accuracy: float
-    classifier_description: str
-    """What it was trained for."""
-    data: dict[str, str | int | None]
-    """Provenance of the real images."""
-    figures: dict[str, Estimate]
-    classes: tuple[str, ...] | None
-    """Names of the classes, in the order of the figures classes/0, classes/1, …; None if the images have none."""
-    real: dict[str, Estimate]
-    """The same figures of real images. A generator can't be expected to be better."""
-
-    def title(self) -> str:
-        """One line for the console."""
-        return f"{self.generator}, step {self.step:,}: {self.count:,} images, {self.classifier_description}"
-
-    def table(self) -> Table:
-        """A table for the console: each figure with its interval and its value for real images."""
-        table = Table()
-        for name in ("figure", "generated", "95 % interval", "real"):
-            table.add_column(name, justify="left" if name == "figure" else "right")
-        for name, figure in self.figures.items():
-            real = self.real.get(name)
-            interval = f"{figure.low:.4g} to {figure.high:.4g}"
-            table.add_row(
-                self._label(name), f"{figure.value:.4g}", interval, "-" if real is None else f"{real.value:.4g}"
-            )
-        return table
-
-    def _label(self, figure: str) -> str:
-        """A figure's name, with that of its class unless this is the same number."""
-        index = figure.removeprefix("classes/")
-        if self.classes is None or index == figure or not index.isdigit() or self.classes[int(index)] == index:
-            return figure
-        return f"{figure} {escape(self.classes[int(index)])}"
+OWN = Path("auto")  # features without FID and KID
 
 
 def evaluate_run(
@@ -87,6 +43,9 @@ def evaluate_run(
     root: Path | None = None,
     source: DataSource | None = None,
     weights: Weights = "average",
+    features: Path | None = None,
+    real: Path | None = None,
+    size: int | None = None,
 ) -> Evaluation:
     """Evaluate the generator of a run, print the figures, and write them to RUN/evaluation.json.
 
@@ -97,8 +56,11 @@ def evaluate_run(
         announce: called with one line above the figures, and with one line for each fallback.
         count: number of images to generate (>= MIN_EVALUATED).
         seed: random seed of their latents.
-        root, source: location of the real images, if it differs from the run's.
+        root, source: location of the run's data, if it differs.
         weights: which generator of the run, as in `load_generator`.
+        features: evaluate.features, for FID and KID. None: as in the run, if its file is still there.
+        real: the real images: another run, or images as in `evaluate_images`. None: those that the run is trained on.
+        size: pixels per side to which the images of `real` are resized; the side of the generator's images.
 
     Raises:
         InputError: the run has no such generator, its data set can't be read or has no classifier, or the figures can't
@@ -106,74 +68,134 @@ def evaluate_run(
     """
     if count < MIN_EVALUATED:
         raise InputError(f"count={count} is not supported: an evaluation needs at least {MIN_EVALUATED} images")
-    used = generator_file(run, weights)
-    generator, config, step = read_generator(used)
-    is_file = is_generator_file(run)
-    folder = RunFolder(run.parent if is_file else run)
-    if not is_file:
-        config = read_config(folder.config)  # a resume may have changed the location of the data
-    trained_on = _provenance(folder.environment, announce)
-    data = _data(config.data, trained_on.get("source"), root, source)
-    train = load_images(data, announce)
-    _check_shape(used, generator.shape, train)
-    if train.provenance.sha256 != trained_on.get("sha256", train.provenance.sha256):
-        announce(f"{run} was trained on other images than those of {train.provenance.file}, which are used here")
-    classifier = classifier_for(data, announce, train=train)
-    reference = reference_for(data, train, classifier, announce)
-    generated = quantize(generate_images(generator, count, seed))
-    images = extract_features(classifier.network, generated, labelled=classifier.task == "classes")
+    opened = Run.read(run, weights)
+    features = _features(features, opened.config, announce)
+    if real is not None and holds_images(real):
+        _check_size(size, opened.shape, run)
+        found = _files(real, size, opened.config.data).real(opened.shape, run, announce)
+    else:
+        data = opened.config.data if real is None else run_config(real).data
+        found = real_images_of_run(real or run, data, announce, root, source)
+        _check_size(size, found.train.shape, real or run)
+        if opened.shape != found.train.shape:
+            raise InputError(
+                f"{opened.file} generates images (C, H, W) of shape {opened.shape}, but those of "
+                f"{found.train.provenance.file} are of shape {found.train.shape}; give the training data of the run "
+                "with --data.root"
+            )
+    return _evaluate(lambda: opened.generate(count, seed), found, features, announce)
+
+
+def evaluate_images(
+    images: Path,
+    real: Path,
+    announce: Callable[[str], None],
+    features: Path | None = None,
+    size: int | None = None,
+    root: Path | None = None,
+    source: DataSource | None = None,
+) -> Evaluation:
+    """Evaluate images in a folder, a .zip or a .npz file, print the figures, and write them to NAME-evaluation.json
+    beside it.
+
+    Args:
+        images: all images in it are judged; classes are ignored.
+        real: the real images: a run, whose training images are used, or a folder, .zip or .npz file, whose classes
+            and splits are used.
+        announce: called with one line above the figures, and with one line for each fallback.
+        features: evaluate.features, for FID and KID. None: as in the run, if there is one.
+        size: pixels per side to which both are resized. None: as in the run; without a run, all have the same size.
+        root, source: location of the run's data, if it differs.
+
+    Raises:
+        InputError: the images can't be read or compared, or the figures can't be written.
+    """
+    if holds_images(real):
+        like, features = DataConfig(), features or OWN
+        check_inception(features)
+        found = _files(real, size, like).real(None, None, announce)
+    else:
+        config = run_config(real)
+        like, features = config.data, _features(features, config, announce)
+        found = real_images_of_run(real, like, announce, root, source)
+        _check_size(size, found.train.shape, real)
+    files = _files(images, size, like)
+    judged = files.judged(found.train.shape, real, announce)
+    return _evaluate(lambda: judged, found, features, announce)
+
+
+def _files(path: Path, size: int | None, like: DataConfig) -> ImageFiles:
+    return ImageFiles(path, like if size is None else replace(like, size=size))
+
+
+def _check_size(size: int | None, shape: tuple[int, int, int], run: Path) -> None:
+    _, height, width = shape
+    if size is not None and (size, size) != (height, width):
+        raise InputError(f"size={size} is not that of the images of {run}, {width}x{height}; omit it")
+
+
+def _features(given: Path | None, config: Config, announce: Callable[[str], None]) -> Path:
+    """What is given, else the value of a run if its file is still there."""
+    features = config.evaluate.features if given is None else given
+    try:
+        check_inception(features)
+    except InputError as error:
+        if given is not None:
+            raise
+        announce(f"FID and KID are left out: {error}")
+        return OWN
+    return features
+
+
+def _evaluate(
+    judge: Callable[[], JudgedImages], real: RealImages, features: Path, announce: Callable[[str], None]
+) -> Evaluation:
+    """Compute, write and show the figures of images, which `judge` returns."""
+    train = real.train
+    classifier = classifier_for(real.config, announce, train=train)
+    reference = reference_for(real.config, train, classifier, announce)
+    inception = _inception(features, real, reference, announce)
+    judged = judge()
+    images = extract_features(classifier.network, judged.pixels, labelled=classifier.task == "classes")
+    count = len(judged.pixels)
+    figures, floor = compute_figures(images, reference), real_figures(reference, count, train.stack)
+    if inception is not None:
+        figures |= inception.figures(images.pixels)
+        floor = floor | inception.reference.floor
     evaluation = Evaluation(
-        run=str(run),
+        run=str(judged.path),
         count=count,
-        seed=seed,
-        generator=str(used),
-        step=step,
+        seed=judged.seed,
+        generator=None if judged.generator is None else str(judged.generator),
+        step=judged.step,
         classifier=classifier.id,
         classifier_accuracy=classifier.accuracy,
         classifier_description=classifier.description,
         data=train.provenance.to_dict(),
-        figures=compute_figures(images, reference),
+        figures=figures,
         classes=train.spec.classes,
-        real=real_figures(reference, count, train.stack),
+        real=floor,
+        inception=None if inception is None else inception.describe(len(images.pixels)),
     )
-    _write(evaluation, run.with_name(f"{run.stem}-evaluation.json") if is_file else folder.evaluation)
+    evaluation.write(judged.result)
     announce(evaluation.title())
+    if evaluation.inception is not None:
+        announce(evaluation.inception)
     if classifier.task == "rotations":
         announce("without labels, the figures of classes are left out: score/classifier, classes/*, modes/*")
     Console().print(evaluation.table())
+    if judged.generator is None:
+        announce(f"figures in {judged.result}")
     return evaluation
 
 
-def _check_shape(generator: Path, shape: object, images: ImageSet) -> None:
-    if shape != images.shape:
-        raise InputError(
-            f"{generator} generates images (C, H, W) of shape {shape}, but those of {images.provenance.file} are of "
-            f"shape {images.shape}; give the training data of the run with --data.root"
-        )
-
-
-def _write(evaluation: Evaluation, file: Path) -> None:
-    try:
-        write_json(file, asdict(evaluation))
-    except OSError as error:
-        raise InputError(f"{file} can't be written ({error.strerror}); make {file.parent} writable") from error
-
-
-def _provenance(environment: Path, announce: Callable[[str], None]) -> dict[str, str]:
-    """ "source" and "sha256" of the run's data, as far as environment.json has them."""
-    recorded, damage = read_optional_json(environment)
-    if damage:
-        announce(f"{environment} {damage}; the real images are not compared with the training images")
-    data = recorded.get("data")
-    known = data if isinstance(data, dict) else {}
-    return {name: known[name] for name in ("source", "sha256") if isinstance(known.get(name), str)}
-
-
-def _data(data: DataConfig, used: str | None, root: Path | None, source: DataSource | None) -> DataConfig:
-    """The run's data set: at the given location, else at the source that the run used."""
-    if root is not None or source is not None:
-        return replace(data, root=root or data.root, source=source or "local")
-    return data if used is None else pin_source(data, used)
+def _inception(
+    features: Path, real: RealImages, reference: Reference, announce: Callable[[str], None]
+) -> InceptionJudge | None:
+    if inception_file(features) is None:
+        return None
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return make_judge(features, real.train.images, reference.held_out_pixels, device or torch.device("cpu"), announce)
 
 
 def make_shipped_classifier(

@@ -17,7 +17,7 @@ from gan_dist.data.order import GlobalBatches
 from gan_dist.data.sources import load_images, pin_source
 from gan_dist.data.store import DeviceStore
 from gan_dist.evaluation.classifier_file import TrainedClassifier
-from gan_dist.evaluation.classifier_training import classifier_for
+from gan_dist.evaluation.extractors import classifier_for
 from gan_dist.outputs.pictures import COUNT, save_grid
 
 FEW = 10  # images of a class that are too few to learn it

@@ -6,7 +6,8 @@ import dataclasses
 import os
 
 from gan_dist.config import Config, InputError, check_processes, differences
-from gan_dist.data.readers import READERS
+from gan_dist.data.readers import reader_for
+from gan_dist.evaluation.inception_file import check_inception
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import read_json
 
@@ -34,7 +35,8 @@ def check_early(config: Config) -> None:
     folder = RunFolder(config.run.dir)
     folder.check_usable()
     check_resume(config, folder)
-    READERS[config.data.name].check(config.data)
+    check_inception(config.evaluate.features)
+    reader_for(config.data.name).check(config.data)
 
 
 def check_resume(config: Config, folder: RunFolder) -> None:

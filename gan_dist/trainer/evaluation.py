@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from gan_dist.evaluation.doctor import Verdict, diagnose
 from gan_dist.files import write_json
@@ -33,14 +34,23 @@ def evaluate(trainer: Trainer) -> None:
     trainer.floor = trainer.evaluator.floor
     trainer.writer.save(lambda: write_json(trainer.folder.floor, trainer.floor))
     trainer.tracker.log(trainer.step, {name: value for name, value in row.items() if name != "intervals"})
-    low, high = row["intervals"]["distance/frechet"]
-    trainer.console.announce(
-        f"epoch {row['epoch']:.4g}: Fréchet distance {distance:.2f} ({low:.2f} to {high:.2f}; real images "
-        f"{trainer.floor['distance/frechet']:.2f}), coverage {row['coverage']:.3f} (real images "
-        f"{trainer.floor['coverage']:.3f}), precision {row['precision']:.3f}, recall {row['recall']:.3f}"
+    line = (
+        f"epoch {row['epoch']:.4g}: Fréchet distance {_with_interval(trainer, row, 'distance/frechet', 2)}, coverage "
+        f"{row['coverage']:.3f} (real images {trainer.floor['coverage']:.3f}), precision {row['precision']:.3f}, "
+        f"recall {row['recall']:.3f}"
     )
+    if "inception/fid" in row:
+        line += f", FID {_with_interval(trainer, row, 'inception/fid', 1)}"
+    trainer.console.announce(line)
     if preliminary := diagnose(trainer.rows, trainer.evaluations, trainer.config, trainer.floor).preliminary:
         trainer.console.announce(f"doctor, step {trainer.step:,}: {Verdict.TOO_EARLY.value}, but {preliminary}")
+
+
+def _with_interval(trainer: Trainer, row: dict[str, Any], figure: str, digits: int) -> str:
+    """A figure with its interval and that of real images, for the console."""
+    low, high = row["intervals"][figure]
+    real = trainer.floor[figure]
+    return f"{row[figure]:.{digits}f} ({low:.{digits}f} to {high:.{digits}f}; real images {real:.{digits}f})"
 
 
 def report_diagnosis(trainer: Trainer) -> int | None:

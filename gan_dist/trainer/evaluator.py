@@ -20,14 +20,15 @@ from gan_dist.data.sources import pin_source
 from gan_dist.distributed.broadcast import broadcast_tensor
 from gan_dist.distributed.main_process import on_main_process
 from gan_dist.evaluation.classifier_file import TrainedClassifier
-from gan_dist.evaluation.classifier_training import classifier_for
 from gan_dist.evaluation.estimates import subset_indices
+from gan_dist.evaluation.extractors import classifier_for
 from gan_dist.evaluation.features import CHUNK, ImageFeatures, Reference, extract_features, single_thread
 from gan_dist.evaluation.floor import real_figures
 from gan_dist.evaluation.metrics import compute_figures
 from gan_dist.evaluation.reference import reference_for
 from gan_dist.gan.penalties import Discriminator
 from gan_dist.seeding import sample_latents
+from gan_dist.trainer.inception import InceptionEvaluator
 
 SCORED = 1998  # real images of each kind that the discriminator rates; divisible by three, for stacks
 
@@ -63,6 +64,7 @@ class Evaluator:
         """False once it is known that there is no classifier or no data for an evaluation."""
         self._classifier: TrainedClassifier | None = None
         self._reference: Reference | None = None
+        self._inception = InceptionEvaluator(config.evaluate, accelerator, images, announce)
         self._scored: Tensor | None = None
         """On rank 0, the held-out images that the discriminator rates."""
 
@@ -76,8 +78,9 @@ class Evaluator:
             discriminator: D in fp32.
 
         Returns:
-            classifier, count, the value of each figure, and intervals: figure -> [low, high]. The same on every rank.
-            None if there can be no evaluation, which is announced once.
+            classifier, inception (id of the weights, if there are FID and KID), count, the value of each figure, and
+            intervals: figure -> [low, high]. The same on every rank. None if there can be no evaluation, which is
+            announced once.
         """
         with single_thread() if self.config.train.exact_shards is not None else contextlib.nullcontext():
             return self._measure(generator, discriminator)
@@ -91,9 +94,12 @@ class Evaluator:
         images = self._generate(generator)
         parts = gather_object([compute_figures(images, self._reference, rank, ranks)])
         figures = {name: figure for part in parts for name, figure in part.items()}
+        if inception := self._inception.measure(images.pixels):
+            figures |= inception.figures
         figures = {name: figures[name] for name in sorted(figures)}
         return {
             "classifier": self._classifier.id,
+            **({"inception": inception.weights} if inception else {}),
             "count": self.config.evaluate.count,
             **{name: figure.value for name, figure in figures.items()},
             **self._memorization(discriminator),
@@ -102,8 +108,10 @@ class Evaluator:
 
     @property
     def floor(self) -> dict[str, float]:
-        """The figures of real images; empty before the first evaluation."""
-        return {name: figure.value for name, figure in self._reference.floor.items()} if self._reference else {}
+        """The figures of real images, on rank 0; empty before the first evaluation."""
+        if self._reference is None:
+            return {}
+        return {name: figure.value for name, figure in (self._reference.floor | self._inception.floor).items()}
 
     def _ready(self) -> bool:
         if self.works and self._reference is None:
@@ -133,6 +141,7 @@ class Evaluator:
         floor = real_figures(reference, self.config.evaluate.count, self.images.stack)
         shape = None
         if (pixels := reference.held_out_pixels) is not None:
+            self._inception.held_out = pixels
             self._scored = pixels[subset_indices(len(pixels), SCORED, "scored", pixels.device)]
             shape = tuple(self._scored.shape)
         reference = replace(reference, floor=floor, pixels=reference.pixels[:0], held_out_pixels=None)

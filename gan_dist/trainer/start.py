@@ -17,6 +17,7 @@ from gan_dist.data.images import ImageSet
 from gan_dist.data.sources import load_images
 from gan_dist.data.spec import DataSpec
 from gan_dist.distributed.preemption import StopRequest
+from gan_dist.evaluation.inception_file import check_inception
 from gan_dist.files import BadFile
 from gan_dist.models import ImageShape, build_pair
 from gan_dist.models.cost import count_weights
@@ -61,6 +62,7 @@ def find_start(
         Stopped: a stop was requested during a download.
     """
     there, suffix = _take_folder(config, folder, announce, request), ""
+    check_inception(config.evaluate.features)
     images = load_images(config.data, announce, lambda: request.pending)
     if images.provenance.fallback is not None and not there:
         # A later start with the requested data must find its folder unused.

@@ -1,4 +1,5 @@
-"""Arrays of pixels in a .npy or .npz file of numpy: uint8 (n, H, W) or (n, H, W, C), with labels if there are any."""
+"""Arrays of pixels in a .npy or .npz file of numpy, with labels if there are any: uint8 (n, H, W), (n, H, W, C), or
+(n, C, H, W) as `gan-dist sample` writes them."""
 
 from __future__ import annotations
 
@@ -89,7 +90,7 @@ def read_arrays(root: Path, stream: IO[bytes], use_labels: bool) -> Arrays:
     """
     try:
         if root.suffix == ".npy":
-            found: Mapping[str, np.ndarray] = {"images": np.lib.format.open_memmap(root, mode="r")}
+            found: dict[str, np.ndarray] = {"images": np.lib.format.open_memmap(root, mode="r")}
         else:
             found = _read_npz(stream)
     except BadFile:
@@ -102,6 +103,7 @@ def read_arrays(root: Path, stream: IO[bytes], use_labels: bool) -> Arrays:
     test = next((name for name in TEST_NAMES if name in found), None)
     for name in (train, test):
         if name is not None:
+            found[name] = _channels_last(found[name])
             _check_images(name, found[name])
     if test is not None and found[test].shape[1:] != found[train].shape[1:]:
         raise BadFile(f"holds images of another shape in {test} than in {train}")
@@ -119,6 +121,12 @@ def _read_npz(stream: IO[bytes]) -> dict[str, np.ndarray]:
     wanted = {*TRAIN_NAMES, *TEST_NAMES} | {name for names in LABEL_NAMES.values() for name in names}
     with np.load(stream, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files if name in wanted}
+
+
+def _channels_last(images: np.ndarray) -> np.ndarray:
+    """A view as (n, H, W, C) of images (n, C, H, W); other arrays unchanged."""
+    channels_first = images.ndim == 4 and images.shape[3] not in (1, 3) and images.shape[1] in (1, 3)
+    return images.transpose(0, 2, 3, 1) if channels_first else images
 
 
 def _check_images(name: str, images: np.ndarray) -> None:

@@ -11,13 +11,14 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gan_dist.data.readers.arrow import ArrowFile, PictureColumn
 from gan_dist.data.readers.picture import MAX_FILE_BYTES, Rendering, decode, is_grey, to_channels
 from gan_dist.data.readers.zipped import open_zip, read_member, zip_status
 from gan_dist.files import BadFile, open_regular_file
@@ -45,6 +46,11 @@ class Job:
     """(C, H, W) of the pictures in the output."""
     size: int | None
     background: tuple[int, int, int]
+    tables: Mapping[str, Sequence[ArrowFile]] | None = None
+    """If the pictures are rows of Arrow files: name of the split -> its files. The name of a picture is then that of
+    its split, "/" and the row."""
+    column: str = ""
+    """Of the pictures in these files."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -123,6 +129,9 @@ def _write(descriptor: int, content: memoryview, offset: int) -> None:
 @contextlib.contextmanager
 def _reader(job: Job) -> Iterator[Callable[[str, int, int], bytes]]:
     """The function that reads a file of the root."""
+    if job.tables is not None:
+        yield _row_reader(job.tables, job.column)
+        return
     if not job.is_zip:
         yield lambda name, size, time: read_file(os.path.join(job.root, name), size, time)
         return
@@ -134,6 +143,22 @@ def _reader(job: Job) -> Iterator[Callable[[str, int, int], bytes]]:
             return read_member(archive, job.prefix + name, MAX_FILE_BYTES)
 
         yield read
+
+
+def _row_reader(tables: Mapping[str, Sequence[ArrowFile]], column: str) -> Callable[[str, int, int], bytes]:
+    """The function that reads a row. The files are mapped when the first of a split is read."""
+    opened: dict[str, PictureColumn] = {}
+
+    def read(name: str, size: int, stamp: int) -> bytes:
+        split, _, row = name.partition("/")
+        files = [ArrowFile(*file) for file in tables[split]]
+        if split not in opened:
+            if not all(file.is_unchanged() for file in files):
+                raise Changed
+            opened[split] = PictureColumn(files, column)
+        return opened[split].content(int(row))
+
+    return read
 
 
 def read_file(path: str, size: int, time: int) -> bytes:

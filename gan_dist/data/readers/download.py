@@ -3,50 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
-import re
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gan_dist.config import DataConfig, InputError, Stopped
+from gan_dist.config import DataConfig, InputError
+from gan_dist.data.readers.child import DownloadError, Script, run_script
 
 _SCRATCH = "gan-dist-download-"  # prefix of the folder under the root into which a download is written
-_POLL = 0.1  # seconds between two calls of stop_requested
 
-# Signals that end a job may reach all of its processes. This process ignores them: its parent ends it, or the kernel
-# does when the parent dies.
 _SCRIPT = """
-import ctypes, os, signal, sys
-root, name, argument, parent = sys.argv[1:]
-if sys.platform == "linux":
-    PR_SET_PDEATHSIG = 1
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(parent):
-        sys.exit("the process that started this download has ended")
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+import sys
+root, name, argument = sys.argv[1:]
 from torchvision import datasets
 for split in {"train": (True, False), "split": ("train", "test")}[argument]:
     getattr(datasets, name)(root, **{argument: split}, download=True)
 """
-
-# Errors of resolvers and kernels without a network.
-_NO_NETWORK = (
-    *("name resolution", "Name or service not known", "No address associated", "nodename nor servname"),
-    *("Network is unreachable", "No route to host"),
-)
-
-
-class DownloadError(Exception):
-    """A download failed. The message is the reason, in a few words."""
 
 
 @dataclass(frozen=True)
@@ -88,59 +64,16 @@ def download(config: DataConfig, what: Downloadable, stop_requested: Callable[[]
 
 def _fetch(config: DataConfig, what: Downloadable, scratch: Path, stop_requested: Callable[[], bool]) -> None:
     """Download into the scratch folder in another process, so that the network can't block this one."""
-    # -P: files in the working folder could have the names of modules. Absolute path: torchvision expands "~".
-    arguments = [str(scratch.absolute()), what.torchvision_class, what.split_argument, str(os.getpid())]
-    command = [sys.executable, "-P", "-c", _SCRIPT, *arguments]
-    try:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,  # a terminal's Ctrl-C reaches only this process
-        )
-    except OSError as error:
-        raise DownloadError(f"no process could be started: {error.strerror}") from error
-    try:
-        errors = _wait(child, config.download_timeout, config.name, stop_requested)
-    finally:
-        child.kill()
-        child.wait()
-        assert child.stderr is not None
-        child.stderr.close()
-    if child.returncode == 0:
+    # Absolute path: torchvision expands "~".
+    arguments = [str(scratch.absolute()), what.torchvision_class, what.split_argument]
+    ended = run_script(
+        Script(_SCRIPT, arguments), f"the download of {config.name}", config.download_timeout, stop_requested
+    )
+    if ended.code == 0:
         return
-    if any(os.strerror(number) in errors for number in (errno.ENOSPC, errno.EDQUOT)):
-        raise _unwritable(config, _reason(child.returncode, errors))
-    raise DownloadError(_reason(child.returncode, errors))
-
-
-def _wait(child: subprocess.Popen[str], timeout: float, name: str, stop_requested: Callable[[], bool]) -> str:
-    """Wait until the child has ended; returns its stderr."""
-    deadline = time.monotonic() + timeout
-    while True:
-        errors = None
-        with contextlib.suppress(subprocess.TimeoutExpired):  # the output read so far is kept
-            errors = child.communicate(timeout=_POLL)[1]
-        if errors is not None and child.returncode < 0:
-            time.sleep(_POLL)  # the signal that ended it may also be on its way to this process
-        if stop_requested():
-            raise Stopped(f"the download of {name} was stopped; nothing was written")
-        if errors is not None:
-            return errors
-        if time.monotonic() > deadline:
-            raise DownloadError(f"not finished within {timeout:g} s; increase --data.download-timeout")
-
-
-def _reason(code: int, errors: str) -> str:
-    """Why a child failed: the last line of its traceback, shortened."""
-    if code < 0:
-        return f"the download process was ended by signal {-code}"
-    lines = [line.strip(" <>.") for line in errors.splitlines() if line.strip(" <>.")] or ["no message"]
-    line = re.sub(r"\[Errno -?\d+\] ", "", lines[-1].split("urlopen error ")[-1])[:200]
-    return f"no network: {line}" if any(words in line for words in _NO_NETWORK) else line
+    if ended.found_no_space():
+        raise _unwritable(config, ended.reason())
+    raise DownloadError(ended.reason())
 
 
 def _unwritable(config: DataConfig, reason: str | None) -> InputError:

@@ -2,52 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import posixpath
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from gan_dist.config import InputError
+from gan_dist.data.readers.layout import IGNORE, Entry, Layout, Value, hold_out, number_classes, printable
 from gan_dist.data.readers.listing import File, Listing
 from gan_dist.data.readers.names import LABEL_FILES, quoted
-from gan_dist.data.readers.reader import MIN_COMPARED, Split
-from gan_dist.data.spec import MAX_CLASSES, MAX_NAME
+from gan_dist.data.readers.reader import Split
 from gan_dist.files import MAX_JSON_BYTES, BadFile, is_whole, parse_json_object
 
 TRAIN_FOLDER = "train"
 HELD_OUT_FOLDERS = ("test", "val", "valid", "validation")  # the first that is there is used
-HELD_OUT_SHARE = 10  # without such folders, one picture of so many
-
-Value: TypeAlias = str | int
-"""A class, as a folder or a file names it."""
-
-_IGNORE = "pass --data.labels none to ignore labels"
-
-
-class Entry(NamedTuple):
-    """A picture of the data set."""
-
-    file: File
-    split: Split
-    label: int
-    """Index of its class; -1 if there are none."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The pictures of a data set, and how they were found."""
-
-    entries: list[Entry]
-    """Training pictures first, each split sorted by name."""
-    classes: tuple[str, ...] | None
-    labelled_by: str
-    """Where the classes come from, or why there are none."""
-    held_out_by: str
-    """How the held-out pictures were chosen."""
-    remarks: list[str] = field(default_factory=list)
-    """Facts that the user may not expect, one line each."""
 
 
 def arrange(listing: Listing, use_labels: bool) -> Layout:
@@ -80,10 +47,12 @@ def arrange(listing: Listing, use_labels: bool) -> Layout:
         splits: list[Split] = ["test" if file.name.startswith(held_out) else "train" for file in files]
         held_out_by = f"the folder {quoted(held_out)}"
     else:
-        splits, held_out_by = _hold_out(files, values)
+        splits, held_out_by = hold_out([file.name for file in files], values)
     if values is not None and len({*values}) < 2:
         labelled_by, values = "all pictures are of one class", None
-    classes, labels = (None, [-1] * len(files)) if values is None else _number(listing, splits, values)
+    classes, labels = (
+        (None, [-1] * len(files)) if values is None else number_classes(quoted(listing.root), splits, values)
+    )
     entries = [Entry(*entry) for entry in zip(files, splits, labels, strict=True)]
     entries.sort(key=lambda entry: entry.split == "test")  # stable: each split remains sorted by name
     return Layout(entries, classes, labelled_by, held_out_by, remarks)
@@ -101,21 +70,6 @@ def _split_folders(files: Iterable[File]) -> tuple[str, str]:
     if train is None or (held_out is None and (loose or len(tops) > 1)):
         return "", ""
     return f"{train}/", f"{held_out}/" if held_out else ""
-
-
-def _hold_out(files: list[File], values: Sequence[Value] | None) -> tuple[list[Split], str]:
-    """Choose held-out pictures by the hash of their paths."""
-    chosen = [_hash(file.name) % HELD_OUT_SHARE == 0 for file in files]
-    if values is not None:
-        kept = {value for value, held_out in zip(values, chosen, strict=True) if not held_out}
-        chosen = [held_out and value in kept for value, held_out in zip(values, chosen, strict=True)]
-    if sum(chosen) < MIN_COMPARED:
-        return ["train"] * len(files), f"none, because a tenth is fewer than {MIN_COMPARED} pictures"
-    return ["test" if held_out else "train" for held_out in chosen], "a tenth, by the hash of each path"
-
-
-def _hash(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big")
 
 
 def _classes_of(
@@ -140,7 +94,7 @@ def _classes_of(
         if value is None:
             raise InputError(
                 f"{quoted(listing.root / folder)} has no sub-folders of classes, or pictures beside them, but the "
-                f"other split has classes; sort its pictures into sub-folders, or {_IGNORE}"
+                f"other split has classes; sort its pictures into sub-folders, or {IGNORE}"
             )
     of_file = {
         file.name: value
@@ -155,7 +109,7 @@ def _from_folders(files: list[File], folder: str, remarks: list[str]) -> list[Va
     names = [file.name.removeprefix(folder) for file in files]
     beside = [name for name in names if "/" not in name]
     if not beside:
-        return [_printable(name.partition("/")[0]) for name in names]
+        return [printable(name.partition("/")[0]) for name in names]
     if len(beside) < len(names):
         remarks.append(
             f"{len(beside):,} pictures are beside the sub-folders, the first {quoted(folder + beside[0])}: all "
@@ -174,7 +128,7 @@ def _match(
     if missing:
         raise InputError(
             f"{shown} names {len(missing):,} pictures that do not exist, the first {quoted(missing[0])}; "
-            f"correct it, or {_IGNORE}"
+            f"correct it, or {IGNORE}"
         )
     if all(value is None for value in named.values()):
         return None, f"{source} has no labels"
@@ -183,11 +137,11 @@ def _match(
     if without:
         raise InputError(
             f"{shown} has no label for {len(without):,} of {len(files):,} pictures, the first {quoted(without[0])}; "
-            f"add them, or {_IGNORE}"
+            f"add them, or {IGNORE}"
         )
     labels = [value for value in values if value is not None]
     if len({type(value) for value in labels}) > 1:
-        raise InputError(f"{shown} has both numbers and names as labels; use one of them, or {_IGNORE}")
+        raise InputError(f"{shown} has both numbers and names as labels; use one of them, or {IGNORE}")
     return labels, source
 
 
@@ -204,9 +158,9 @@ def _read_labels(
                 raise BadFile("has a name of a file that is not text")
             if value is not None and not is_whole(value) and not isinstance(value, str):
                 raise BadFile(f"has a label for {quoted(name)} that is neither text nor a whole number")
-            labels[posixpath.normpath(place + name)] = _printable(value) if isinstance(value, str) else value
+            labels[posixpath.normpath(place + name)] = printable(value) if isinstance(value, str) else value
     except BadFile as error:
-        raise InputError(f"{shown} {error}; correct it, or {_IGNORE}") from error
+        raise InputError(f"{shown} {error}; correct it, or {IGNORE}") from error
     return labels
 
 
@@ -233,29 +187,3 @@ def _dataset_json(content: bytes) -> Iterator[tuple[Any, Any]]:
 
 # Name of a file of labels -> how it is parsed. The first that is there is used.
 PARSERS = dict(zip(LABEL_FILES, (_metadata_jsonl, _dataset_json), strict=True))
-
-
-def _number(listing: Listing, splits: list[Split], values: list[Value]) -> tuple[tuple[str, ...], list[int]]:
-    """The sorted names of the classes of the training pictures, and the index of each picture's class."""
-    shown = quoted(listing.root)
-    names = sorted({value for value, split in zip(values, splits, strict=True) if split == "train"})
-    unseen = {*values} - {*names}
-    if unseen:
-        first = quoted(str(min(map(str, unseen))))
-        raise InputError(
-            f"{shown} has held-out pictures of {len(unseen):,} classes without training pictures, the first {first}; "
-            f"add training pictures, or {_IGNORE}"
-        )
-    if len(names) > MAX_CLASSES:
-        raise InputError(f"{shown} has {len(names):,} classes, more than the {MAX_CLASSES:,} supported; {_IGNORE}")
-    too_long = next((str(name) for name in names if len(str(name)) > MAX_NAME), None)
-    if too_long is not None:
-        raise InputError(f"{shown} has a class with a name of {len(too_long):,} characters; {_IGNORE}")
-    index = {name: i for i, name in enumerate(names)}
-    return tuple(map(str, names)), [index[value] for value in values]
-
-
-def _printable(name: str) -> str:
-    """A name that can be stored as UTF-8, without line breaks."""
-    text = name.encode("utf-8", "backslashreplace").decode()
-    return text if text.isprintable() else repr(text)[1:-1]

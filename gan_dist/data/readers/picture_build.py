@@ -1,7 +1,8 @@
-"""Prepares the pictures of a folder: decodes all, leaves out what is unusable, and finds out whether all are grey."""
+"""Prepares encoded pictures: decodes all, leaves out what is unusable, and finds out whether all are grey."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections import Counter
@@ -17,16 +18,11 @@ from gan_dist.config import DataConfig, InputError
 from gan_dist.data.cache import cache_file, write_cached
 from gan_dist.data.preparation import Advance
 from gan_dist.data.prepared import Contents
-from gan_dist.data.readers.decoder import Job, read_file
+from gan_dist.data.readers.decoder import Job
 from gan_dist.data.readers.decoding import decode_all
-from gan_dist.data.readers.labels import Entry, Layout
-from gan_dist.data.readers.listing import Listing
-from gan_dist.data.readers.names import ACCEPTED, SUFFIXES, quoted
-from gan_dist.data.readers.picture import BACKGROUNDS, MAX_FILE_BYTES, measure
+from gan_dist.data.readers.layout import Layout
+from gan_dist.data.readers.names import ACCEPTED, quoted
 from gan_dist.data.readers.reader import Context
-from gan_dist.data.readers.zipped import open_zip, read_member
-from gan_dist.data.spec import MAX_SIDE
-from gan_dist.files import BadFile
 
 MIN_TRAINING = 2  # pictures
 UNUSABLE_SHARE = 10  # one in so many files may be unusable
@@ -35,22 +31,29 @@ _BLOCK = 1_024  # pictures that are moved at a time
 
 
 @dataclass(frozen=True)
-class FolderBuild:
-    """The preparation of one folder."""
+class PictureBuild:
+    """The preparation of one data set."""
 
+    name: str
+    """In messages, such as "data.root=pictures"."""
+    root: Path
+    """To which the names of the pictures are relative, in messages."""
     config: DataConfig
-    listing: Listing
     layout: Layout
-    shape: tuple[int, int, int]
-    """(C, H, W) while decoding. With channels "auto", C is 3, and becomes 1 if all pictures are grey."""
+    left_out: Sequence[tuple[str, str]]
+    """Names that can't be used, with the reason."""
+    sized_by: str
+    """Name of the picture that gave the size in the job's shape, without data.size."""
+    job: Job
+    """Without an output. With channels "auto", C of its shape is 3, and becomes 1 if all pictures are grey."""
     context: Context
 
     def __call__(self, output: Path, advance: Advance) -> Contents:
         """Write the pixels of the usable pictures; as `preparation.Source.build`."""
-        entries = self.layout.entries
+        entries, shape = self.layout.entries, self.job.shape
         pictures = self._decode(output, advance)
         refused = {i: picture["refused"] for i, picture in enumerate(pictures) if "refused" in picture}
-        unusable = [*self.listing.left_out, *((entries[i].file.name, reason) for i, reason in refused.items())]
+        unusable = [*self.left_out, *((entries[i].file.name, reason) for i, reason in refused.items())]
         self._check_share(unusable)
         kept = [i for i in range(len(entries)) if i not in refused]
         trained = {entries[i].label for i in kept if entries[i].split == "train"}
@@ -58,30 +61,20 @@ class FolderBuild:
             unusable.append((entries[i].file.name, "is of a class without usable training pictures"))
         kept = [i for i in kept if entries[i].label in trained]
         count = sum(entries[i].split == "train" for i in kept)
-        check_count(self.listing, count, unusable)
+        check_count(self.name, count, unusable)
         grey = all(pictures[i]["grey"] for i in kept)
-        channels = 1 if self.config.channels == "auto" and grey else self.shape[0]
-        compact(output, (len(entries), *self.shape), kept, channels)
+        channels = 1 if self.config.channels == "auto" and grey else shape[0]
+        compact(output, (len(entries), *shape), kept, channels)
         classes, labels = self._labels(kept)
         details = self._details([pictures[i] for i in kept], count, unusable)
-        return Contents((channels, *self.shape[1:]), count, len(kept) - count, classes, labels, details)
+        return Contents((channels, *shape[1:]), count, len(kept) - count, classes, labels, details)
 
     def _decode(self, output: Path, advance: Advance) -> list[dict[str, Any]]:
         """Decode all pictures; returns what `decoder.answer` says of each."""
         files = [entry.file for entry in self.layout.entries]
         with open(output, "wb") as stream:
-            stream.truncate(len(files) * math.prod(self.shape))
-        listing = self.listing
-        job = Job(
-            str(listing.root.absolute()),
-            listing.is_zip,
-            listing.prefix,
-            listing.zip_status,
-            str(output.absolute()),
-            self.shape,
-            self.config.size,
-            BACKGROUNDS[self.config.background],
-        )
+            stream.truncate(len(files) * math.prod(self.job.shape))
+        job = dataclasses.replace(self.job, output=str(output.absolute()))
         found: list[dict[str, Any]] = [{}] * len(files)
         for first, pictures in decode_all(job, files, self.context.stop_requested):
             for place, picture in enumerate(pictures, first):
@@ -91,30 +84,28 @@ class FolderBuild:
         return found
 
     def _check(self, name: str, picture: dict[str, Any]) -> None:
-        root = self.listing.root
         if "changed" in picture:
-            what = root if self.listing.is_zip else root / name
+            what = self.root if self.job.is_zip else self.root / name
             raise InputError(f"{quoted(what)} changed while it was read; rerun when nothing writes to it any more")
         if "other size" in picture:
             width, height = picture["size"]
-            first = quoted(self.layout.entries[0].file.name)
             raise InputError(
-                f"data.root={quoted(root)} has pictures of different sizes: {first} has "
-                f"{self.shape[2]}x{self.shape[1]} pixels, {quoted(name)} {width}x{height}; "
+                f"{self.name} has pictures of different sizes: {quoted(self.sized_by)} has "
+                f"{self.job.shape[2]}x{self.job.shape[1]} pixels, {quoted(name)} {width}x{height}; "
                 "pass --data.size N to resize them to NxN"
             )
 
     def _check_share(self, unusable: Sequence[tuple[str, str]]) -> None:
-        """Refuse a folder of which too many files are unusable."""
-        total = len(self.layout.entries) + len(self.listing.left_out)
+        """Refuse a data set of which too many pictures are unusable."""
+        total = len(self.layout.entries) + len(self.left_out)
         if len(unusable) * UNUSABLE_SHARE <= total:
             return
         file = cache_file("unusable-pictures.txt")
-        lines = [f"{quoted(self.listing.root / name)}: {reason}\n" for name, reason in unusable]
+        lines = [f"{quoted(self.root / name)}: {reason}\n" for name, reason in unusable]
         write_cached(file, "".join(lines).encode(), self.context.announce)
         name, reason = unusable[0]
         raise InputError(
-            f"data.root={quoted(self.listing.root)} has {len(unusable):,} unusable pictures among {total:,}, "
+            f"{self.name} has {len(unusable):,} unusable pictures among {total:,}, "
             f"more than a tenth, the first {quoted(name)}: {reason}; all are listed in {file}; remove or replace them"
         )
 
@@ -139,7 +130,7 @@ class FolderBuild:
             "labelled_by": self.layout.labelled_by,
             "held_out_by": self.layout.held_out_by,
             "remarks": self.layout.remarks,
-            "files": len(self.layout.entries) + len(self.listing.left_out),
+            "files": len(self.layout.entries) + len(self.left_out),
             "unusable": unusable,
             "sizes": dict(sizes.most_common(SIZES_KEPT)),
             "distinct_sizes": len(sizes),
@@ -148,45 +139,16 @@ class FolderBuild:
         }
 
 
-def check_count(listing: Listing, count: int, unusable: Sequence[tuple[str, str]]) -> None:
-    """Check the number of usable training pictures. Raises InputError."""
+def check_count(name: str, count: int, unusable: Sequence[tuple[str, str]]) -> None:
+    """Check the number of usable training pictures of a data set. Raises InputError."""
     if count >= MIN_TRAINING:
         return
     first = ""
     if unusable:
         first = f"; {len(unusable):,} are unusable, the first {quoted(unusable[0][0])}: {unusable[0][1]}"
     raise InputError(
-        f"data.root={quoted(listing.root)} holds {count} usable training pictures ({ACCEPTED}; names that end in "
-        f"{', '.join(SUFFIXES)}), but at least {MIN_TRAINING} are needed{first}"
+        f"{name} holds {count} usable training pictures ({ACCEPTED}), but at least {MIN_TRAINING} are needed{first}"
     )
-
-
-def find_size(listing: Listing, entries: Sequence[Entry]) -> tuple[int, int]:
-    """Width and height of the first picture that can be read, which all must have without data.size.
-
-    Raises:
-        InputError: there is none among as many pictures as may be unusable, or it is too large.
-    """
-    for entry in entries[: 1 + len(entries) // UNUSABLE_SHARE]:
-        try:
-            width, height = measure(_read(listing, entry))
-        except BadFile:
-            continue
-        if max(width, height) > MAX_SIDE:
-            raise InputError(
-                f"{quoted(listing.root / entry.file.name)} has {width}x{height} pixels, more than {MAX_SIDE} per side; "
-                "pass --data.size N to resize the pictures to NxN"
-            )
-        return width, height
-    return 1, 1  # too many are unusable, which the preparation explains
-
-
-def _read(listing: Listing, entry: Entry) -> bytes:
-    name, size, stamp = entry.file
-    if not listing.is_zip:
-        return read_file(str(listing.root / name), size, stamp)
-    with open_zip(listing.root) as archive:
-        return read_member(archive, listing.prefix + name, MAX_FILE_BYTES)
 
 
 def compact(file: Path, shape: tuple[int, int, int, int], kept: Sequence[int], channels: int) -> None:
