@@ -31,6 +31,7 @@ from gan_dist.config import (
     to_dict,
     to_flat,
 )
+from gan_dist.data.spec import DataSpec
 from gan_dist.evaluation import history
 from gan_dist.evaluation.doctor import EXPLAINED, FINDINGS, Finding, diagnose
 from gan_dist.evaluation.history import Row
@@ -614,6 +615,21 @@ def test_classes_are_compared_with_the_shares_that_real_images_have() -> None:
     assert names(0.05, 0.05, 0.9, 0.0) == ["mode-collapse"]
     without = {k: v for k, v in evaluation(2500, 20.0, 0.4).items() if not k.startswith("classes/")}
     assert findings(rows, [without], R3, FLOOR) == []
+
+
+def test_classes_are_named(tmp_path: Path) -> None:
+    folder, shares = RunFolder(tmp_path), (0.7, 0.3, 0.0, 0.0)
+    config = replace(R3, data=DataConfig(name="folder"))
+    write_run(folder, config, metrics_rows(R3_FIGURES, 3000), [evaluation(2500, 20.0, 0.5, shares)])
+    write_json(folder.floor, {"diversity/features": 20.0, "classes/from_uniform": 0.4, "classes/2": 0.1})
+    for names, shown in ((("cat", "dog", "horse", "3"), "class 2 (horse) 0.0%"), (None, "class 2 0.0%")):
+        spec = DataSpec("animals", (3, 32, 32), names, 1_000, 100, "classifier")
+        write_json(folder.environment, {"data": {"spec": spec.to_dict()}})
+        (finding,) = examine_run(folder.path).report.findings
+        assert shown in finding.evidence
+    folder.environment.write_text("{}")
+    (finding,) = examine_run(folder.path).report.findings
+    assert "class 2 0.0%" in finding.evidence
 
 
 def test_findings_that_cannot_be_judged_for_the_data_are_named(

@@ -29,15 +29,21 @@ EXIT = 10.0  # maximum seconds until a process ends after its last output; about
 
 
 def train_with(
-    arguments: list[str], folder: RunFolder, steps: int, env: dict[str, str], half_way: Callable[[int], object] | None
+    arguments: list[str],
+    folder: RunFolder,
+    steps: int,
+    env: dict[str, str],
+    half_way: Callable[[int], object] | None,
+    timeout: float = TIMEOUT,
 ) -> Ended:
     """Train in another process that logs every step, and check what holds whatever happens to W&B.
 
     Args:
         half_way: called with the process id in the middle of the run.
+        timeout: wandb.timeout.
     """
     arguments = [*arguments, "--train.steps", str(steps), "--train.epochs", "1000", "--log.every-steps", "1"]
-    arguments += ["--samples.every-epochs", "100", "--wandb.timeout", str(TIMEOUT)]
+    arguments += ["--samples.every-epochs", "100", "--wandb.timeout", str(timeout)]
     logs = [folder.path.with_name(name) for name in ("out", "err")]
     with open(logs[0], "w") as out, open(logs[1], "w") as err:
         process = subprocess.Popen(
@@ -104,7 +110,8 @@ def test_without_a_server_a_run_is_offline(behaviour: str, flags: Flags, tmp_pat
     with serving("hangs" if behaviour == "hangs" else "503") as server:
         if behaviour == "refuses":
             server.die()
-        ended = train_with(flags(folder.path), folder, 60, server.environment(), None)
+        # On a busy machine, the start of W&B's service takes seconds.
+        ended = train_with(flags(folder.path), folder, 60, server.environment(), None, timeout=15)
     online, offline = wandb_lines(ended)
     assert online.startswith("W&B online is unavailable (")
     assert [row["train/step"] for row in wandb_file.history(synced_file(offline))][-1] == 60

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -61,10 +60,13 @@ def train_classifier(
             f"{train.provenance.file} holds {len(train.images)} images, too few to train a classifier; "
             f"use {HELD_OUT_EVERY} or more"
         )
+    rows, tested = torch.arange(len(train.images)), held_out or train
     if held_out is None:
-        out = torch.arange(len(train.images)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-        held_out, train = _part(train, out), _part(train, ~out)
-    epochs = epochs_for(len(train.images)) if epochs is None else epochs
+        out = rows % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+        rows, tested_rows = rows[~out], rows[out]
+    else:
+        tested_rows = torch.arange(len(held_out.images))
+    epochs = epochs_for(len(rows)) if epochs is None else epochs
     task = task_of(train)
     _, channels, height, width = train.images.shape
     if train.labels is None:
@@ -72,14 +74,14 @@ def train_classifier(
     else:
         classes = len(train.spec.classes) if train.spec.classes is not None else int(train.labels.max()) + 1
     what = f"of {name}" if task == "classes" else f"of rotations of {name}"
-    announce(f"training a classifier {what} for the evaluation, on {len(train.images):,} images, {epochs} epochs")
+    announce(f"training a classifier {what} for the evaluation, on {len(rows):,} images, {epochs} epochs")
     # The initial weights and dropout draw from the global generator, whose state is restored afterwards.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "classifier"))
         network = Classifier(classes, (channels, height, width))
-        _fit(network, train, seed, epochs)
+        _fit(network, train, rows, seed, epochs)
     network.eval().requires_grad_(False)
-    accuracy = _accuracy(network, held_out)
+    accuracy = _accuracy(network, tested, tested_rows)
     return TrainedClassifier(network, weights_id(network), accuracy, classes, name, sha256, task)
 
 
@@ -89,19 +91,15 @@ def epochs_for(count: int) -> int:
     return max(1, min(MAX_STEPS // batches, MAX_EPOCHS, max(EPOCHS, -(-MIN_STEPS // batches))))
 
 
-def _part(images: ImageSet, chosen: Tensor) -> ImageSet:
-    labels = None if images.labels is None else images.labels[chosen]
-    return replace(images, images=images.images[chosen], labels=labels)
-
-
-def _fit(network: Classifier, train: ImageSet, seed: int, epochs: int) -> None:
-    size = min(BATCH, len(train.images))
-    batches = len(train.images) // size
+def _fit(network: Classifier, train: ImageSet, rows: Int64[Tensor, " n"], seed: int, epochs: int) -> None:
+    """Train on some rows of the images, which may be a memory-mapped file that is larger than the memory."""
+    size = min(BATCH, len(rows))
+    batches = len(rows) // size
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, MAX_LEARNING_RATE, epochs * batches)
     for epoch in range(epochs):
         generator = generator_for(seed, "classifier/epoch", epoch)
-        order = torch.randperm(len(train.images), generator=generator)[: batches * size].view(batches, size)
+        order = rows[torch.randperm(len(rows), generator=generator)[: batches * size]].view(batches, size)
         shifts = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, (batches, 2), generator=generator).tolist()
         for indices, shift in zip(order, shifts, strict=True):
             images = normalize(train.images[indices]).roll(shift, dims=(2, 3))
@@ -130,12 +128,9 @@ def _task(
     return rotated, turns
 
 
-def _accuracy(network: Classifier, held_out: ImageSet) -> float:
+def _accuracy(network: Classifier, images: ImageSet, rows: Int64[Tensor, " n"]) -> float:
     correct = 0
-    for start in range(0, len(held_out.images), TESTED):
-        part = slice(start, start + TESTED)
-        images, labels = _task(
-            normalize(held_out.images[part]), None if held_out.labels is None else held_out.labels[part]
-        )
-        correct += int((network(images).argmax(1) == labels).sum())
-    return correct / len(held_out.images)
+    for part in rows.split(TESTED):
+        tested, labels = _task(normalize(images.images[part]), None if images.labels is None else images.labels[part])
+        correct += int((network(tested).argmax(1) == labels).sum())
+    return correct / len(rows)

@@ -103,7 +103,11 @@ class DoctorReport:
 
 
 def diagnose(
-    rows: Sequence[Row], evaluations: Sequence[Row], config: Config, floor: Mapping[str, float] | None = None
+    rows: Sequence[Row],
+    evaluations: Sequence[Row],
+    config: Config,
+    floor: Mapping[str, float] | None = None,
+    classes: Sequence[str] = (),
 ) -> DoctorReport:
     """Find the problems of a run at its last row.
 
@@ -115,6 +119,7 @@ def diagnose(
         evaluations: the lines of evaluations.jsonl, in order; figures may be missing.
         config: the run's configuration.
         floor: the same figures of real images. Without them, fewer problems are found.
+        classes: names of the classes, if they are known.
     """
     floor, missing, preliminary = floor or {}, [], ""
     if steps := steps_missing(rows, config):
@@ -130,12 +135,18 @@ def diagnose(
     elif math.isnan(figure(floor, "diversity/features")):
         missing.append("the figures of real images, which an evaluation writes to floor.json")
     not_judged = tuple(name for name, needed in NEEDED.items() if judged and needed not in judged[-1])
-    return DoctorReport(_findings(rows, judged, config, floor), missing, preliminary, not_judged)
+    return DoctorReport(_findings(rows, judged, config, floor, classes), missing, preliminary, not_judged)
 
 
-def _findings(rows: Sequence[Row], judged: Sequence[Row], config: Config, floor: Mapping[str, float]) -> list[Finding]:
+def _findings(
+    rows: Sequence[Row],
+    judged: Sequence[Row],
+    config: Config,
+    floor: Mapping[str, float],
+    classes: Sequence[str],
+) -> list[Finding]:
     first, latest = (judged[0], judged[-1]) if judged else ({}, {})
-    history = History(rows, latest, first, config, floor)
+    history = History(rows, latest, first, config, floor, classes)
     diagnoses = {name: find(history) for name, find in FINDINGS.items()}
     explained = {other for name, others in EXPLAINED.items() if diagnoses[name] for other in others}
     return [Finding(name, *found) for name, found in diagnoses.items() if found and name not in explained]

@@ -36,11 +36,18 @@ class History:
     config: Config
     floor: Mapping[str, float]
     """The figures of real images."""
+    classes: Sequence[str] = ()
+    """Names of the classes, if they are known."""
     _windows: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def step(self) -> int:
         return self.rows[-1]["step"]
+
+    def describe_class(self, label: str) -> str:
+        """A class in a message: its number, and its name unless that is the same."""
+        name = self.classes[int(label)] if label.isdigit() and int(label) < len(self.classes) else label
+        return f"class {label}" + ("" if name == label else f" ({name})")
 
     @property
     def chance_loss(self) -> float:

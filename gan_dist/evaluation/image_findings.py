@@ -82,9 +82,11 @@ def missing_classes(history: History) -> Diagnosis | None:
     if not (lacking or missing) or count < MIN_COUNT:
         return None
     if lacking:
-        evidence = ", ".join(f"class {label} {real[label]:.1%}" for label in lacking) + " of the real images"
+        evidence = (
+            ", ".join(f"{history.describe_class(label)} {real[label]:.1%}" for label in lacking) + " of the real images"
+        )
         return Diagnosis(history.evaluation["step"], evidence, "check the images in --data.root")
-    evidence = ", ".join(f"class {label} {shares[label]:.1%}" for label in missing) + " of the images"
+    evidence = ", ".join(f"{history.describe_class(label)} {shares[label]:.1%}" for label in missing) + " of the images"
     penalized = history.config.penalty.r1 and history.config.penalty.r2
     advice = f"try --train.epochs {2 * history.config.train.epochs}" if penalized else regularize(history)
     return Diagnosis(history.evaluation["step"], evidence, advice)

@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.text import Text
 
 from gan_dist.config import InputError
+from gan_dist.data.spec import DataSpec
 from gan_dist.evaluation.doctor import NEEDED, DoctorReport, Finding, Verdict, diagnose
 from gan_dist.evaluation.history import Row, figure
+from gan_dist.files import BadFile
 from gan_dist.outputs.folder import RunFolder
-from gan_dist.outputs.records import read_config, read_floor, read_json_lines
+from gan_dist.outputs.records import read_config, read_floor, read_json_lines, read_optional_json
 
 MAX_MOMENTS = (
     500  # evenly spaced moments at which a run is diagnosed; first steps of findings are known to this precision
@@ -89,15 +91,25 @@ def examine_run(run: Path) -> Examination:
         raise InputError(f"{run} holds no run: there is no {folder.config.name} in it; give the folder of a run")
     config = read_config(folder.config)
     rows, evaluations = read_json_lines(folder.metrics), read_json_lines(folder.evaluations)
-    floor = read_floor(folder.floor)
+    floor, classes = read_floor(folder.floor), _classes(folder.environment)
     found: dict[str, Occurrence] = {}
     for count in moments(len(rows)):
         step, at_end = rows[count - 1]["step"], count == len(rows)
         known = [row for row in evaluations if row["step"] <= step or at_end]
-        for finding in diagnose(rows[:count], known, config, floor).findings:
+        for finding in diagnose(rows[:count], known, config, floor, classes).findings:
             first_step = found[finding.name].first_step if finding.name in found else step
             found[finding.name] = Occurrence(finding, first_step, None if at_end else step)
-    return Examination(run, rows, evaluations, floor, list(found.values()), diagnose(rows, evaluations, config, floor))
+    report = diagnose(rows, evaluations, config, floor, classes)
+    return Examination(run, rows, evaluations, floor, list(found.values()), report)
+
+
+def _classes(environment: Path) -> tuple[str, ...]:
+    """Names of the classes of a run's data, as far as environment.json has them."""
+    data = read_optional_json(environment)[0].get("data")
+    try:
+        return DataSpec.from_dict(data.get("spec") if isinstance(data, dict) else None).classes or ()
+    except BadFile:
+        return ()
 
 
 def moments(rows: int) -> Iterator[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gan_dist.evaluation.doctor import Verdict, diagnose
+from gan_dist.evaluation.doctor import DoctorReport, Verdict, diagnose
 from gan_dist.files import write_json
 from gan_dist.outputs.records import StepLines
 from gan_dist.trainer.state import Best, Trainer
@@ -42,7 +42,7 @@ def evaluate(trainer: Trainer) -> None:
     if "inception/fid" in row:
         line += f", FID {_with_interval(trainer, row, 'inception/fid', 1)}"
     trainer.console.announce(line)
-    if preliminary := diagnose(trainer.rows, trainer.evaluations, trainer.config, trainer.floor).preliminary:
+    if preliminary := _diagnose(trainer).preliminary:
         trainer.console.announce(f"doctor, step {trainer.step:,}: {Verdict.TOO_EARLY.value}, but {preliminary}")
 
 
@@ -59,7 +59,7 @@ def report_diagnosis(trainer: Trainer) -> int | None:
     Returns:
         Number of findings; None while it is too early to tell.
     """
-    report = diagnose(trainer.rows, trainer.evaluations, trainer.config, trainer.floor)
+    report = _diagnose(trainer)
     findings = {found.name: found for found in report.findings}
     for name, finding in findings.items():
         if name not in trainer.active_findings:
@@ -69,3 +69,8 @@ def report_diagnosis(trainer: Trainer) -> int | None:
         trainer.console.announce(f"doctor, step {trainer.step:,}: resolved: {name}")
     trainer.active_findings = set(findings)
     return None if report.verdict is Verdict.TOO_EARLY else len(findings)
+
+
+def _diagnose(trainer: Trainer) -> DoctorReport:
+    classes = trainer.images.spec.classes or ()
+    return diagnose(trainer.rows, trainer.evaluations, trainer.config, trainer.floor, classes)
