@@ -14,7 +14,7 @@ from PIL import Image
 from small_inception import use_small_network, write_small_weights
 
 from gan_dist import cli
-from gan_dist.evaluation import classifier_training
+from gan_dist.evaluation import extractors
 from gan_dist.evaluation.classifier_training import train_classifier
 
 SIDE = 28
@@ -26,7 +26,7 @@ TRAIN, TEST, FAKE = DISCS[:200], DISCS[200:260], DISCS[260:]
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """One for all tests, whose classifiers are trained for one epoch."""
     monkeypatch.setenv("GAN_DIST_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setattr(classifier_training, "train_classifier", lambda *given: train_classifier(*given, epochs=1))
+    monkeypatch.setattr(extractors, "train_classifier", lambda *given: train_classifier(*given, epochs=1))
 
 
 def write_pictures(folder: Path, images: np.ndarray, classes: int = 1) -> Path:
@@ -90,7 +90,7 @@ def test_two_folders(real: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "distance/frechet" in said
     bad = evaluate(tmp_path / "bad.v2-evaluation.json", write_pictures(tmp_path / "bad.v2", noise(160)), real)
     assert ratio(good) < 3
-    assert ratio(bad) > 5
+    assert ratio(bad) > 20
     assert bad["figures"]["distance/frechet"]["low"] > good["figures"]["distance/frechet"]["high"]
     assert good["count"] == 160
     assert (good["seed"], good["generator"], good["step"]) == (None, None, None)
@@ -160,7 +160,7 @@ def test_a_folder_and_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_a_run_and_a_folder(run: Path, real: Path) -> None:
     found = evaluate(run / "evaluation.json", run, real, "--count", "100")
-    assert ratio(found) > 5  # it is hardly trained
+    assert ratio(found) > 20  # it is hardly trained
     assert found["generator"] == str(run / "generator.safetensors")
     assert found["data"]["file"] == str(real)
     assert found["classes"] == ["class0", "class1"]
