@@ -20,9 +20,7 @@ COUNT = 250
 SHARE = REPOSITORY / "tests" / "share_call.py"
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GAN_DIST_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def quiet(line: str) -> None:

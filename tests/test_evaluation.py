@@ -33,7 +33,7 @@ from gan_dist.data.readers import location
 from gan_dist.data.readers.reader import NoHeldOut, Provenance
 from gan_dist.data.sources import load_held_out, load_images, pin_source
 from gan_dist.data.spec import DataSpec
-from gan_dist.evaluation import classifier_file, classifier_training, floor, nearest
+from gan_dist.evaluation import classifier_file, extractors, floor, nearest
 from gan_dist.evaluation import reference as references
 from gan_dist.evaluation.classes import class_shares, modes
 from gan_dist.evaluation.classifier_file import (
@@ -71,10 +71,7 @@ def fail_if_called(*_: object) -> None:
     pytest.fail("computed a second time")
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("GAN_DIST_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(scope="module")
@@ -641,7 +638,7 @@ def test_held_out_images_are_verified(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.fixture
 def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     quick = lambda *given: train_classifier(*given, epochs=1)  # noqa: E731
-    monkeypatch.setattr(classifier_training, "train_classifier", quick)
+    monkeypatch.setattr(extractors, "train_classifier", quick)
 
 
 @pytest.mark.usefixtures("few_epochs")
@@ -659,7 +656,7 @@ def test_a_classifier_is_trained_once_for_a_data_set(
     (file,) = cache.iterdir()
     file.write_bytes(file.read_bytes()[:-1])
     assert classifier_for(config, quiet).id == trained.id  # trained again
-    monkeypatch.setattr(classifier_training, "train_classifier", fail_if_called)
+    monkeypatch.setattr(extractors, "train_classifier", fail_if_called)
     assert classifier_for(config, quiet, may_train=False).id == trained.id
 
 

@@ -23,8 +23,9 @@ from gan_dist.data.readers import huggingface_find, huggingface_load, reader_for
 from gan_dist.data.readers.arrow import picture_bytes
 from gan_dist.data.readers.child import Ended, Script
 from gan_dist.data.readers.huggingface_rows import HubData, parse
-from gan_dist.data.readers.reader import Context, NoHeldOut, RawImages, Split
+from gan_dist.data.readers.reader import Context, NoHeldOut, RawImages
 from gan_dist.data.sources import pin_source
+from gan_dist.data.spec import Split
 from gan_dist.files import BadFile
 from gan_dist.outputs.records import read_config
 

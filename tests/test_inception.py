@@ -38,10 +38,7 @@ def quiet(line: str) -> None:
     """Ignores announcements."""
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("GAN_DIST_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def drawn(count: int, seed: int, shift: float = 0.0) -> Tensor:

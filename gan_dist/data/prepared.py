@@ -11,15 +11,14 @@ import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from gan_dist.data.spec import MAX_CLASSES, MAX_NAME, MAX_SIDE
+from gan_dist.data.spec import Split, are_classes, is_shape
 from gan_dist.files import MAX_JSON_BYTES, BadFile, is_whole, parse_json_object, read_file
 
-Split = Literal["train", "test"]
 FORMAT = 1
 PIXELS = "pixels.bin"  # uint8 (n, C, H, W), training images first
 LABELS = "labels.bin"  # int64, little-endian, in the same order; absent without classes
@@ -180,10 +179,10 @@ def _check(values: dict[str, Any]) -> None:
     shape, classes, sha256 = values["shape"], values["classes"], values["sha256"]
     for name, ok in {
         "digest": digest == _digest(values),
-        "shape": isinstance(shape, list) and len(shape) == 3 and all(is_whole(n) and 0 < n <= MAX_SIDE for n in shape),
+        "shape": is_shape(shape),
         "count": is_whole(values["count"]) and values["count"] > 0,
         "held_out": is_whole(values["held_out"]) and values["held_out"] >= 0,
-        "classes": classes is None or _are_classes(classes),
+        "classes": classes is None or are_classes(classes),
         "sha256": isinstance(sha256, dict) and sha256.keys() == {*SPLITS} and all(map(_is_sha256, sha256.values())),
         "labels_sha256": _is_sha256(values["labels_sha256"]) != (classes is None),
         "details": isinstance(values["details"], dict),
@@ -208,9 +207,3 @@ def _digest(values: Mapping[str, Any]) -> str:
 
 def _is_sha256(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
-
-
-def _are_classes(value: Any) -> bool:
-    if not isinstance(value, list) or not 0 < len(value) <= MAX_CLASSES:
-        return False
-    return all(isinstance(name, str) and len(name) <= MAX_NAME for name in value) and len({*value}) == len(value)

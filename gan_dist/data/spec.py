@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from gan_dist.config.tables import keys_of
 from gan_dist.files import BadFile, is_whole
@@ -12,6 +12,9 @@ from gan_dist.files import BadFile, is_whole
 MAX_SIDE = 4_096  # pixels
 MAX_CLASSES = 10_000
 MAX_NAME = 1_000  # characters of a class's name
+
+Split = Literal["train", "test"]
+"""Training images, or held-out ones."""
 
 EXTRACTORS = keys_of("evaluation/extractors.py", "EXTRACTORS")
 Features: TypeAlias = str
@@ -58,8 +61,8 @@ class DataSpec:
         shape, classes = values["shape"], values["classes"]
         for name, ok in {
             "name": isinstance(values["name"], str) and 0 < len(values["name"]) <= MAX_NAME,
-            "shape": isinstance(shape, list) and len(shape) == 3 and all(_is_size(side) for side in shape),
-            "classes": classes is None or _are_classes(classes),
+            "shape": is_shape(shape),
+            "classes": classes is None or are_classes(classes),
             "count": is_whole(values["count"]) and values["count"] > 0,
             "held_out": is_whole(values["held_out"]) and values["held_out"] >= 0,
             "features": values["features"] in EXTRACTORS,
@@ -69,11 +72,13 @@ class DataSpec:
         return cls(**{**values, "shape": tuple(shape), "classes": None if classes is None else tuple(classes)})
 
 
-def _is_size(value: Any) -> bool:
-    return is_whole(value) and 0 < value <= MAX_SIDE
+def is_shape(value: Any) -> bool:
+    """Whether a value from JSON is a shape (C, H, W) of images."""
+    return isinstance(value, list) and len(value) == 3 and all(is_whole(n) and 0 < n <= MAX_SIDE for n in value)
 
 
-def _are_classes(value: Any) -> bool:
+def are_classes(value: Any) -> bool:
+    """Whether a value from JSON is a list of distinct names of classes."""
     if not isinstance(value, list) or not 0 < len(value) <= MAX_CLASSES:
         return False
     return all(isinstance(name, str) and len(name) <= MAX_NAME for name in value) and len({*value}) == len(value)

@@ -14,9 +14,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gan_dist.config import InputError
-from gan_dist.data.spec import MAX_CLASSES, MAX_SIDE
+from gan_dist.data.spec import MAX_CLASSES, is_shape
 from gan_dist.evaluation.classifier import DIGITS_SHAPE, Classifier
-from gan_dist.files import BadFile, is_whole, parse_json_object, read_file
+from gan_dist.files import BadFile, parse_json_object, read_file
 from gan_dist.tensors import check_tensors, read_tensors
 
 Task = Literal["classes", "rotations"]
@@ -125,7 +125,7 @@ def _parse(content: bytes) -> TrainedClassifier:
     if description.pop("format", None) != FORMAT:
         raise BadFile("is of another format")
     shape, task = description.pop("shape", list(DIGITS_SHAPE)), description.pop("task", "classes")
-    if not isinstance(shape, list) or len(shape) != 3 or not all(is_whole(n) and 0 < n <= MAX_SIDE for n in shape):
+    if not is_shape(shape):
         raise BadFile("describes a classifier of images of an impossible shape")
     if task not in get_args(Task):
         raise BadFile("describes a classifier of an unknown task")

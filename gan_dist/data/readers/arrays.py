@@ -18,8 +18,8 @@ from gan_dist.data.preparation import Advance, Source, prepare, write_blocks
 from gan_dist.data.prepared import Contents
 from gan_dist.data.readers.names import quoted
 from gan_dist.data.readers.picture import resize_square, to_channels
-from gan_dist.data.readers.reader import MIN_COMPARED, Context, NoHeldOut, Provenance, RawImages, Reader, Split
-from gan_dist.data.spec import MAX_CLASSES, MAX_SIDE, DataSpec, Features
+from gan_dist.data.readers.reader import MIN_COMPARED, Context, NoHeldOut, Provenance, RawImages, Reader
+from gan_dist.data.spec import MAX_CLASSES, MAX_SIDE, DataSpec, Features, Split
 from gan_dist.files import BadFile, first_line, open_regular_file
 from gan_dist.memory import available_memory
 

@@ -16,9 +16,9 @@ from gan_dist.data.readers.names import quoted
 from gan_dist.data.readers.picture import BACKGROUNDS, MAX_FILE_BYTES, measure
 from gan_dist.data.readers.picture_build import UNUSABLE_SHARE, PictureBuild, check_count
 from gan_dist.data.readers.prepared_pictures import read_prepared
-from gan_dist.data.readers.reader import MIN_COMPARED, Context, RawImages, Reader, Split
+from gan_dist.data.readers.reader import MIN_COMPARED, Context, RawImages, Reader
 from gan_dist.data.readers.zipped import open_zip, read_member
-from gan_dist.data.spec import MAX_NAME, MAX_SIDE
+from gan_dist.data.spec import MAX_NAME, MAX_SIDE, Split
 from gan_dist.files import BadFile
 
 VERSION = 1  # of the pixels that are made of the same files and settings

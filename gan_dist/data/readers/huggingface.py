@@ -18,8 +18,8 @@ from gan_dist.data.readers.listing import File
 from gan_dist.data.readers.picture import BACKGROUNDS
 from gan_dist.data.readers.picture_build import PictureBuild, check_count
 from gan_dist.data.readers.prepared_pictures import read_prepared
-from gan_dist.data.readers.reader import MIN_COMPARED, Context, RawImages, Reader, Split
-from gan_dist.data.spec import MAX_NAME, MAX_SIDE
+from gan_dist.data.readers.reader import MIN_COMPARED, Context, RawImages, Reader
+from gan_dist.data.spec import MAX_NAME, MAX_SIDE, Split
 
 VERSION = 1  # of the pixels that are made of the same rows and settings
 

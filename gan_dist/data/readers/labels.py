@@ -10,7 +10,7 @@ from gan_dist.config import InputError
 from gan_dist.data.readers.layout import IGNORE, Entry, Layout, Value, hold_out, number_classes, printable
 from gan_dist.data.readers.listing import File, Listing
 from gan_dist.data.readers.names import LABEL_FILES, quoted
-from gan_dist.data.readers.reader import Split
+from gan_dist.data.spec import Split
 from gan_dist.files import MAX_JSON_BYTES, BadFile, is_whole, parse_json_object
 
 TRAIN_FOLDER = "train"

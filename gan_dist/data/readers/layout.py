@@ -11,8 +11,8 @@ from typing import NamedTuple, TypeAlias
 from gan_dist.config import InputError
 from gan_dist.data.readers.listing import File
 from gan_dist.data.readers.names import quoted
-from gan_dist.data.readers.reader import MIN_COMPARED, Split
-from gan_dist.data.spec import MAX_CLASSES, MAX_NAME
+from gan_dist.data.readers.reader import MIN_COMPARED
+from gan_dist.data.spec import MAX_CLASSES, MAX_NAME, Split
 
 HELD_OUT_SHARE = 10  # one picture of so many, if the data set does not hold any out
 

@@ -22,9 +22,9 @@ from gan_dist.data.readers.location import (
     plain_or_gzipped,
     require_local,
 )
-from gan_dist.data.readers.reader import MIN_COMPARED, Context, NoHeldOut, Provenance, RawImages, Reader, Split
+from gan_dist.data.readers.reader import MIN_COMPARED, Context, NoHeldOut, Provenance, RawImages, Reader
 from gan_dist.data.readers.sample import load_sample
-from gan_dist.data.spec import DataSpec, Features
+from gan_dist.data.spec import DataSpec, Features, Split
 
 Labels = Int64[np.ndarray, " n"]
 DIGITS = ("mnist", "qmnist")  # QMNIST's digits are MNIST's, cropped again

@@ -8,8 +8,8 @@ from gan_dist.config import DataConfig, InputError
 from gan_dist.data.preparation import Source, prepare
 from gan_dist.data.prepared import Contents
 from gan_dist.data.readers.names import quoted
-from gan_dist.data.readers.reader import MIN_COMPARED, Context, NoHeldOut, Provenance, RawImages, Split
-from gan_dist.data.spec import DataSpec
+from gan_dist.data.readers.reader import MIN_COMPARED, Context, NoHeldOut, Provenance, RawImages
+from gan_dist.data.spec import DataSpec, Split
 from gan_dist.files import BadFile
 
 

@@ -15,8 +15,8 @@ from gan_dist.config import DataConfig, InputError
 from gan_dist.data.readers.download import Downloadable, DownloadError, download
 from gan_dist.data.readers.idx import pixels_sha256
 from gan_dist.data.readers.location import plain_or_gzipped
-from gan_dist.data.readers.reader import MIN_COMPARED, Context, NoHeldOut, Provenance, RawImages, Reader, Split
-from gan_dist.data.spec import DataSpec, Features
+from gan_dist.data.readers.reader import MIN_COMPARED, Context, NoHeldOut, Provenance, RawImages, Reader
+from gan_dist.data.spec import DataSpec, Features, Split
 from gan_dist.files import BadFile, read_file
 
 MAX_BYTES = 2**31  # of a file; those of SVHN have up to 180 MB

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Int64, UInt8
 from numpy import ndarray
 
 from gan_dist.config import DataConfig, InputError
-from gan_dist.data.spec import DataSpec
+from gan_dist.data.spec import DataSpec, Split
 
 MIN_COMPARED = 20  # images; comparisons need at least this many: the kernel distance uses 10 blocks of 2
-
-Split = Literal["train", "test"]
-"""Training images, or held-out ones."""
 
 
 class NoHeldOut(InputError):
