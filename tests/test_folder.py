@@ -107,7 +107,7 @@ def test_the_lease_of_a_dead_or_silent_run_is_taken_over(tmp_path: Path, monkeyp
     folder.lock(print, lost.append, wait=0.1)
     # Another run took it over while this one was suspended, which is reported.
     lease.write_text(json.dumps({"pid": 1, "host": "elsewhere", "pids": "", "token": "y"}))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not lost and time.monotonic() < deadline:
         time.sleep(0.02)
     assert lost == ["another run took its folder over"]

@@ -125,7 +125,7 @@ def test_a_process_that_waits_for_others_ends_at_once(number: signal.Signals, fl
         wait_until(is_waiting)
         time.sleep(0.5)
         process.send_signal(number)
-        assert process.wait(10) == 75
+        assert process.wait(60) == 75
         assert process.stderr is not None
         assert b"Traceback" not in process.stderr.read()
 
@@ -272,7 +272,7 @@ def test_a_launcher_that_is_process_1_can_be_killed(
     wait_for_step(folder, 5, process)
     (first,) = children(process.pid)
     os.kill(first, signal.SIGKILL)
-    process.wait(20)
+    process.wait(60)
     wait_until(lambda: not processes_of(folder.path), 20)
 
 
@@ -366,7 +366,7 @@ def test_ctrl_c_in_a_terminal_shows_how_the_run_ended(flags: Flags, tmp_path: Pa
         os.write(user, b"\x03")
         wait_until(lambda: not processes_of(folder.path))
         os.killpg(shell.pid, signal.SIGKILL)
-        reader.join(20)
+        reader.join(60)
     output = screen.decode()
     status = json.loads(folder.status.read_text())
     assert (status["state"], status["reason"]) == ("stopped", "SIGINT"), output

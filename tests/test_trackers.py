@@ -193,7 +193,7 @@ def test_the_queue_is_bounded() -> None:
 
     worker = Worker(last=lambda: made.append("last"))
     assert worker.put(hang)
-    assert began.wait(10)
+    assert began.wait(60)
     put = 0
     while worker.put(lambda: made.append(1), size=2**20):
         put += 1
@@ -204,7 +204,7 @@ def test_the_queue_is_bounded() -> None:
     worker.close()
     assert not worker.join(0.01)
     resume.set()
-    assert worker.join(10.0)
+    assert worker.join(60.0)
     assert made == [*[1] * put, "last"]
 
 
