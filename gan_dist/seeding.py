@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 LATENT_BLOCK = 256  # latents per generator; another size would change the latents
@@ -33,3 +33,20 @@ def sample_latents(count: int, latent_dim: int, seed: int, purpose: str = "sampl
         drawn = torch.randn(LATENT_BLOCK, latent_dim, generator=generator_for(seed, purpose, index))
         block.copy_(drawn[: len(block)])
     return latents
+
+
+def sample_labels(
+    count: int, class_counts: Int64[Tensor, " classes"], seed: int, purpose: str = "sample"
+) -> Int64[Tensor, " count"]:
+    """Labels for as many latents of `sample_latents`, drawn on the CPU with the frequencies of the classes.
+
+    Args:
+        count: number of labels. The first n are the same for every count >= n.
+        class_counts: number of training images of each class.
+        seed, purpose: as in `sample_latents`.
+    """
+    labels, shares = torch.empty(count, dtype=torch.int64), class_counts.double()
+    for index, block in enumerate(labels.split(LATENT_BLOCK)):
+        generator = generator_for(seed, f"{purpose}/labels", index)
+        block.copy_(torch.multinomial(shares, LATENT_BLOCK, True, generator=generator)[: len(block)])
+    return labels

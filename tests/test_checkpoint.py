@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gan_dist.config import InputError, from_dict
+from gan_dist.data.spec import DataSpec
 from gan_dist.outputs.checkpoint import Checkpoints
 from gan_dist.outputs.checkpoint_format import MANIFEST, STATE, DamagedCheckpoint, ForeignCheckpoint, read_checkpoint
 from gan_dist.outputs.folder import RunFolder
@@ -27,7 +28,7 @@ from gan_dist.outputs.records import read_json
 from gan_dist.trainer.start import check_state, expected_tensors
 
 Flags = Callable[..., list[str]]
-SHAPE = (1, 28, 28)
+SPEC = DataSpec("digits", (1, 28, 28), None, 200, 20, "unlabelled")
 
 
 def train_run(folder: Path, flags: Flags, *more: str) -> int:
@@ -145,7 +146,7 @@ def test_a_damaged_checkpoint_is_skipped_with_one_line(
     announced: list[str] = []
     checkpoints = Checkpoints(folder.checkpoints, 3, run_id=read_json(folder.environment)["run_id"])
     found = checkpoints.latest(
-        announced.append, expected_tensors(config, SHAPE), lambda found: check_state(found.state, config)
+        announced.append, expected_tensors(config, SPEC), lambda found: check_state(found.state, config)
     )
     assert found is not None
     assert found.step == 10
@@ -273,7 +274,7 @@ def test_any_checkpoint_is_read_or_skipped(data: st.DataObject, trained: RunFold
         changed = content[:at] + data.draw(st.binary(min_size=1, max_size=20)) + content[at + 1 :]
         forge(checkpoint, {name: changed if kind == "tensors" else data.draw(st.binary(max_size=100))})
     announced: list[str] = []
-    expected = expected_tensors(config, SHAPE)
+    expected = expected_tensors(config, SPEC)
     with contextlib.suppress(InputError):  # there is no other checkpoint
         found = Checkpoints(tmp_path, 3).latest(announced.append, expected, lambda c: check_state(c.state, config))
         assert announced or found is not None

@@ -43,6 +43,7 @@ from gan_dist.evaluation.classifier_file import (
     shipped_classifier,
 )
 from gan_dist.evaluation.classifier_training import train_classifier
+from gan_dist.evaluation.conditional import asked_and_obtained, within_class_distances
 from gan_dist.evaluation.distances import classifier_score, frechet_distance, kernel_distance
 from gan_dist.evaluation.estimates import Estimate, subset_indices
 from gan_dist.evaluation.extractors import classifier_for
@@ -327,6 +328,34 @@ def test_modes_of_as_many_real_images() -> None:
 
 
 # Key of FIGURES -> the test of its values. A new figure needs one.
+def test_the_distance_within_a_class_is_that_of_its_images() -> None:
+    """Two classes, one of which has collapsed; a third one has too few images."""
+    features, labels = drawn(900, 1), torch.arange(900) % 2
+    labels[:10] = 2
+    features[labels == 1] *= 0.1
+    reference = dataclasses.replace(real(drawn(600)), labels=torch.arange(600) % 3)
+    figures = within_class_distances(dataclasses.replace(generated(features), labels=labels), reference)
+    assert figures.keys() == {"within/frechet", "within/0", "within/1"}
+    for label in (0, 1):
+        of_class = generated(features[labels == label]), real(reference.features[reference.labels == label])
+        assert figures[f"within/{label}"] == frechet_distance(*of_class)["distance/frechet"]
+    assert figures["within/1"].low > 2 * figures["within/0"].high
+    values = [figures[f"within/{label}"].value for label in (0, 1)]
+    assert figures["within/frechet"].value == pytest.approx(sum(values) / 2)
+    width = {name: figure.high - figure.value for name, figure in figures.items()}
+    assert width["within/frechet"] == pytest.approx((width["within/0"] ** 2 + width["within/1"] ** 2) ** 0.5 / 2)
+    assert within_class_distances(generated(features), reference) == {}
+
+
+def test_asked_and_obtained_counts_the_images_of_the_class_that_was_asked_for() -> None:
+    obtained, asked = torch.tensor([0] * 4 + [1] * 6), torch.tensor([0, 0, 0, 1] + [1] * 4 + [0] * 2)
+    images = dataclasses.replace(generated(drawn(10), torch.eye(3)[obtained]), labels=asked)
+    figures = asked_and_obtained(images, real(drawn(10)))
+    values = {name: figure.value for name, figure in figures.items()}
+    assert values == pytest.approx({"asked/obtained": 0.7, "asked/0": 0.6, "asked/1": 0.8})
+    assert asked_and_obtained(generated(drawn(10), torch.eye(3)[obtained]), real(drawn(10))) == {}
+
+
 VALUE_TESTS = {
     "frechet": test_frechet_distance_is_the_closed_formula,
     "kernel": test_kernel_distance_is_the_unbiased_mmd_of_blocks,
@@ -336,6 +365,8 @@ VALUE_TESTS = {
     "nearest": test_nearest_distances_are_exact_and_0_for_copies,
     "modes": test_modes_of_stacked_images,
     "diversity": test_diversity_is_the_mean_distance_of_two,
+    "within": test_the_distance_within_a_class_is_that_of_its_images,
+    "asked": test_asked_and_obtained_counts_the_images_of_the_class_that_was_asked_for,
 }
 
 
@@ -345,7 +376,12 @@ def test_every_figure_is_tested_and_documented() -> None:
     documentation = (REPOSITORY / "docs" / "evaluation.md").read_text()
     stacked = dataclasses.replace(with_pixels(draw_images(100)), stack=2)
     reference = Reference("none", drawn(100), stacked.pixels, held_out_distances=torch.ones(10))
+    labels = torch.arange(100) % 2
+    conditional = dataclasses.replace(generated(drawn(100), drawn(100)[:, :2]), labels=labels)
     names = compute_figures(stacked, reference).keys() - {f"classes/{label}" for label in range(1, 10)}
+    for figure in (within_class_distances, asked_and_obtained):
+        names |= figure(conditional, dataclasses.replace(reference, labels=labels)).keys()
+    names -= {"within/1", "asked/1"}
     assert [name for name in names if f"`{name}`" not in documentation] == []
 
 
@@ -673,7 +709,10 @@ def test_the_reference_is_cached_and_computed_again_if_damaged(
     assert first.floor["nearest/ratio"].value == pytest.approx(1, abs=0.1)
     held_out = load_held_out(config, quiet)
     with single_thread():  # as the reference is computed
-        assert first.floor == compute_figures(extract_features(classifier.network, held_out.images), first)
+        unseen = extract_features(classifier.network, held_out.images, labels=held_out.labels)
+        assert first.floor == compute_figures(unseen, first)
+    assert first.labels is not None
+    assert torch.equal(first.labels, train.labels)
 
     def same(other: Reference) -> bool:
         pairs = ((getattr(first, field.name), getattr(other, field.name)) for field in dataclasses.fields(first))

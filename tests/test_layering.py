@@ -29,11 +29,12 @@ data.readers.picture_build data.readers.prepared_pictures data.readers.folder da
 data.readers.huggingface_load data.readers.huggingface_rows data.readers.huggingface_find data.readers.huggingface
 data.readers
 data.images data.readahead data.store data.order data.loader data.sources data
-models.architecture models.mlp models.conv models.average models models.cost
-gan.latents gan.losses gan.penalties gan.cuda_graph gan.guard gan.reduction gan.update gan.steps gan
+models.architecture models.labels models.mlp models.conv models.average models models.cost
+gan.latents gan.labels gan.losses gan.penalties gan.cuda_graph gan.guard gan.reduction gan.update gan.steps gan
 evaluation.classifier evaluation.classifier_file evaluation.classifier_training evaluation.extractors
 evaluation.estimates
-evaluation.features evaluation.distances evaluation.manifolds evaluation.classes evaluation.nearest evaluation.metrics
+evaluation.features evaluation.distances evaluation.manifolds evaluation.classes evaluation.conditional
+evaluation.nearest evaluation.metrics
 evaluation.floor evaluation.fingerprint evaluation.reference
 evaluation.inception_file evaluation.inception_network evaluation.inception evaluation.inception_judge
 evaluation.history evaluation.diagnosis
@@ -52,7 +53,7 @@ trainer.inception trainer.evaluator trainer.state trainer.checkpointing trainer.
 trainer.session trainer.start
 trainer.recovery trainer.networks trainer.build trainer.forecast trainer.loop
 trainer.preflight_checks trainer.preflight trainer
-results.preview results.generator results.sample results.evaluation results.image_sets
+results.preview results.classes results.generator results.sample results.evaluation results.image_sets
 results.evaluate results.doctor results.diff results.commands results
 __init__ train cli
 """

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_dist.config import EmaConfig, ModelConfig
+from gan_dist.data.batch import Batch
 from gan_dist.gan.losses import LOSSES, PairedLoss, UnpairedLoss
 from gan_dist.gan.penalties import NoPenalty, OneCenteredPenalty, ZeroCenteredPenalty, one_centered, zero_centered
 from gan_dist.gan.update import flatten
@@ -103,7 +104,7 @@ class Quadratic(nn.Module):
         super().__init__()
         self.a = nn.Parameter(torch.tensor(a))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.a * images.flatten(1).square().sum(1) / 2
 
 
@@ -125,8 +126,9 @@ def test_penalties_are_their_formulas() -> None:
 def test_r1_is_at_the_real_images_and_r2_at_the_fake_ones(r1: float, r2: float) -> None:
     real, fake, critic = images(1), 2 * images(2), Quadratic(1.5)
     penalty = ZeroCenteredPenalty(critic, r1, r2, torch.ones(()))
-    output = penalty(real, fake)
-    plain = NoPenalty(critic)(real, fake)
+    batches = Batch(real, None), Batch(fake, None)
+    output = penalty(*batches)
+    plain = NoPenalty(critic)(*batches)
     assert torch.allclose(output.real_logits, plain.real_logits)
     assert torch.allclose(output.fake_logits, plain.fake_logits)
     squares = {"penalty/r1": (norms(real) ** 2).mean() / 2, "penalty/r2": (norms(fake) ** 2).mean() / 2}
@@ -142,7 +144,7 @@ def test_wgan_gp_is_between_the_images() -> None:
     real, fake, critic = images(1), 2 * images(2), Quadratic(1.5)
     weights = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
     penalty = OneCenteredPenalty(critic, 10.0, lambda step: weights)
-    output = penalty(real, fake, *penalty.draw(1))
+    output = penalty(Batch(real, None), Batch(fake, None), *penalty.draw(1))
     interpolated = fake + weights.view(-1, 1, 1, 1) * (real - fake)
     off = 1.5 * norms(interpolated) - 1
     assert torch.allclose(output.figures["penalty/gradient"], off.square().mean())

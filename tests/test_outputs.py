@@ -204,13 +204,13 @@ def test_an_optimizer_resumes_exactly() -> None:
 class Ramp(nn.Module):
     """Generates images of one gray value each, from -1 to 1."""
 
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+    def forward(self, latents: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         return latents[:, :1, None, None].expand(-1, 1, 28, 28)
 
 
 def test_a_grid_shows_the_denormalized_images_8_by_8(tmp_path: Path) -> None:
     file = tmp_path / "samples" / "epoch-0001.png"
-    save_samples(Ramp(), torch.linspace(-1, 1, COUNT).unsqueeze(1), file)
+    save_samples(Ramp(), torch.linspace(-1, 1, COUNT).unsqueeze(1), None, file)
     with Image.open(file) as stored:
         picture = stored.convert("L")
     assert picture.size == (8 * 30 + 2, 8 * 30 + 2)

@@ -25,6 +25,7 @@ from gan_dist.config import (
 )
 from gan_dist.data.batch import Batch
 from gan_dist.gan.guard import NonfiniteGuard, NonfiniteUpdate
+from gan_dist.gan.labels import NoLabels
 from gan_dist.gan.latents import InterpolationWeights, Latents, fixed_latents
 from gan_dist.gan.losses import LOSSES
 from gan_dist.gan.penalties import NoPenalty
@@ -81,6 +82,7 @@ def make_gan(
         loss=LOSSES[loss],
         critic=make_critic(penalty or PenaltyConfig(), updates[1], torch.ones(()), interpolation_weights),
         latents=Latents(0, 64, BATCH, rank=0, ranks=1, device=CPU, dtype=dtype),
+        labels=NoLabels(),
     )
 
 
@@ -254,7 +256,7 @@ def test_penalties_are_computed_in_fp32_at_the_rounded_weights() -> None:
         rounded = {name: tensor.float() for name, tensor in ours.forward_network.state_dict().items()}
         theirs.network.load_state_dict(rounded)
     fakes = gan.generator(gan.latents(1, "discriminator")).detach()
-    output, expected = (of.critic(real_images(), fakes) for of in (gan, fp32))
+    output, expected = (of.critic(real_batch(), Batch(fakes, None)) for of in (gan, fp32))
     assert torch.equal(output.real_logits, expected.real_logits)
     assert output.figures["penalty/r2"] > 0
     assert all(torch.equal(output.figures[name], value) for name, value in expected.figures.items())
@@ -338,7 +340,7 @@ def test_a_falling_learning_rate_is_the_same_as_a_tensor(beta1: float) -> None:
 
 
 def test_networks_with_buffers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    normalized = Architecture(lambda config, shape: nn.BatchNorm1d(3), lambda config, shape: nn.Linear(3, 1), ())
+    normalized = Architecture(lambda *_: nn.BatchNorm1d(3), lambda *_: nn.Linear(3, 1), ())
     monkeypatch.setitem(ARCHITECTURES, "mlp", normalized)
     with pytest.raises(InputError, match=r"model\.architecture=mlp has buffers \(running_mean, .*GroupNorm"):
         build_pair(ModelConfig(), (1, 28, 28), 0)
@@ -354,8 +356,8 @@ class Diverging(nn.Module):
         super().__init__()
         self.network, self.how = network, how
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.network(x)
+    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        out = self.network(x, labels)
         if self.how == "loss":
             return out * torch.nan
         return out + (out.mean() * 0).sqrt()  # 0, with the gradient 0 * infinity

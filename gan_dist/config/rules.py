@@ -66,6 +66,16 @@ def contradictions(config: Config) -> Iterator[str]:
         yield "train.accumulation is incompatible with train.exact_shards: both split the batch; omit one of them"
     if train.compile and train.mixed_precision == "fp16":
         yield "train.compile is incompatible with train.mixed_precision=fp16; use bf16, or omit one of them"
+    if config.model.labels == "conditional":
+        if data.labels == "none":
+            yield "model.labels=conditional is incompatible with data.labels=none; omit one of them"
+        if data.stack > 1:
+            yield "model.labels=conditional is incompatible with data.stack: stacked images have no class; omit one"
+        if penalty.gradient and train.fake_labels == "drawn":
+            yield (
+                "penalty.gradient with model.labels=conditional requires train.fake_labels=paired: an interpolation of "
+                "two classes has no label"
+            )
     r1, r2 = penalty.r1 != 0, penalty.r2 != 0  # None, derived from the data, is above 0
     if penalty.gradient and (r1 or r2):
         yield (

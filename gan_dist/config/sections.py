@@ -104,8 +104,13 @@ class DataConfig:
 class ModelConfig:
     architecture: ArchitectureName = "mlp"
     """Generator and discriminator. mlp: multi-layer perceptrons. conv: convolutional networks."""
+    labels: Literal["none", "conditional"] = "none"
+    """Classes in the networks. conditional: the generator is asked for a class, and the discriminator judges each image
+    with its class. none: they do not see the classes of the data."""
     latent_dim: Width = 64
     """Size of a latent vector."""
+    label_dim: Width = 32
+    """Size of the embedding of a class, which is appended to the latent vector. Only if labels is conditional."""
     hidden_dim: DerivableWidth = 256
     """Units of a hidden layer, in both networks. None: derived from the data."""
     channels: DerivableWidth = 32
@@ -145,6 +150,10 @@ class TrainConfig:
     loss: LossName = "bce"
     """Adversarial loss. bce: non-saturating binary cross entropy. relativistic: RpGAN, to be used with penalty.r1 and
     penalty.r2."""
+    fake_labels: Literal["drawn", "paired"] = "drawn"
+    """Classes of the generated images, if model.labels is conditional. drawn: with the frequencies of the data, as a
+    function of the seed, the step and the place in the batch. paired: those of the real images of the batch, so that
+    paired losses compare images of one class."""
     accumulation: Annotated[int, Range(1, 1_000_000, "a micro-batch has at least one image")] = 1
     """Gradient accumulation: number of micro-batches per process and step. Divides the batch size per process."""
     exact_shards: Annotated[int, Range(1, 4_096, "each is a separate pass with separate gradients")] | None = None

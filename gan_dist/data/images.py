@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import tempfile
@@ -104,6 +106,21 @@ class ImageSet:
     """The file that `images` maps; None if they are in private memory."""
     notes: tuple[str, ...] = ()
     """As in `RawImages`."""
+
+    @property
+    def labels_sha256(self) -> str | None:
+        """Hash of the labels and the names of the classes; None if the images have none."""
+        if self.labels is None:
+            return None
+        names = json.dumps(self.spec.classes).encode()
+        return hashlib.sha256(names + self.labels.numpy().astype("<i8").tobytes()).hexdigest()
+
+    @property
+    def class_counts(self) -> Int64[Tensor, " classes"] | None:
+        """Number of images of each class; None if the images, as they are fetched, have no classes."""
+        if self.labels is None or self.spec.classes is None:
+            return None
+        return torch.bincount(self.labels, minlength=len(self.spec.classes))
 
     @property
     def shape(self) -> tuple[int, int, int]:

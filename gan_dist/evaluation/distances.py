@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gan_dist.evaluation.classifier import FEATURES
 from gan_dist.evaluation.estimates import (
+    Estimate,
     Figures,
     bootstrap_indices,
     confidence_interval,
@@ -49,11 +50,16 @@ def frechet_distance(images: ImageFeatures, reference: Reference) -> Figures:
 
     Comparable only for one classifier id and one number of images: it decreases with the number of images.
     """
+    return {"distance/frechet": frechet_between(images.features, reference.features)}
+
+
+def frechet_between(features: Float[Tensor, "n 128"], real: Float[Tensor, "m 128"]) -> Estimate:
+    """The Fréchet distance of two sets of features. Each has two rows or more."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    features = images.features.double()
+    features = features.double()
     metric = FrechetInceptionDistance(_Features(), reset_real_features=False, sync_on_compute=False).to(features.device)
-    metric.update(reference.features.double(), real=True)
+    metric.update(real.double(), real=True)
 
     def distance(features: Float[Tensor, "n 128"]) -> float:
         metric.reset()
@@ -61,7 +67,7 @@ def frechet_distance(images: ImageFeatures, reference: Reference) -> Figures:
         return metric.compute().item()
 
     samples = [distance(features[indices]) for indices in bootstrap_indices(len(features), features.device)]
-    return {"distance/frechet": confidence_interval(distance(features), standard_deviation(samples))}
+    return confidence_interval(distance(features), standard_deviation(samples))
 
 
 def kernel_distance(images: ImageFeatures, reference: Reference) -> Figures:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from gan_dist.data.pixels import normalize
@@ -29,6 +29,8 @@ class ImageFeatures:
     pixels: UInt8[Tensor, "n c h w"]
     stack: int = 1
     """Number of consecutive images that were the channels of one image."""
+    labels: Int64[Tensor, " n"] | None = None
+    """The class that a conditional generator was asked for, or that of a real image; None if there are none."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ class Reference:
     held_out_distances: Float[Tensor, " classes"] | None = None
     """Median distance of held-out images to the nearest training image, per class."""
     held_out_pixels: UInt8[Tensor, "m c h w"] | None = None
+    labels: Int64[Tensor, " n"] | None = None
+    """The classes of the rows of `features`; None if the images have none."""
+    held_out_labels: Int64[Tensor, " m"] | None = None
+    """The classes of the held-out images."""
     floor: Figures = field(default_factory=dict)
     """The figures of real images: the held-out images against the training images, else one half of the training
     images against the other. A generator can't be expected to be better."""
@@ -54,7 +60,7 @@ class Reference:
         moved: dict[str, Any] = {
             name: value.to(device)
             for name, value in vars(self).items()
-            if isinstance(value, Tensor) and name not in ("pixels", "held_out_pixels")
+            if isinstance(value, Tensor) and name not in ("pixels", "held_out_pixels", "held_out_labels")
         }
         return replace(self, **moved)
 
@@ -70,13 +76,19 @@ def single_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def extract_features(network: Classifier, pixels: UInt8[Tensor, "n c h w"], labelled: bool = True) -> ImageFeatures:
+def extract_features(
+    network: Classifier,
+    pixels: UInt8[Tensor, "n c h w"],
+    labelled: bool = True,
+    labels: Int64[Tensor, " n"] | None = None,
+) -> ImageFeatures:
     """Apply a classifier to images, on its device.
 
     Args:
         network: the classifier.
         pixels: if they have several times as many channels as it takes, each group of channels is a separate image.
         labelled: whether it was trained to tell classes apart.
+        labels: as in `ImageFeatures`.
     """
     channels, device = network.shape[0], network.head.weight.device
     stack = pixels.shape[1] // channels
@@ -84,4 +96,4 @@ def extract_features(network: Classifier, pixels: UInt8[Tensor, "n c h w"], labe
     with torch.no_grad():
         features = torch.cat([network.features(normalize(chunk.to(device))) for chunk in pixels.split(CHUNK)])
         logits = network.head(features) if labelled else features.new_zeros(len(features), 1)
-        return ImageFeatures(features, logits, pixels, stack)
+        return ImageFeatures(features, logits, pixels, stack, None if labels is None else labels.to(device))

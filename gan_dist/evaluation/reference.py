@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int64
 from safetensors.torch import save
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from gan_dist.evaluation.classifier_file import TrainedClassifier
 from gan_dist.evaluation.estimates import Estimate
 from gan_dist.evaluation.features import MAX_REFERENCE, Reference
 from gan_dist.evaluation.fingerprint import code_fingerprint
-from gan_dist.evaluation.floor import build_reference
+from gan_dist.evaluation.floor import build_reference, spread
 from gan_dist.evaluation.metrics import FIGURES
 from gan_dist.files import BadFile, parse_json_object, read_file
 from gan_dist.tensors import check_tensors, read_tensors
@@ -72,15 +73,33 @@ def reference_for(
         reference = _read(file, classifier, train.images, len(held_out.images) if held_out else None)
     except BadFile:  # missing or damaged
         reference = build_reference(
-            classifier.network, classifier.id, train.images, held_out_pixels, classifier.task == "classes"
+            classifier.network,
+            classifier.id,
+            train.images,
+            held_out_pixels,
+            classifier.task == "classes",
+            _labels(train),
+            _labels(held_out),
         )
         write_cached(file, _content(reference), announce)
-    return replace(reference, held_out_pixels=held_out_pixels)
+    labels = _labels(train)
+    return replace(
+        reference,
+        held_out_pixels=held_out_pixels,
+        held_out_labels=_labels(held_out),
+        labels=None if labels is None else spread(labels).to(reference.features.device),
+    )
+
+
+def _labels(images: ImageSet | None) -> Int64[Tensor, " n"] | None:
+    """The classes of images; None if they have none, as stacked images."""
+    return None if images is None or images.spec.classes is None else images.labels
 
 
 def _file(classifier: TrainedClassifier, train: ImageSet, held_out: ImageSet | None) -> Path:
     """The cached file, whose name depends on the images, the classifier and the code of the figures."""
-    images = [train.provenance.sha256, held_out.provenance.sha256 if held_out else ""]
+    both = [train, held_out] if held_out else [train]
+    images = [f"{split.provenance.sha256} {split.labels_sha256}" for split in both]
     parts = [*images, classifier.id, *FIGURES, code_fingerprint([*FIGURES.values(), build_reference])]
     return cache_file(f"reference-{hashlib.sha256('/'.join(parts).encode()).hexdigest()[:16]}.safetensors")
 

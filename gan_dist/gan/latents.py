@@ -1,4 +1,4 @@
-"""Latent vectors as a function of (seed, step, global index), identical for every number of processes."""
+"""Random inputs of a step as functions of (seed, step, global index), identical for every number of processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from gan_dist.seeding import sample_latents, seed_for
 
 
-class _RandomBatch:
+class RandomBatch:
     """Random numbers for the global batch, of which each rank uses a slice: that of Accelerate's split of the images.
 
     Every rank draws the numbers of the global batch. That is one short call for any number of processes, and needs no
@@ -32,7 +32,7 @@ class _RandomBatch:
         return self._generator.manual_seed(seed_for(self.seed, purpose, step))
 
 
-class Latents(_RandomBatch):
+class Latents(RandomBatch):
     """Draws this rank's share of a step's latent vectors.
 
     Args:
@@ -67,7 +67,7 @@ class Latents(_RandomBatch):
         return self.global_batch.normal_(generator=self.generator_at(purpose, step))[self.share].to(self.dtype)
 
 
-class InterpolationWeights(_RandomBatch):
+class InterpolationWeights(RandomBatch):
     """Draws this rank's share of a step's interpolation weights, in [0, 1): one for each pair of images."""
 
     def __call__(self, step: int) -> Float[Tensor, " n"]:

@@ -13,10 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gan_dist.data.batch import Batch
+from gan_dist.gan.labels import Labels
 from gan_dist.gan.losses import Logits, Scalar
 
 Images = Float[Tensor, "n c h w"]
-Discriminator = Callable[[Images], Logits]
+Discriminator = Callable[[Images, Labels | None], Logits]
+"""(images, their labels or None) -> logits."""
 
 
 def zero_centered(gradients: Images) -> Scalar:
@@ -58,12 +61,20 @@ class Critic(Protocol):
     def draw(self, step: int) -> tuple[Tensor, ...]:
         """Random inputs besides the images, for this rank's whole share; a function of the step."""
 
-    def __call__(self, real: Images, fake: Images, *drawn: Tensor) -> CriticOutput: ...
+    def __call__(self, real: Batch, fake: Batch, *drawn: Tensor) -> CriticOutput: ...
 
 
-def joint_logits(discriminator: Discriminator, real: Images, fake: Images) -> tuple[Logits, Logits]:
+def joined(real: Batch, fake: Batch) -> Batch:
+    """Both batches in one, in the precision of the fake images."""
+    images = torch.cat([real.images.to(fake.images.dtype), fake.images])
+    if real.labels is None or fake.labels is None:
+        return Batch(images, None)
+    return Batch(images, torch.cat([real.labels, fake.labels]))
+
+
+def joint_logits(discriminator: Discriminator, real: Batch, fake: Batch) -> tuple[Logits, Logits]:
     """Logits of both batches, in one pass. Equal to two passes, because no network mixes the samples of a batch."""
-    real_logits, fake_logits = discriminator(torch.cat([real.to(fake.dtype), fake])).float().chunk(2)
+    real_logits, fake_logits = discriminator(*joined(real, fake)).float().chunk(2)
     return real_logits, fake_logits
 
 
@@ -81,7 +92,7 @@ class NoPenalty:
     def draw(self, step: int) -> tuple[Tensor, ...]:
         return ()
 
-    def __call__(self, real: Images, fake: Images, *drawn: Tensor) -> CriticOutput:
+    def __call__(self, real: Batch, fake: Batch, *drawn: Tensor) -> CriticOutput:
         real_logits, fake_logits = joint_logits(self.discriminator, real, fake)
         return CriticOutput(real_logits, fake_logits, 0.0, {})
 
@@ -108,20 +119,20 @@ class ZeroCenteredPenalty:
     def draw(self, step: int) -> tuple[Tensor, ...]:
         return ()
 
-    def __call__(self, real: Images, fake: Images, *drawn: Tensor) -> CriticOutput:
-        fake = fake.float()
-        penalty, figures = real.new_zeros(()), {}
+    def __call__(self, real: Batch, fake: Batch, *drawn: Tensor) -> CriticOutput:
+        fake = fake._replace(images=fake.images.float())
+        penalty, figures = real.images.new_zeros(()), {}
         if self.r1 and self.r2:
-            logits, gradients = _logits_and_gradients(self.discriminator, torch.cat([real, fake]))
+            logits, gradients = _logits_and_gradients(self.discriminator, joined(real, fake))
             (real_logits, fake_logits), (at_real, at_fake) = logits.chunk(2), gradients.chunk(2)
         elif self.r1:  # two passes: only one needs gradients of gradients
             (real_logits, at_real), fake_logits = (
                 _logits_and_gradients(self.discriminator, real),
-                self.discriminator(fake),
+                self.discriminator(*fake),
             )
         else:
             real_logits, (fake_logits, at_fake) = (
-                self.discriminator(real),
+                self.discriminator(*real),
                 _logits_and_gradients(self.discriminator, fake),
             )
         if self.r1:
@@ -137,6 +148,8 @@ class ZeroCenteredPenalty:
 class OneCenteredPenalty:
     """WGAN-GP's penalty at interpolations of real and fake images, in every step.
 
+    With labels, both images of a pair have the same one.
+
     Args:
         discriminator: D in fp32.
         weight: lambda.
@@ -151,21 +164,21 @@ class OneCenteredPenalty:
     def draw(self, step: int) -> tuple[Tensor, ...]:
         return (self.interpolation_weights(step),)
 
-    def __call__(self, real: Images, fake: Images, *drawn: Tensor) -> CriticOutput:
-        fake = fake.float()
+    def __call__(self, real: Batch, fake: Batch, *drawn: Tensor) -> CriticOutput:
+        fake = fake._replace(images=fake.images.float())
         real_logits, fake_logits = joint_logits(self.discriminator, real, fake)
-        interpolated = torch.lerp(fake, real, drawn[0].view(-1, 1, 1, 1))
-        _, gradients = _logits_and_gradients(self.discriminator, interpolated)
+        interpolated = torch.lerp(fake.images, real.images, drawn[0].view(-1, 1, 1, 1))
+        _, gradients = _logits_and_gradients(self.discriminator, Batch(interpolated, real.labels))
         penalty = one_centered(gradients)
         return CriticOutput(real_logits, fake_logits, self.weight * penalty, {"penalty/gradient": penalty.detach()})
 
 
-def _logits_and_gradients(discriminator: Discriminator, images: Images) -> tuple[Logits, Images]:
+def _logits_and_gradients(discriminator: Discriminator, batch: Batch) -> tuple[Logits, Images]:
     """D's logits and their gradients with respect to the images, with the graph for one backward of loss and penalty.
 
     A logit depends on its own image only, so the gradient of the sum contains the gradient of each logit.
     """
-    images = images.detach().requires_grad_()
-    logits = discriminator(images)
+    images = batch.images.detach().requires_grad_()
+    logits = discriminator(images, batch.labels)
     (gradients,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return logits, gradients

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gan_dist.data.batch import Batch
+from gan_dist.gan.labels import BatchLabels, Labels
 from gan_dist.gan.losses import Logits, Loss
 from gan_dist.gan.penalties import Critic
 from gan_dist.gan.update import PartStats, Stats, Update
@@ -32,6 +33,8 @@ class Gan:
     """Computes the discriminator's logits and penalties in its own step."""
     latents: Callable[[int, str], Float[Tensor, "n latent"]]
     """(step, purpose) -> this rank's latent vectors, in the precision of the passes."""
+    labels: BatchLabels
+    """Chooses the labels that the networks see."""
 
 
 def discriminator_step(gan: Gan, batch: Batch, step: int) -> Stats:
@@ -40,13 +43,15 @@ def discriminator_step(gan: Gan, batch: Batch, step: int) -> Stats:
     Args:
         gan: the networks.
         batch: this rank's real images.
-        step: the step's number, which determines the latents.
+        step: the step's number, which determines the latents and the labels of the fake images.
 
     Returns:
         loss/discriminator without the penalties, score/real and score/fake (see `Loss.scores`), and each penalty
         without its weight. One value for each part of this rank's share, computed before the update.
     """
-    inputs = batch.images, gan.latents(step, "discriminator"), *gan.critic.draw(step)
+    purpose = "discriminator"
+    labels = gan.labels.real(batch), gan.labels.fake(batch, step, purpose)
+    inputs = batch.images, gan.latents(step, purpose), *labels, *gan.critic.draw(step)
     return gan.discriminator_update(partial(discriminator_loss, gan), *inputs)
 
 
@@ -56,16 +61,23 @@ def generator_step(gan: Gan, batch: Batch, step: int) -> Stats:
     Args:
         gan: the networks.
         batch: this rank's real images, for paired losses.
-        step: the step's number, which determines the latents.
+        step: the step's number, which determines the latents and the labels of the fake images.
 
     Returns:
         loss/generator. One value for each part of this rank's share, computed before the update.
     """
-    return gan.generator_update(partial(generator_loss, gan), batch.images, gan.latents(step, "generator"))
+    purpose = "generator"
+    labels = gan.labels.real(batch), gan.labels.fake(batch, step, purpose)
+    return gan.generator_update(partial(generator_loss, gan), batch.images, gan.latents(step, purpose), *labels)
 
 
 def discriminator_loss(
-    gan: Gan, real: Float[Tensor, "n c h w"], latents: Float[Tensor, "n latent"], *drawn: Tensor
+    gan: Gan,
+    real: Float[Tensor, "n c h w"],
+    latents: Float[Tensor, "n latent"],
+    real_labels: Labels | None,
+    fake_labels: Labels | None,
+    *drawn: Tensor,
 ) -> tuple[Float[Tensor, ""], PartStats]:
     """The discriminator's objective, with its graph, and the figures of `discriminator_step`.
 
@@ -73,11 +85,12 @@ def discriminator_loss(
         gan: the networks.
         real: real images in [-1, 1].
         latents: of the fake images.
+        real_labels, fake_labels: None if the networks are unconditional.
         drawn: random inputs of the penalty, from `Critic.draw`.
     """
     with torch.no_grad():  # no gradients for the generator
-        fake = gan.generator(latents)
-    output = gan.critic(real, fake, *drawn)
+        fake = gan.generator(latents, fake_labels)
+    output = gan.critic(Batch(real, real_labels), Batch(fake, fake_labels), *drawn)
     loss = gan.loss.discriminator(output.real_logits, output.fake_logits)
     real_score, fake_score = gan.loss.scores(output.real_logits.detach(), output.fake_logits.detach())
     return loss + output.penalty, {
@@ -89,7 +102,11 @@ def discriminator_loss(
 
 
 def generator_loss(
-    gan: Gan, real: Float[Tensor, "n c h w"], latents: Float[Tensor, "n latent"]
+    gan: Gan,
+    real: Float[Tensor, "n c h w"],
+    latents: Float[Tensor, "n latent"],
+    real_labels: Labels | None,
+    fake_labels: Labels | None,
 ) -> tuple[Float[Tensor, ""], PartStats]:
     """The generator's objective, with its graph, and the figure of `generator_step`.
 
@@ -97,12 +114,13 @@ def generator_loss(
         gan: the networks.
         real: real images in [-1, 1], for paired losses.
         latents: of the fake images.
+        real_labels, fake_labels: None if the networks are unconditional.
     """
-    fake = gan.generator(latents)
+    fake = gan.generator(latents, fake_labels)
 
     def real_logits() -> Logits:
         with torch.no_grad():  # they do not depend on the generator
-            return gan.discriminator(real.to(fake.dtype)).float()
+            return gan.discriminator(real.to(fake.dtype), real_labels).float()
 
-    loss = gan.loss.generator_loss(gan.discriminator(fake).float(), real_logits)
+    loss = gan.loss.generator_loss(gan.discriminator(fake, fake_labels).float(), real_logits)
     return loss, {"loss/generator": loss.detach()}

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -106,19 +106,21 @@ class Update:
             setattr(bare, "found_inf", guard.veto)  # noqa: B010  # untyped
         self._captured = CapturedFunction(self._apply) if captured else None
 
-    def full_precision(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+    def full_precision(
+        self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"] | None = None
+    ) -> Float[Tensor, " n"]:
         """The network's logits in fp32, at the weights of the passes. Gradients flow to these weights."""
         if self._rounded is None:
-            return self.forward_network(images)
+            return self.forward_network(images, labels)
         weights = {name: parameter.float() for name, parameter in self.forward_network.named_parameters()}
-        return torch.func.functional_call(self.forward_network, weights, (images.float(),))
+        return torch.func.functional_call(self.forward_network, weights, (images.float(), labels))
 
-    def __call__(self, part_loss: PartLoss, *inputs: Float[Tensor, "n ..."]) -> Stats:
+    def __call__(self, part_loss: PartLoss, *inputs: Shaped[Tensor, "n ..."] | None) -> Stats:
         """Do one update.
 
         Args:
             part_loss: called once for each part, in order; the same function of its inputs in every step.
-            inputs: of this rank's whole share.
+            inputs: of this rank's whole share; None, in every step or in none, is passed on.
 
         Returns:
             Name -> figure, (parts,); valid until the next call.
@@ -133,15 +135,15 @@ class Update:
         if self._captured is not None:
             self._captured.reset()
 
-    def _apply(self, part_loss: PartLoss, *inputs: Float[Tensor, "n ..."]) -> Stats:
+    def _apply(self, part_loss: PartLoss, *inputs: Shaped[Tensor, "n ..."] | None) -> Stats:
         apart = self.reduction.rows > 1
         figures, losses = [], []
         for i, part in enumerate(self.parts):
-            own = [tensor[part] for tensor in inputs]
+            own = [None if tensor is None else tensor[part] for tensor in inputs]
             if self.reduction.exact:
                 # Kernels may round differently if the memory alignment differs, as it would for the same part on
                 # another number of processes.
-                own = [tensor.clone() for tensor in own]
+                own = [None if tensor is None else tensor.clone() for tensor in own]
             loss, stats = part_loss(*own)
             weighted = loss if self.reduction.weight == 1 else loss * self.reduction.weight
             self.backward(weighted, inputs=self._parameters)  # none for the other network

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -16,19 +18,32 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-def build_generator(config: ModelConfig, image_shape: ImageShape) -> nn.Module:
+def build_generator(config: ModelConfig, image_shape: ImageShape, classes: int = 0) -> nn.Module:
     """Build a generator on the meta device: latents (n, latent_dim) to images (n, C, H, W) in [-1, 1].
+
+    Args:
+        config: of the networks.
+        image_shape: (C, H, W) of an image.
+        classes: number of classes, from `count_classes`.
 
     Raises:
         InputError: the architecture does not support the image shape.
     """
     # On another device the layers would draw initial weights from the global generator and allocate memory.
     with torch.device("meta"):
-        return find_architecture(config, image_shape).generator(config, image_shape)
+        return find_architecture(config, image_shape).generator(config, image_shape, classes)
 
 
-def build_pair(config: ModelConfig, image_shape: ImageShape, seed: int) -> tuple[nn.Module, nn.Module]:
-    """Build a generator and a discriminator on the CPU. Their initial weights are a function of (config, seed).
+def build_pair(
+    config: ModelConfig, image_shape: ImageShape, seed: int, classes: int = 0
+) -> tuple[nn.Module, nn.Module]:
+    """Build a generator and a discriminator on the CPU. Their initial weights are a function of the arguments.
+
+    Args:
+        config: of the networks.
+        image_shape: (C, H, W) of an image.
+        seed: the run's seed.
+        classes: number of classes, from `count_classes`.
 
     Raises:
         InputError: the architecture does not support the image shape, or its networks have buffers.
@@ -37,7 +52,9 @@ def build_pair(config: ModelConfig, image_shape: ImageShape, seed: int) -> tuple
     # torch's layers draw their weights from the global generator, which is restored here.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "weights"))
-        pair = architecture.generator(config, image_shape), architecture.discriminator(config, image_shape)
+        builders = architecture.generator, architecture.discriminator
+        generator, discriminator = (build(config, image_shape, classes) for build in builders)
+        pair = generator, discriminator
         if config.initialization == "he":
             for network in pair:
                 initialize_kaiming(network)
@@ -64,6 +81,31 @@ def find_architecture(config: ModelConfig, image_shape: ImageShape) -> Architect
             f"{architecture.side_multiple}, not {image_shape[1]}x{image_shape[2]}; use {' or '.join(others)}"
         )
     return architecture
+
+
+def count_classes(config: ModelConfig, classes: Sequence[str] | None) -> int:
+    """The number of classes that the networks are built for; 0 if they take no labels.
+
+    Args:
+        config: of the networks.
+        classes: names of the classes of the data set; None if it has none.
+
+    Raises:
+        InputError: labels are asked for and there are none, or the architecture does not take them.
+    """
+    if config.labels == "none":
+        return 0
+    if not ARCHITECTURES[config.architecture].conditional:
+        others = [name for name, other in ARCHITECTURES.items() if other.conditional]
+        raise InputError(
+            f"model.labels={config.labels} is not supported by model.architecture={config.architecture}; "
+            f"use {' or '.join(others)}, or omit it"
+        )
+    if classes is None:
+        raise InputError(
+            f"model.labels={config.labels} requires classes, and the data have none; use data with labels, or omit it"
+        )
+    return len(classes)
 
 
 def _supports(architecture: Architecture, image_shape: ImageShape) -> bool:

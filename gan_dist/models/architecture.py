@@ -11,7 +11,9 @@ from gan_dist.config import ModelConfig
 
 ImageShape = tuple[int, int, int]
 """(C, H, W)."""
-Builder = Callable[[ModelConfig, ImageShape], nn.Module]
+Builder = Callable[[ModelConfig, ImageShape, int], nn.Module]
+"""(configuration, shape of an image, number of classes) -> network. Without classes, it is 0, and the network is called
+without labels."""
 
 
 class Architecture(NamedTuple):
@@ -23,3 +25,6 @@ class Architecture(NamedTuple):
     """Fields of ModelConfig that determine the sizes of the networks."""
     side_multiple: int = 1
     """Both sides of an image must be multiples of it."""
+    conditional: bool = False
+    """Whether the networks take labels, too: generator(latents, labels) and discriminator(images, labels), with labels
+    (n,) of int64."""

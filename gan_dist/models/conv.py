@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from gan_dist.config import ModelConfig
 from gan_dist.models.architecture import Architecture, ImageShape
+from gan_dist.models.labels import Labels, LatentsWithClass, Projection, logits_of
 
 SLOPE = 0.2  # of every LeakyReLU
 PATCH = 4  # pixels per side
@@ -35,10 +36,21 @@ class Generator(nn.Module):
         hidden_dim: units of the hidden linear layer.
         channels: of the feature maps with a quarter of the image's sides.
         image_shape: (C, H, W); H and W are multiples of 4.
+        classes: number of classes, or 0.
+        label_dim: size of the embedding of a class.
     """
 
-    def __init__(self, latent_dim: int, hidden_dim: int, channels: int, image_shape: ImageShape) -> None:
+    def __init__(
+        self,
+        latent_dim: int,
+        hidden_dim: int,
+        channels: int,
+        image_shape: ImageShape,
+        classes: int = 0,
+        label_dim: int = 1,
+    ) -> None:
         super().__init__()
+        self.input = LatentsWithClass(latent_dim, classes, label_dim)
         image_channels, grids = image_shape[0], halved_grids(image_shape)
         widths = [stage_channels(channels, stage) for stage in range(len(grids))]
         rows, columns = grids[-1]
@@ -50,7 +62,7 @@ class Generator(nn.Module):
                 Enlarge(grids[stage - 1]),
             ]
         self.layers = nn.Sequential(
-            nn.Linear(latent_dim, hidden_dim),
+            nn.Linear(self.input.size, hidden_dim),
             nn.LeakyReLU(SLOPE),
             nn.Linear(hidden_dim, widths[-1] * rows * columns),
             nn.LeakyReLU(SLOPE),
@@ -64,12 +76,12 @@ class Generator(nn.Module):
         )
 
     @classmethod
-    def from_config(cls, config: ModelConfig, image_shape: ImageShape) -> Generator:
-        return cls(config.latent_dim, config.hidden_dim, config.channels, image_shape)
+    def from_config(cls, config: ModelConfig, image_shape: ImageShape, classes: int) -> Generator:
+        return cls(config.latent_dim, config.hidden_dim, config.channels, image_shape, classes, config.label_dim)
 
-    def forward(self, latents: Float[Tensor, "n latent"]) -> Float[Tensor, "n c h w"]:
+    def forward(self, latents: Float[Tensor, "n latent"], labels: Labels | None = None) -> Float[Tensor, "n c h w"]:
         """Returns images in [-1, 1]."""
-        return self.layers(latents)
+        return self.layers(self.input(latents, labels))
 
 
 class Discriminator(nn.Module):
@@ -79,9 +91,10 @@ class Discriminator(nn.Module):
         hidden_dim: units of the hidden linear layer.
         channels: of the feature maps with a quarter of the image's sides.
         image_shape: (C, H, W); H and W are multiples of 4.
+        classes: number of classes, or 0.
     """
 
-    def __init__(self, hidden_dim: int, channels: int, image_shape: ImageShape) -> None:
+    def __init__(self, hidden_dim: int, channels: int, image_shape: ImageShape, classes: int = 0) -> None:
         super().__init__()
         image_channels, grids = image_shape[0], halved_grids(image_shape)
         widths = [stage_channels(channels, stage) for stage in range(len(grids))]
@@ -105,14 +118,15 @@ class Discriminator(nn.Module):
             nn.LeakyReLU(SLOPE),
             nn.Linear(hidden_dim, 1),
         )
+        self.projection = Projection(classes, hidden_dim)
 
     @classmethod
-    def from_config(cls, config: ModelConfig, image_shape: ImageShape) -> Discriminator:
-        return cls(config.hidden_dim, config.channels, image_shape)
+    def from_config(cls, config: ModelConfig, image_shape: ImageShape, classes: int) -> Discriminator:
+        return cls(config.hidden_dim, config.channels, image_shape, classes)
 
-    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+    def forward(self, images: Float[Tensor, "n c h w"], labels: Labels | None = None) -> Float[Tensor, " n"]:
         """Returns logits; above 0 means real."""
-        return self.layers(images).squeeze(1)
+        return logits_of(self.layers, self.projection, images, labels)
 
 
 class Enlarge(nn.Module):
@@ -155,4 +169,5 @@ ARCHITECTURE = Architecture(
     Discriminator.from_config,
     size_fields=("hidden_dim", "latent_dim", "channels"),
     side_multiple=PATCH,
+    conditional=True,
 )

@@ -15,7 +15,7 @@ from gan_dist.models.architecture import ImageShape
 FIGURES_PER_STEP = 8  # approximately; they are kept until they are logged
 
 
-def training_bytes(config: Config, image_shape: ImageShape, ranks: int) -> int:
+def training_bytes(config: Config, image_shape: ImageShape, ranks: int, classes: int = 0) -> int:
     """A lower bound of the memory that training needs in one process, in bytes.
 
     Per weight: the weight, its gradient (in the exact mode one for each part of the batch) and Adam's two moments, in
@@ -27,13 +27,15 @@ def training_bytes(config: Config, image_shape: ImageShape, ranks: int) -> int:
         config: valid for this number of ranks.
         image_shape: (C, H, W).
         ranks: number of processes.
+        classes: number of classes of the networks, or 0.
 
     Raises:
         InputError: the architecture does not support the image shape.
     """
     architecture = find_architecture(config.model, image_shape)
     with torch.device("meta"):
-        networks = [build(config.model, image_shape) for build in (architecture.generator, architecture.discriminator)]
+        builders = architecture.generator, architecture.discriminator
+        networks = [build(config.model, image_shape, classes) for build in builders]
     generator, both = count_weights(networks[0]), sum(map(count_weights, networks))
     share, shards = config.train.batch_size // ranks, config.train.exact_shards
     parts = config.train.accumulation if shards is None else shards // ranks
@@ -46,18 +48,18 @@ def training_bytes(config: Config, image_shape: ImageShape, ranks: int) -> int:
     return copies * both + average + activations + latents + figures
 
 
-def check_memory(config: Config, image_shape: ImageShape, ranks: int, device: torch.device) -> None:
+def check_memory(config: Config, image_shape: ImageShape, ranks: int, device: torch.device, classes: int = 0) -> None:
     """Check, before the networks are built, that this machine or GPU has the memory to train them.
 
     Args:
-        config, image_shape, ranks: as in `training_bytes`.
+        config, image_shape, ranks, classes: as in `training_bytes`.
         device: where the networks train. On a CPU, the processes of this machine share its memory.
 
     Raises:
         InputError: it has not. The message contains the sizes and the required and available memory.
     """
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if device.type == "cpu" else 1
-    needed, available = here * training_bytes(config, image_shape, ranks), free_memory(device)
+    needed, available = here * training_bytes(config, image_shape, ranks, classes), free_memory(device)
     if available is not None and needed > available:
         model, train = config.model, config.train
         fields = find_architecture(model, image_shape).size_fields

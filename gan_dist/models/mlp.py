@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gan_dist.config import ModelConfig
 from gan_dist.models.architecture import Architecture, ImageShape
+from gan_dist.models.labels import Labels, LatentsWithClass, Projection, logits_of
 
 
 class Generator(nn.Module):
@@ -18,13 +19,18 @@ class Generator(nn.Module):
         latent_dim: size of a latent vector.
         hidden_dim: units of each of the two hidden layers.
         image_shape: (C, H, W).
+        classes: number of classes, or 0.
+        label_dim: size of the embedding of a class.
     """
 
-    def __init__(self, latent_dim: int, hidden_dim: int, image_shape: ImageShape) -> None:
+    def __init__(
+        self, latent_dim: int, hidden_dim: int, image_shape: ImageShape, classes: int = 0, label_dim: int = 1
+    ) -> None:
         super().__init__()
         self.image_shape = image_shape
+        self.input = LatentsWithClass(latent_dim, classes, label_dim)
         self.layers = nn.Sequential(
-            nn.Linear(latent_dim, hidden_dim),
+            nn.Linear(self.input.size, hidden_dim),
             nn.ReLU(),
             nn.Linear(hidden_dim, hidden_dim),
             nn.ReLU(),
@@ -33,12 +39,12 @@ class Generator(nn.Module):
         )
 
     @classmethod
-    def from_config(cls, config: ModelConfig, image_shape: ImageShape) -> Generator:
-        return cls(config.latent_dim, config.hidden_dim, image_shape)
+    def from_config(cls, config: ModelConfig, image_shape: ImageShape, classes: int) -> Generator:
+        return cls(config.latent_dim, config.hidden_dim, image_shape, classes, config.label_dim)
 
-    def forward(self, latents: Float[Tensor, "n latent"]) -> Float[Tensor, "n c h w"]:
+    def forward(self, latents: Float[Tensor, "n latent"], labels: Labels | None = None) -> Float[Tensor, "n c h w"]:
         """Returns images in [-1, 1]."""
-        return self.layers(latents).view(-1, *self.image_shape)
+        return self.layers(self.input(latents, labels)).view(-1, *self.image_shape)
 
 
 class Discriminator(nn.Module):
@@ -49,9 +55,10 @@ class Discriminator(nn.Module):
     Args:
         hidden_dim: units of each of the three hidden layers.
         image_shape: (C, H, W).
+        classes: number of classes, or 0.
     """
 
-    def __init__(self, hidden_dim: int, image_shape: ImageShape) -> None:
+    def __init__(self, hidden_dim: int, image_shape: ImageShape, classes: int = 0) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Flatten(),  # (n, C*H*W)
@@ -63,18 +70,21 @@ class Discriminator(nn.Module):
             nn.LeakyReLU(0.2),
             nn.Linear(hidden_dim, 1),
         )
+        self.projection = Projection(classes, hidden_dim)
 
     @classmethod
-    def from_config(cls, config: ModelConfig, image_shape: ImageShape) -> Discriminator:
-        return cls(config.hidden_dim, image_shape)
+    def from_config(cls, config: ModelConfig, image_shape: ImageShape, classes: int) -> Discriminator:
+        return cls(config.hidden_dim, image_shape, classes)
 
-    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+    def forward(self, images: Float[Tensor, "n c h w"], labels: Labels | None = None) -> Float[Tensor, " n"]:
         """Returns logits; above 0 means real."""
-        return self.layers(images).squeeze(1)
+        return logits_of(self.layers, self.projection, images, labels)
 
-    def probability(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+    def probability(self, images: Float[Tensor, "n c h w"], labels: Labels | None = None) -> Float[Tensor, " n"]:
         """Returns the probability that each image is real."""
-        return self(images).sigmoid()
+        return self(images, labels).sigmoid()
 
 
-ARCHITECTURE = Architecture(Generator.from_config, Discriminator.from_config, size_fields=("hidden_dim", "latent_dim"))
+ARCHITECTURE = Architecture(
+    Generator.from_config, Discriminator.from_config, size_fields=("hidden_dim", "latent_dim"), conditional=True
+)

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
@@ -16,6 +16,7 @@ from gan_dist.outputs.folder import RunFolder
 
 COLUMNS = 8
 COUNT = COLUMNS * COLUMNS
+MAX_ROWS = 40  # classes in a grid
 GAP = 2  # pixels around each image
 BACKGROUND = 128  # gray
 PANEL_EPOCHS = (10, 50, 100, 300)
@@ -23,10 +24,23 @@ MAX_PICTURE_BYTES = 2**28
 
 
 def save_grid(images: Float[Tensor, "n c h w"], file: Path) -> None:
-    """Save up to 64 images in [-1, 1] as a PNG with 8 columns, atomically."""
+    """Save images in [-1, 1] as a PNG with 8 columns, atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as temporary:
-        save_picture(quantize(images[:COUNT].float().cpu()), COLUMNS, temporary)
+        save_picture(quantize(images.float().cpu()), COLUMNS, temporary)
+
+
+def first_of_classes(labels: Int64[Tensor, " n"], classes: int) -> Int64[Tensor, " selected"]:
+    """Indices of images for a grid with a row a class: the first 8 of each of the first 40 classes.
+
+    A class with fewer images repeats them; one without images has no row.
+
+    Args:
+        labels: of the images, in the order in which they are wanted.
+        classes: number of classes.
+    """
+    rows = [(labels == label).nonzero().flatten() for label in range(min(classes, MAX_ROWS))]
+    return torch.cat([row[torch.arange(COLUMNS) % len(row)] for row in rows if len(row)])
 
 
 def save_picture(pixels: UInt8[Tensor, "n c h w"], columns: int, file: Path) -> None:
@@ -50,10 +64,12 @@ def save_picture(pixels: UInt8[Tensor, "n c h w"], columns: int, file: Path) -> 
     Image.fromarray(canvas.permute(1, 2, 0).contiguous().numpy()).save(file)
 
 
-def save_samples(generator: nn.Module, latents: Float[Tensor, "n latent"], file: Path) -> None:
-    """Save a grid of generated images. The latents of a run are fixed, so that its epochs can be compared."""
+def save_samples(
+    generator: nn.Module, latents: Float[Tensor, "n latent"], labels: Int64[Tensor, " n"] | None, file: Path
+) -> None:
+    """Save a grid of generated images. The inputs of a run are fixed, so that its epochs can be compared."""
     with torch.no_grad():
-        save_grid(generator(latents), file)
+        save_grid(generator(latents, labels), file)
 
 
 def draw_panel(folder: RunFolder) -> None:

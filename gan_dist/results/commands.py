@@ -26,7 +26,13 @@ class SampleArguments:
     count: Annotated[int, SAMPLES] = 64
     """Number of images, at most 10,000 in a .png."""
     output: Path = Path("samples.png")
-    """Output file: a grid (.png), or an array "images" of uint8 (n, C, H, W) (.npz)."""
+    """Output file: a grid (.png), or an array "images" of uint8 (n, C, H, W) and, of a conditional run, "labels" of
+    int64 (n,) (.npz)."""
+    label: str | None = None
+    """Name or number of the class of all images, of a conditional run."""
+    labels: str | None = None
+    """Names or numbers of classes, separated by commas. Each gets an equal share of the images, and a row of the grid.
+    None: as label, else drawn with the frequencies of the training images."""
     seed: Annotated[int, SEEDS] = 0
     """Random seed of the latents."""
     weights: Weights = "average"
@@ -46,11 +52,19 @@ def sample(arguments: Sequence[str]) -> int:
         raise InputError(f"output={parsed.output} must end in .png (a grid) or .npz (an array)")
     if parsed.output.suffix == ".png":
         GRID_SAMPLES.check("count", parsed.count)
+    if parsed.label is not None and parsed.labels is not None:
+        raise InputError("label and labels exclude each other; omit one of them")
+    from gan_dist.results.classes import choose_labels
     from gan_dist.results.generator import load_generator
     from gan_dist.results.sample import generate_pixels, save_pixels
 
+    field, asked = "labels", None if parsed.labels is None else parsed.labels.split(",")
+    if parsed.label is not None:
+        field, asked = "label", [parsed.label]
     generator = load_generator(parsed.run, parsed.weights)
-    save_pixels(generate_pixels(generator, parsed.count, parsed.seed), parsed.output)
+    labels = choose_labels(generator, parsed.count, parsed.seed, asked, field)
+    pixels = generate_pixels(generator, parsed.count, parsed.seed, labels)
+    save_pixels(pixels, parsed.output, labels, rows=parsed.labels is not None)
     print(f"{parsed.count} images in {parsed.output}")
     return 0
 

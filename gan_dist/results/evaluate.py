@@ -156,9 +156,11 @@ def _evaluate(
     reference = reference_for(real.config, train, classifier, announce)
     inception = _inception(features, real, reference, announce)
     judged = judge()
-    images = extract_features(classifier.network, judged.pixels, labelled=classifier.task == "classes")
+    labelled = classifier.task == "classes"
+    images = extract_features(classifier.network, judged.pixels, labelled, judged.labels)
     count = len(judged.pixels)
-    figures, floor = compute_figures(images, reference), real_figures(reference, count, train.stack)
+    figures = compute_figures(images, reference)
+    floor = real_figures(reference, count, train.stack, conditional=judged.labels is not None)
     if inception is not None:
         figures |= inception.figures(images.pixels)
         floor = floor | inception.reference.floor

@@ -36,7 +36,8 @@ class Evaluation:
     """Provenance of the real images."""
     figures: dict[str, Estimate]
     classes: tuple[str, ...] | None
-    """Names of the classes, in the order of the figures classes/0, classes/1, …; None if the images have none."""
+    """Names of the classes, in the order of the figures classes/0, classes/1, …, as of asked/0 and within/0; None if
+    the images have none."""
     real: dict[str, Estimate]
     """The same figures of real images. A generator can't be expected to be better."""
     inception: str | None = None
@@ -73,7 +74,7 @@ class Evaluation:
 
     def _label(self, figure: str) -> str:
         """A figure's name, with that of its class unless this is the same number."""
-        index = figure.removeprefix("classes/")
-        if self.classes is None or index == figure or not index.isdigit() or self.classes[int(index)] == index:
+        index = figure.rpartition("/")[2]
+        if self.classes is None or not index.isdigit() or self.classes[int(index)] == index:
             return figure
         return f"{figure} {escape(self.classes[int(index)])}"

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
-from torch import nn
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
 
 from gan_dist.config import Config, InputError, Weights, from_dict, validate
 from gan_dist.data.spec import DataSpec
@@ -29,8 +31,10 @@ def load_generator(run: Path | str, weights: Weights = "average") -> nn.Module:
             average. best: as average, at the evaluation with the smallest Fréchet distance.
 
     Returns:
-        A module that maps standard normal latents (n, latent_dim) to images (n, C, H, W) in [-1, 1]. Its attributes
-        are latent_dim, shape (C, H, W), and classes, the names of its classes, or None.
+        A module that maps standard normal latents (n, latent_dim), and labels (n,) of int64 if it has classes, to
+        images (n, C, H, W) in [-1, 1]. Its attributes are latent_dim; shape, (C, H, W); classes, the names of its
+        classes; and class_counts, the number of training images of each class. Both are None if the run is
+        unconditional.
 
     Raises:
         InputError: there is no such generator, or its file is damaged.
@@ -79,14 +83,16 @@ def read_generator(file: Path) -> tuple[nn.Module, Config, int]:
     try:
         tensors, metadata = read_tensors(read_file(file, MAX_BYTES))
         config, shape, step = _description(metadata)
-        generator = _build(config, shape)
+        classes, counts = _classes(config, metadata)
+        generator = _build(config, shape, len(classes or ()))
         check_tensors(tensors, generator.state_dict())
     except BadFile as error:
         if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
             raise InputError(f"{file.parent} holds no {file.name}; {_first_written(file.name)}") from error
         raise InputError(f"{file} {error}; resume the run to write it again, or restore it") from error
     generator.to_empty(device="cpu").load_state_dict(tensors)
-    for name, value in {"latent_dim": config.model.latent_dim, "shape": shape, "classes": None}.items():
+    described = {"latent_dim": config.model.latent_dim, "shape": shape, "classes": classes, "class_counts": counts}
+    for name, value in described.items():
         setattr(generator, name, value)
     return generator.eval().requires_grad_(False), config, step
 
@@ -125,14 +131,36 @@ def _description(metadata: Mapping[str, str]) -> tuple[Config, ImageShape, int]:
     return config, (shape[0], shape[1], shape[2]), step
 
 
-def _build(config: Config, shape: ImageShape) -> nn.Module:
+def _classes(
+    config: Config, metadata: Mapping[str, str]
+) -> tuple[tuple[str, ...] | None, Int64[Tensor, " classes"] | None]:
+    """The names of the classes of a generator and the number of training images of each; None if it has none.
+
+    Raises:
+        BadFile: they are missing or invalid.
+    """
+    if config.model.labels == "none":
+        return None, None
+    for name in ("data", "class_counts"):
+        if name not in metadata:
+            raise BadFile(f"does not describe a conditional generator: its metadata lack {name!r}")
+    names = DataSpec.from_dict(parse_json(metadata["data"].encode())).classes
+    counts = parse_json(metadata["class_counts"].encode())
+    if names is None or not isinstance(counts, list) or len(counts) != len(names):
+        raise BadFile("has metadata whose class_counts are not one number for each class")
+    if not all(is_whole(count) and 0 < count < 2**31 for count in counts):
+        raise BadFile("has metadata whose class_counts are not positive whole numbers")
+    return names, torch.tensor(counts)
+
+
+def _build(config: Config, shape: ImageShape, classes: int) -> nn.Module:
     """As `build_generator`.
 
     Raises:
         BadFile: the network can't be built.
     """
     try:
-        return build_generator(config.model, shape)
+        return build_generator(config.model, shape, classes)
     # Sizes that overflow in torch, or values of another type.
     except (InputError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise BadFile(f"describes a network that can't be built ({first_line(error)})") from None

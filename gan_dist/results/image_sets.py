@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
 from gan_dist.config import EVALUATED, Config, DataConfig, DataSource, InputError, Weights
@@ -18,6 +18,7 @@ from gan_dist.data.pixels import quantize
 from gan_dist.data.sources import load_images, pin_source
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import read_config, read_optional_json
+from gan_dist.results.classes import choose_labels
 from gan_dist.results.generator import generator_file, is_generator_file, read_generator
 from gan_dist.results.sample import generate_images
 
@@ -55,6 +56,8 @@ class JudgedImages:
     """Of the latents; None if the images were given, as the next two fields."""
     generator: Path | None = None
     step: int | None = None
+    labels: Int64[Tensor, " n"] | None = None
+    """The classes that a conditional generator was asked for."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +103,9 @@ class Run:
             if is_generator_file(self.path)
             else RunFolder(self.path).evaluation
         )
-        pixels = quantize(generate_images(self.generator, count, seed))
-        return JudgedImages(self.path, pixels, result, seed, self.file, self.step)
+        labels = choose_labels(self.generator, count, seed)
+        pixels = quantize(generate_images(self.generator, count, seed, labels))
+        return JudgedImages(self.path, pixels, result, seed, self.file, self.step, labels)
 
 
 def run_config(path: Path) -> Config:

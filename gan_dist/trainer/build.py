@@ -6,6 +6,7 @@ import dataclasses
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gan_dist.config import Config, check_processes, validate, warnings
@@ -22,12 +23,13 @@ from gan_dist.distributed.machine import fix_kernels
 from gan_dist.distributed.main_process import on_main_process
 from gan_dist.distributed.preemption import StopAgreement, StopRequest
 from gan_dist.gan.guard import NonfiniteGuard
-from gan_dist.gan.latents import fixed_latents
+from gan_dist.gan.latents import fixed_latents as draw_fixed_latents
+from gan_dist.models import count_classes
 from gan_dist.models.average import make_average
 from gan_dist.outputs.checkpoint import Checkpoints
 from gan_dist.outputs.console import Console
 from gan_dist.outputs.folder import RunFolder
-from gan_dist.outputs.pictures import COUNT
+from gan_dist.outputs.pictures import COLUMNS, COUNT, MAX_ROWS
 from gan_dist.outputs.trackers import make_tracker
 from gan_dist.outputs.writer import Writer
 from gan_dist.trainer import session
@@ -115,11 +117,12 @@ def assemble(
     window = min(config.log.every_steps, schedule.total_steps)
     guard = NonfiniteGuard(window, rank, ranks, device, scaled=accelerator.scaler is not None)
     penalty_factor = torch.ones((), device=device)
-    gan = build_gan(config, networks, reduction, guard, penalty_factor, accelerator)
+    gan = build_gan(config, networks, reduction, guard, penalty_factor, images.class_counts, accelerator)
     if device.type == "cpu":
         share = config.train.batch_size // ranks // reduction.parts
         choose_threads(gan, images.shape, share, reduction.exact, config.train.threads is None, console.announce)
     batches, loader = build_loader(config, images, schedule, accelerator)
+    fixed_latents, fixed_labels = fixed_inputs(config, images, device)
     found = start.checkpoint
     return Trainer(
         config=config,
@@ -145,7 +148,8 @@ def assemble(
         profiler=profiler,
         images=images,
         run_id=start.run_id,
-        fixed_latents=fixed_latents(config.train.seed, COUNT, config.model.latent_dim).to(device),
+        fixed_latents=fixed_latents,
+        fixed_labels=fixed_labels,
         timing=Timing(found.state["seconds"], found.state["evaluating_seconds"]) if found else Timing(),
     )
 
@@ -189,6 +193,16 @@ def build_loader(
     steps, train = range(schedule.total_steps), config.train
     batches = GlobalBatches(len(store), train.batch_size, train.seed, steps, store.index_device, images.stack, mirrored)
     return batches, accelerator.prepare(make_loader(store, batches))
+
+
+def fixed_inputs(config: Config, images: ImageSet, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """The latents and labels of the sample grids. With labels, a row is a class, and all rows have the same latents."""
+    latents = draw_fixed_latents(config.train.seed, COUNT, config.model.latent_dim).to(device)
+    classes = count_classes(config.model, images.spec.classes)
+    if not classes:
+        return latents, None
+    rows = torch.arange(min(classes, MAX_ROWS), device=device)
+    return latents[:COLUMNS].repeat(len(rows), 1), rows.repeat_interleave(COLUMNS)
 
 
 def begin(trainer: Trainer, start: Start) -> None:

@@ -34,6 +34,7 @@ def save_checkpoint(trainer: Trainer) -> None:
         "config": to_dict(trainer.config),
         "data_sha256": trainer.images.provenance.sha256,
         "data_spec": trainer.images.spec.to_dict(),
+        "labels_sha256": trainer.images.labels_sha256,
         "seconds": trainer.timing.seconds(),
         "evaluating_seconds": trainer.timing.evaluating,
         "best": trainer.best,
@@ -82,11 +83,15 @@ def tensors_of(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
 
 def describe_generator(trainer: Trainer) -> dict[str, str]:
     """Metadata of generator.safetensors, from which `load_generator` rebuilds the network."""
-    return {
+    described = {
         "config": json.dumps(to_dict(trainer.config)),
         "data": json.dumps(trainer.images.spec.to_dict()),
         "step": str(trainer.step),
     }
+    counts = trainer.images.class_counts
+    if trainer.config.model.labels != "none" and counts is not None:
+        described["class_counts"] = json.dumps(counts.tolist())
+    return described
 
 
 def checkpoint_bytes(networks: Iterable[nn.Module]) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from gan_dist.config import Config, InputError
@@ -27,7 +27,7 @@ from gan_dist.evaluation.floor import real_figures
 from gan_dist.evaluation.metrics import compute_figures
 from gan_dist.evaluation.reference import reference_for
 from gan_dist.gan.penalties import Discriminator
-from gan_dist.seeding import sample_latents
+from gan_dist.seeding import sample_labels, sample_latents
 from gan_dist.trainer.inception import InceptionEvaluator
 
 SCORED = 1998  # real images of each kind that the discriminator rates; divisible by three, for stacks
@@ -41,6 +41,8 @@ class Found(NamedTuple):
     """Without pixels."""
     scored_shape: tuple[int, ...] | None
     """Of the held-out images that the discriminator rates; None if there are none."""
+    scored_labels: list[int] | None
+    """Their classes."""
 
 
 class Evaluator:
@@ -123,7 +125,9 @@ class Evaluator:
             else:
                 self._classifier, reference = found.classifier, found.reference
                 if found.scored_shape is not None:
-                    reference = replace(reference, held_out_pixels=self._share_scored(found.scored_shape))
+                    labels = None if found.scored_labels is None else torch.tensor(found.scored_labels)
+                    scored = self._share_scored(found.scored_shape)
+                    reference = replace(reference, held_out_pixels=scored, held_out_labels=labels)
                 device = self.accelerator.device
                 if device.type == "mps":  # has no double precision, which the figures require
                     device = torch.device("cpu")
@@ -138,14 +142,19 @@ class Evaluator:
         data = pin_source(self.config.data, self.images.provenance.source)
         classifier = classifier_for(data, self.announce, may_train=False, train=self.images)
         reference = reference_for(data, self.images, classifier, self.announce)
-        floor = real_figures(reference, self.config.evaluate.count, self.images.stack)
-        shape = None
+        conditional = self.config.model.labels != "none"
+        floor = real_figures(reference, self.config.evaluate.count, self.images.stack, conditional)
+        shape, labels = None, None
         if (pixels := reference.held_out_pixels) is not None:
             self._inception.held_out = pixels
-            self._scored = pixels[subset_indices(len(pixels), SCORED, "scored", pixels.device)]
+            scored = subset_indices(len(pixels), SCORED, "scored")
+            self._scored = pixels[scored]
             shape = tuple(self._scored.shape)
-        reference = replace(reference, floor=floor, pixels=reference.pixels[:0], held_out_pixels=None)
-        return Found(classifier, reference, shape)
+            labels = None if reference.held_out_labels is None else reference.held_out_labels[scored].tolist()
+        reference = replace(
+            reference, floor=floor, pixels=reference.pixels[:0], held_out_pixels=None, held_out_labels=None
+        )
+        return Found(classifier, reference, shape, labels)
 
     def _share_scored(self, shape: tuple[int, ...]) -> UInt8[Tensor, "m c h w"]:
         """The held-out images that the discriminator rates, from rank 0."""
@@ -164,10 +173,15 @@ class Evaluator:
         count, dim = self.config.evaluate.count, self.config.model.latent_dim
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         each = -(-count // (CHUNK * ranks))  # chunks per rank; surplus images are discarded
-        latents = sample_latents(CHUNK * each * ranks, dim, seed=0).view(each, ranks, CHUNK, dim)[:, rank]
+        total = CHUNK * each * ranks
+        latents = sample_latents(total, dim, seed=0).view(each, ranks, CHUNK, dim)[:, rank]
+        labels = self._labels(total)
+        mine: list[Tensor | None] = [None] * each
+        if labels is not None:
+            mine = list(labels.view(each, ranks, CHUNK)[:, rank])
         with torch.no_grad():
             # Copied one by one: the choice of kernel may depend on the alignment of a chunk in memory.
-            pixels = [quantize(generator(chunk.to(self.accelerator.device, copy=True))) for chunk in latents]
+            pixels = [quantize(generator(*map(self._to_device, inputs))) for inputs in zip(latents, mine, strict=True)]
         labelled = self._classifier.task == "classes"
         chunks = [extract_features(self._classifier.network, chunk, labelled) for chunk in pixels]
         stack = chunks[0].stack
@@ -178,7 +192,19 @@ class Evaluator:
 
         features = gather([chunk.features for chunk in chunks])
         logits = gather([chunk.logits for chunk in chunks])
-        return ImageFeatures(features, logits, gather([chunk.pixels for chunk in chunks]), stack)
+        asked = None if labels is None else labels[:count].to(features.device)
+        return ImageFeatures(features, logits, gather([chunk.pixels for chunk in chunks]), stack, asked)
+
+    def _labels(self, count: int) -> Int64[Tensor, " count"] | None:
+        """The classes that the generator is asked for; None if it is unconditional."""
+        counts = self.images.class_counts
+        if self.config.model.labels == "none" or counts is None:
+            return None
+        return sample_labels(count, counts, seed=0)
+
+    def _to_device(self, tensor: Tensor | None) -> Tensor | None:
+        """A copy of an input of a network."""
+        return None if tensor is None else tensor.to(self.accelerator.device, copy=True)
 
     def _memorization(self, discriminator: Discriminator) -> dict[str, float]:
         """Whether the discriminator memorizes the training images.
@@ -191,12 +217,27 @@ class Evaluator:
             return {}
         pixels = self.images.images
         seen = pixels[subset_indices(len(pixels), SCORED, "scored", pixels.device)]
-        train, held_out = (self._logits(discriminator, chosen) for chosen in (seen, self._reference.held_out_pixels))
+        labels = self.images.labels
+        seen_labels = None if labels is None else labels[subset_indices(len(labels), SCORED, "scored")]
+        train, held_out = (
+            self._logits(discriminator, *chosen)
+            for chosen in (
+                (seen, seen_labels),
+                (self._reference.held_out_pixels, self._reference.held_out_labels),
+            )
+        )
         ahead = (train[:, None] - held_out[None, :]).sign().mean().item()
         return {"score/train": (1 + ahead) / 2, "score/held_out": (1 - ahead) / 2}
 
-    def _logits(self, discriminator: Discriminator, pixels: UInt8[Tensor, "n c h w"]) -> Float[Tensor, " m"]:
+    def _logits(
+        self, discriminator: Discriminator, pixels: UInt8[Tensor, "n c h w"], labels: Int64[Tensor, " n"] | None
+    ) -> Float[Tensor, " m"]:
         pixels = pixels[: len(pixels) // self.images.stack * self.images.stack]  # a remainder makes no whole stack
         chunks = stack_channels(pixels, self.images.stack).to(self.accelerator.device).split(CHUNK)
+        of_chunks: Sequence[Tensor | None] = [None] * len(chunks)
+        if labels is not None and self.config.model.labels != "none":
+            of_chunks = labels.to(self.accelerator.device).split(CHUNK)
         with torch.no_grad():
-            return torch.cat([discriminator(normalize(chunk)) for chunk in chunks])
+            return torch.cat(
+                [discriminator(normalize(chunk), known) for chunk, known in zip(chunks, of_chunks, strict=True)]
+            )

@@ -21,6 +21,7 @@ from gan_dist.data.store import PendingBatch, keeps_on_device
 from gan_dist.distributed.preemption import StopRequest
 from gan_dist.gan.steps import discriminator_step, generator_step
 from gan_dist.memory import free_memory
+from gan_dist.models import count_classes
 from gan_dist.models.cost import count_weights, training_bytes
 from gan_dist.outputs.console import Console
 from gan_dist.outputs.folder import RunFolder
@@ -100,7 +101,7 @@ def make_forecast(config: Config, images: ImageSet, accelerator: Accelerator) ->
     if size > count:
         raise InputError(f"train.batch_size={size} is more than the {count:,} images of the data set")
     free = free_memory(device)
-    bound = training_bytes(config, images.shape, 1)
+    bound = _lower_bound(config, images)
     rows = {
         "data": f"{images.spec.name}, {count:,} images of {'x'.join(map(str, images.shape))}",
         "device": device.type,
@@ -120,12 +121,16 @@ def make_forecast(config: Config, images: ImageSet, accelerator: Accelerator) ->
     return Forecast(rows, tuple(problems))
 
 
+def _lower_bound(config: Config, images: ImageSet) -> int:
+    return training_bytes(config, images.shape, 1, count_classes(config.model, images.spec.classes))
+
+
 def _bytes_of_an_image(config: Config, images: ImageSet, accelerator: Accelerator, baseline: int, peak: int) -> float:
     """By how much the peak of a step grows with each image of the batch: measured, and at least the lower bound."""
     size = config.train.batch_size
     larger = with_batch_size(config, GROWTH * size)
-    needed, free = training_bytes(larger, images.shape, 1), free_memory(accelerator.device)
-    bound = (needed - training_bytes(config, images.shape, 1)) / ((GROWTH - 1) * size)
+    needed, free = _lower_bound(larger, images), free_memory(accelerator.device)
+    bound = (needed - _lower_bound(config, images)) / ((GROWTH - 1) * size)
     if free is not None and GROWTH * peak > free:  # the larger batch may not fit
         return max(peak / size, bound)
     found = measure(larger, images, accelerator, baseline, timed=False)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from gan_dist.config import Config, OptimizerConfig, PenaltyConfig, TrainConfig
@@ -16,13 +16,14 @@ from gan_dist.distributed.main_process import on_main_process
 from gan_dist.distributed.peers import PING_SECONDS
 from gan_dist.distributed.shared_memory import SharedMemory
 from gan_dist.gan.guard import NonfiniteGuard
+from gan_dist.gan.labels import BatchLabels, DrawnLabels, NoLabels, PairedLabels
 from gan_dist.gan.latents import InterpolationWeights, Latents
 from gan_dist.gan.losses import LOSSES
 from gan_dist.gan.penalties import Critic, NoPenalty, OneCenteredPenalty, ZeroCenteredPenalty
 from gan_dist.gan.reduction import ExactReduction, FastReduction, Gather, Reduction, add_local_pairs
 from gan_dist.gan.steps import Gan
 from gan_dist.gan.update import Update, flatten
-from gan_dist.models import build_pair
+from gan_dist.models import build_pair, count_classes
 from gan_dist.models.cost import check_memory, count_weights
 from gan_dist.trainer.start import Start
 
@@ -48,14 +49,16 @@ def build_networks(config: Config, start: Start, accelerator: Accelerator, annou
     during each backward, and passes in half precision use the update's copy of the network, not autocast.
 
     Raises:
-        InputError: the networks do not fit into the memory.
+        InputError: the networks do not fit into the memory, or need classes that the data lack.
     """
-    device, shape = accelerator.device, start.images.spec.shape
-    on_main_process(accelerator, lambda: check_memory(config, shape, accelerator.num_processes, device))
+    device, spec, ranks = accelerator.device, start.images.spec, accelerator.num_processes
+    classes = count_classes(config.model, spec.classes)
+    on_main_process(accelerator, lambda: check_memory(config, spec.shape, ranks, device, classes))
     captured = config.train.compile and device.type == "cuda"
     if config.train.compile and not captured:
         announce("train.compile is for CUDA and has no effect here")
-    generator, discriminator = (network.to(device) for network in build_pair(config.model, shape, config.train.seed))
+    pair = build_pair(config.model, spec.shape, config.train.seed, classes)
+    generator, discriminator = (network.to(device) for network in pair)
     # The optimizers come after the move, which may replace parameters.
     generator_optimizer = make_optimizer(generator, config.optimizer, config.optimizer.generator_factor, captured)
     discriminator_optimizer = make_optimizer(discriminator, config.optimizer, 1.0, captured)
@@ -106,6 +109,7 @@ def build_gan(
     reduction: Reduction,
     guard: NonfiniteGuard,
     penalty_factor: Float[Tensor, ""],
+    class_counts: Int64[Tensor, " classes"] | None,
     accelerator: Accelerator,
 ) -> Gan:
     """The two updates and what they need.
@@ -116,6 +120,7 @@ def build_gan(
         reduction: adds the gradients.
         guard: rejects updates that are not finite.
         penalty_factor: multiplies both gammas; changed in place between steps.
+        class_counts: number of training images of each class; None if the data have no classes.
         accelerator: of the ranks.
     """
     rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
@@ -138,7 +143,27 @@ def build_gan(
         loss=LOSSES[config.train.loss],
         critic=make_critic(config.penalty, discriminator_update, penalty_factor, interpolation_weights),
         latents=Latents(seed, config.model.latent_dim, batch_size, rank, ranks, device, dtype),
+        labels=make_labels(config, class_counts, rank, ranks, device),
     )
+
+
+def make_labels(
+    config: Config, class_counts: Int64[Tensor, " classes"] | None, rank: int, ranks: int, device: torch.device
+) -> BatchLabels:
+    """How the labels that the networks see are chosen.
+
+    Args:
+        config: of the run.
+        class_counts: as in `build_gan`.
+        rank, ranks: this rank and the number of ranks.
+        device: where the labels are drawn.
+    """
+    if config.model.labels == "none":
+        return NoLabels()
+    if config.train.fake_labels == "paired":
+        return PairedLabels()
+    assert class_counts is not None
+    return DrawnLabels(class_counts, config.train.seed, config.train.batch_size, rank, ranks, device)
 
 
 def make_reduction(config: TrainConfig, ranks: int, gather: Gather | None) -> Reduction:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gan_dist.distributed.main_process import on_main_process
 from gan_dist.gan.guard import NonfiniteUpdate
-from gan_dist.models import build_pair
+from gan_dist.models import build_pair, count_classes
 from gan_dist.models.average import Average
 from gan_dist.outputs.checkpoint_format import Checkpoint
 from gan_dist.outputs.optimizer_state import load_optimizer_tensors
@@ -70,7 +70,8 @@ def restore(trainer: Trainer, found: Checkpoint | None) -> None:
     gan, config = trainer.gan, trainer.config
     updates = {"generator": gan.generator_update, "discriminator": gan.discriminator_update}
     if found is None:
-        first = build_pair(config.model, trainer.images.shape, config.train.seed)
+        spec = trainer.images.spec
+        first = build_pair(config.model, spec.shape, config.train.seed, count_classes(config.model, spec.classes))
         tensors = {name: network.state_dict() for name, network in zip(updates, first, strict=True)}
         tensors["average"] = tensors["generator"]
     else:
@@ -93,4 +94,4 @@ def restore(trainer: Trainer, found: Checkpoint | None) -> None:
 def _latest_checkpoint(trainer: Trainer) -> Checkpoint | None:
     trainer.writer.wait()
     trainer.tracker.logged_through = max([trainer.tracker.logged_through, *(row["step"] for row in trainer.rows)])
-    return latest_checkpoint(trainer.checkpoints, trainer.config, trainer.images.shape, trainer.console.announce)
+    return latest_checkpoint(trainer.checkpoints, trainer.config, trainer.images.spec, trainer.console.announce)

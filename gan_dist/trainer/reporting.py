@@ -80,7 +80,7 @@ def sample(trainer: Trainer) -> None:
     """Save the grid of images of the fixed latents. Rank 0 only."""
     file = trainer.folder.epoch_samples(trainer.schedule.epochs_completed(trainer.step))
     try:
-        save_samples(trainer.ema.network, trainer.fixed_latents, file)
+        save_samples(trainer.ema.network, trainer.fixed_latents, trainer.fixed_labels, file)
     except OSError as error:  # a checkpoint can reproduce the picture
         trainer.console.announce(f"{file} is not writable ({error.strerror or error})")
     else:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gan_dist.config import TrainingFailed, to_dict
 from gan_dist.config.derived import describe_derived
@@ -17,7 +18,7 @@ from gan_dist.files import write_json
 from gan_dist.models.cost import count_weights
 from gan_dist.outputs.curves import draw_curves
 from gan_dist.outputs.folder import timestamp
-from gan_dist.outputs.pictures import COUNT, draw_panel, save_grid
+from gan_dist.outputs.pictures import COUNT, draw_panel, first_of_classes, save_grid
 from gan_dist.outputs.records import StepLines, read_floor, read_json_lines, read_optional_json
 from gan_dist.trainer.checkpointing import checkpoint_bytes
 from gan_dist.trainer.state import Trainer
@@ -47,8 +48,7 @@ def begin(trainer: Trainer, tracker_id: str | None) -> None:
     folder.remove_unfinished()
     write_json(folder.config, to_dict(trainer.config))
     images = trainer.images
-    first = epoch_order(len(images.images), trainer.config.train.seed, 0, images.stack)[:COUNT]
-    save_grid(DeviceStore(images, torch.device("cpu")).__getitems__(first).result().images, folder.real_samples)
+    save_grid(first_real_images(trainer), folder.real_samples)
     trainer.tracker.start(to_dict(trainer.config), tracker_id, sent)
     if trainer.step:
         console.announce(f"resuming after step {trainer.step:,} from {folder.checkpoints}")
@@ -71,6 +71,7 @@ def begin(trainer: Trainer, tracker_id: str | None) -> None:
             "run folder": folder.path,
             "data": f"{data.name}, {data.count:,} images ({data.source}; {data.verified} verified)",
             "images": images.spec.describe_shape(),
+            "classes": describe_classes(trainer),
             "networks": f"{trainer.config.model.architecture}, {weights:,} weights",
             "batch size": f"{trainer.config.train.batch_size} over {session['processes']} process(es)",
             "device": f"{session['device']}, {session['mixed_precision']} mixed precision, "
@@ -81,6 +82,29 @@ def begin(trainer: Trainer, tracker_id: str | None) -> None:
             **describe_derived(trainer.derived),
         },
     )
+
+
+def first_real_images(trainer: Trainer) -> Tensor:
+    """The first images of the run, (n, C, H, W) in [-1, 1], in the layout of the sample grids."""
+    images, conditional = trainer.images, trainer.fixed_labels is not None
+    order = epoch_order(len(images.images), trainer.config.train.seed, 0, images.stack)
+    if conditional:
+        assert images.labels is not None
+        assert images.spec.classes is not None
+        order = order[first_of_classes(images.labels[order], len(images.spec.classes))]
+    else:
+        order = order[:COUNT]
+    return DeviceStore(images, torch.device("cpu")).__getitems__(order).result().images
+
+
+def describe_classes(trainer: Trainer) -> str:
+    """The classes of the data, and whether the networks see them."""
+    names = trainer.images.spec.classes
+    if names is None:
+        return "none"
+    if trainer.config.model.labels == "none":
+        return f"{len(names)}, not used (--model.labels conditional trains with them)"
+    return f"{len(names)}, {trainer.config.model.labels}; labels of generated images {trainer.config.train.fake_labels}"
 
 
 def logged_through(trainer: Trainer, earlier: Mapping[str, Any]) -> int:

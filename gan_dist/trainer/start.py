@@ -14,12 +14,13 @@ from torch import Tensor
 from gan_dist.config import Config, InputError, differences
 from gan_dist.config.derived import derive
 from gan_dist.data.images import ImageSet
+from gan_dist.data.readers.names import quoted
 from gan_dist.data.sources import load_images
 from gan_dist.data.spec import DataSpec
 from gan_dist.distributed.preemption import StopRequest
 from gan_dist.evaluation.inception_file import check_inception
 from gan_dist.files import BadFile
-from gan_dist.models import ImageShape, build_pair
+from gan_dist.models import build_pair, count_classes
 from gan_dist.models.cost import count_weights
 from gan_dist.outputs.checkpoint import Checkpoints
 from gan_dist.outputs.checkpoint_format import Checkpoint, DamagedCheckpoint, ForeignCheckpoint
@@ -79,6 +80,7 @@ def find_start(
             f"train.batch_size={config.train.batch_size} is more than the {count:,} images of the data set; "
             f"use at most {count}"
         )
+    check_classes(config, images)
     described = describe_images(images)
     if not there:
         return Start(described, None, uuid.uuid4().hex, suffix), images
@@ -86,13 +88,34 @@ def find_start(
     run_id = earlier.get("run_id")
     run_id = run_id if isinstance(run_id, str) else ""
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep, run_id=run_id)
-    checkpoint = latest_checkpoint(checkpoints, config, images.shape, announce)
+    checkpoint = latest_checkpoint(checkpoints, config, images.spec, announce)
     if checkpoint is None:
         announce(f"the run in {folder.path} ended before its first checkpoint and starts again")
         return Start(described, None, run_id or uuid.uuid4().hex, suffix), images
     if checkpoint.state["data_sha256"] != images.provenance.sha256:
         raise InputError(_other_images(folder, checkpoint, images))
+    if config.model.labels != "none" and checkpoint.state.get("labels_sha256") != images.labels_sha256:
+        raise InputError(_other_labels(folder, checkpoint, images))
     return Start(described, checkpoint, checkpoint.run_id, suffix), images
+
+
+def check_classes(config: Config, images: ImageSet) -> None:
+    """Check that a conditional run has images of every class.
+
+    Raises:
+        InputError: the data have no classes, or a class has no images.
+    """
+    names, counts = images.spec.classes, images.class_counts
+    if not count_classes(config.model, names):
+        return
+    assert names is not None
+    assert counts is not None
+    if empty := [name for name, count in zip(names, counts.tolist(), strict=True) if not count]:
+        more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
+        raise InputError(
+            f"model.labels={config.model.labels} requires training images of every class, and {images.provenance.file} "
+            f"has none of {quoted(empty[0])}{more}; add images, remove the class, or omit model.labels"
+        )
 
 
 def _take_folder(config: Config, folder: RunFolder, announce: Callable[[str], None], request: StopRequest) -> bool:
@@ -114,28 +137,43 @@ def _other_images(folder: RunFolder, checkpoint: Checkpoint, images: ImageSet) -
     )
 
 
+def _other_labels(folder: RunFolder, checkpoint: Checkpoint, images: ImageSet) -> str:
+    before, now = (checkpoint.state.get("data_spec") or {}).get("classes") or [], list(images.spec.classes or ())
+    what = "the classes of some images have changed"
+    if before != now:
+        changed = [f"without {quoted(name)}" for name in before if name not in now]
+        changed += [f"with {quoted(name)}" for name in now if name not in before]
+        what = f"it had {len(before)} classes, now {len(now)} ({', '.join(changed[:4]) or 'in another order'})"
+    return (
+        f"run.dir={folder.path} was trained with other labels: {what}; "
+        "restore the labels of the data, or choose another --run.dir"
+    )
+
+
 def latest_checkpoint(
-    checkpoints: Checkpoints, config: Config, image_shape: ImageShape, announce: Callable[[str], None]
+    checkpoints: Checkpoints, config: Config, spec: DataSpec, announce: Callable[[str], None]
 ) -> Checkpoint | None:
     """The latest checkpoint that a run of this configuration can resume; None if there are none.
 
     Args:
         checkpoints: of the run.
         config: its resolved configuration.
-        image_shape: (C, H, W) of its images.
+        spec: of its images.
         announce: called with one line per checkpoint that is skipped.
 
     Raises:
         InputError: all checkpoints are damaged.
     """
-    expected = expected_tensors(config, image_shape)
+    expected = expected_tensors(config, spec)
     return checkpoints.latest(announce, expected, lambda found: check_state(found.state, config))
 
 
-def expected_tensors(config: Config, image_shape: ImageShape) -> dict[str, dict[str, Tensor]]:
+def expected_tensors(config: Config, spec: DataSpec) -> dict[str, dict[str, Tensor]]:
     """The tensors in the checkpoints of a run: stem of the file -> name -> meta tensor with shape and dtype."""
+    classes = count_classes(config.model, spec.classes)
     with torch.device("meta"):
-        pair = dict(zip(("generator", "discriminator"), build_pair(config.model, image_shape, 0), strict=True))
+        networks = build_pair(config.model, spec.shape, 0, classes)
+        pair = dict(zip(("generator", "discriminator"), networks, strict=True))
         expected: dict[str, dict[str, Tensor]] = {}
         for name, network in pair.items():
             expected[name] = network.state_dict()
@@ -155,13 +193,14 @@ def check_state(state: dict[str, Any], config: Config) -> None:
         ForeignCheckpoint: the checkpoint was written with another configuration.
     """
     penalty = config.penalty
-    spec = state.get("data_spec")
+    spec, labels = state.get("data_spec"), state.get("labels_sha256")
     figures = len(METRICS) + sum(map(bool, (penalty.r1, penalty.r2, penalty.gradient)))
     window, best = state.get("metrics_window"), state.get("best")
     for name, ok in {
         "config": isinstance(state.get("config"), dict),
         "data_sha256": isinstance(state.get("data_sha256"), str),
         "data_spec": spec is None or _is_spec(spec),  # earlier versions did not store it
+        "labels_sha256": labels is None or isinstance(labels, str),
         "seconds": _is_duration(state.get("seconds")),
         "evaluating_seconds": _is_duration(state.get("evaluating_seconds")),
         "best": best is None or (_is_list(best, 2) and all(map(is_number, best)) and isinstance(best[0], int)),

@@ -64,7 +64,9 @@ class Trainer:
     profiler: Profiler
     images: ImageSet
     fixed_latents: Tensor
-    """Latents of the sample grids, (64, latent_dim)."""
+    """Latents of the sample grids, (n, latent_dim): 64, or 8 for each class that has a row."""
+    fixed_labels: Tensor | None
+    """Labels of the sample grids, (n,); None if the networks are unconditional."""
     run_id: str
     """Identifies the checkpoints of this run."""
     timing: Timing

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gan_dist.data.batch import Batch
 from gan_dist.gan.steps import Gan, discriminator_loss, generator_loss
 
 TRIALS = 16  # of the bitwise comparison; a few sums may agree by chance
@@ -71,9 +72,12 @@ def gradients(gan: Gan, images: Float[Tensor, "n c h w"], step: int) -> Iterator
     """
     latents = [gan.latents(step, purpose)[: len(images)].clone() for purpose in ("discriminator", "generator")]
     drawn = [numbers[: len(images)].clone() for numbers in gan.critic.draw(step)]
+    batch = Batch(images, torch.zeros(len(images), dtype=torch.int64))
+    real, fake = gan.labels.real(batch), gan.labels.fake(batch, step, "generator")
+    labels = real, None if fake is None else fake[: len(images)].clone()
     for network, (loss, figures) in (
-        (gan.discriminator, discriminator_loss(gan, images, latents[0], *drawn)),
-        (gan.generator, generator_loss(gan, images, latents[1])),
+        (gan.discriminator, discriminator_loss(gan, images, latents[0], *labels, *drawn)),
+        (gan.generator, generator_loss(gan, images, latents[1], *labels)),
     ):
         yield from torch.autograd.grad(loss, list(network.parameters()), allow_unused=True, materialize_grads=True)
         yield from figures.values()
