@@ -664,7 +664,34 @@ def test_advice_names_flags_that_exist() -> None:
 
 
 # Findings whose cases are not in PROBLEMATIC -> the tests with these cases.
+def conditional(asked: float, diversity: float) -> Rows:
+    """An evaluation in which these are the figures of class 1; those of class 0 are good."""
+    classes = {"asked/0": 0.95, "within/0/diversity": 9.0, "asked/1": asked, "within/1/diversity": diversity}
+    return [evaluation(2500, 20.0, 0.1, **classes)]
+
+
+def test_a_class_is_compared_with_real_images_of_this_class() -> None:
+    rows, classes = metrics_rows(R3_FIGURES, 3000), ("cat", "dog")
+    floor = FLOOR | {"asked/0": 0.99, "within/0/diversity": 10.0, "asked/1": 0.8, "within/1/diversity": 20.0}
+
+    def found(asked: float, diversity: float) -> list[Finding]:
+        return diagnose(rows, conditional(asked, diversity), R3, floor, classes).findings
+
+    assert found(0.5, 7.0) == []
+    (finding,) = found(0.3, 7.0)
+    assert finding.name == "class-not-obeyed"
+    assert finding.evidence == "images of the class that was asked for: class 1 (dog) 30% (real images 80%)"
+    (finding,) = found(0.5, 5.0)
+    assert finding.name == "class-collapse"
+    assert finding.evidence == "diversity within class 1 (dog) 5 (real images 20)"
+    # A classifier that can't recognize the class itself says nothing about the generator.
+    floor["asked/1"] = 0.4
+    assert found(0.3, 7.0) == []
+
+
 SEPARATE_TESTS = {
+    "class-not-obeyed": test_a_class_is_compared_with_real_images_of_this_class,
+    "class-collapse": test_a_class_is_compared_with_real_images_of_this_class,
     "not-finite": test_a_figure_without_a_finite_value_is_found_at_once,
     "oscillates": test_an_oscillating_loss_is_distinguished_from_a_trend_and_from_an_outlier,
 }

@@ -43,7 +43,7 @@ from gan_dist.evaluation.classifier_file import (
     shipped_classifier,
 )
 from gan_dist.evaluation.classifier_training import train_classifier
-from gan_dist.evaluation.conditional import asked_and_obtained, within_class_distances
+from gan_dist.evaluation.conditional import asked_and_obtained, within_class_distances, within_class_diversities
 from gan_dist.evaluation.distances import classifier_score, frechet_distance, kernel_distance
 from gan_dist.evaluation.estimates import Estimate, subset_indices
 from gan_dist.evaluation.extractors import classifier_for
@@ -356,6 +356,20 @@ def test_asked_and_obtained_counts_the_images_of_the_class_that_was_asked_for() 
     assert asked_and_obtained(generated(drawn(10), torch.eye(3)[obtained]), real(drawn(10))) == {}
 
 
+def test_the_diversity_within_a_class_is_that_of_its_images() -> None:
+    features, labels = drawn(100, 1), torch.arange(100) % 2
+    labels[:10] = 2
+    features[labels == 1] = 1.0
+    figures = within_class_diversities(dataclasses.replace(generated(features), labels=labels), real(drawn(10)))
+    assert figures.keys() == {"within/0/diversity", "within/1/diversity"}
+    assert (
+        figures["within/0/diversity"]
+        == feature_diversity(generated(features[labels == 0]), real(drawn(10)))["diversity/features"]
+    )
+    assert figures["within/1/diversity"].value == 0
+    assert within_class_diversities(generated(features), real(drawn(10))) == {}
+
+
 VALUE_TESTS = {
     "frechet": test_frechet_distance_is_the_closed_formula,
     "kernel": test_kernel_distance_is_the_unbiased_mmd_of_blocks,
@@ -366,6 +380,7 @@ VALUE_TESTS = {
     "modes": test_modes_of_stacked_images,
     "diversity": test_diversity_is_the_mean_distance_of_two,
     "within": test_the_distance_within_a_class_is_that_of_its_images,
+    "within-diversity": test_the_diversity_within_a_class_is_that_of_its_images,
     "asked": test_asked_and_obtained_counts_the_images_of_the_class_that_was_asked_for,
 }
 
@@ -379,9 +394,9 @@ def test_every_figure_is_tested_and_documented() -> None:
     labels = torch.arange(100) % 2
     conditional = dataclasses.replace(generated(drawn(100), drawn(100)[:, :2]), labels=labels)
     names = compute_figures(stacked, reference).keys() - {f"classes/{label}" for label in range(1, 10)}
-    for figure in (within_class_distances, asked_and_obtained):
+    for figure in (within_class_distances, within_class_diversities, asked_and_obtained):
         names |= figure(conditional, dataclasses.replace(reference, labels=labels)).keys()
-    names -= {"within/1", "asked/1"}
+    names -= {"within/1", "within/1/diversity", "asked/1"}
     assert [name for name in names if f"`{name}`" not in documentation] == []
 
 

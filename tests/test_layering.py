@@ -33,8 +33,8 @@ models.architecture models.labels models.mlp models.conv models.average models m
 gan.latents gan.labels gan.losses gan.penalties gan.cuda_graph gan.guard gan.reduction gan.update gan.steps gan
 evaluation.classifier evaluation.classifier_file evaluation.classifier_training evaluation.extractors
 evaluation.estimates
-evaluation.features evaluation.distances evaluation.manifolds evaluation.classes evaluation.conditional
-evaluation.nearest evaluation.metrics
+evaluation.features evaluation.distances evaluation.manifolds evaluation.classes evaluation.nearest
+evaluation.conditional evaluation.metrics
 evaluation.floor evaluation.fingerprint evaluation.reference
 evaluation.inception_file evaluation.inception_network evaluation.inception evaluation.inception_judge
 evaluation.history evaluation.diagnosis

@@ -6,6 +6,7 @@ from gan_dist.evaluation.classes import MAX_SHARES
 from gan_dist.evaluation.distances import frechet_between
 from gan_dist.evaluation.estimates import Estimate, Figures, confidence_interval, proportion
 from gan_dist.evaluation.features import ImageFeatures, Reference
+from gan_dist.evaluation.nearest import mean_distance
 
 PREFIXES = ("asked/", "within/")  # of the names of these figures
 MIN_OF_CLASS = 20  # images, generated and real; a distance of fewer is meaningless
@@ -25,6 +26,22 @@ def asked_and_obtained(images: ImageFeatures, reference: Reference) -> Figures:
     of_classes = {label: right[images.labels == label] for label in shown}
     figures = {f"asked/{label}": proportion(found) for label, found in of_classes.items() if len(found)}
     return {"asked/obtained": proportion(right), **figures}
+
+
+def within_class_diversities(images: ImageFeatures, reference: Reference) -> Figures:
+    """The mean distance of the features of two images of the same class. 0 if all its images are equal.
+
+    Classes with fewer than MIN_OF_CLASS images are left out. Empty if no classes were asked for, or more than
+    MAX_SHARES.
+    """
+    if images.labels is None or images.logits.shape[1] > MAX_SHARES:
+        return {}
+    classes = {label: images.features[images.labels == label] for label in images.labels.unique().tolist()}
+    return {
+        f"within/{label}/diversity": mean_distance(features)
+        for label, features in classes.items()
+        if len(features) >= MIN_OF_CLASS
+    }
 
 
 def within_class_distances(images: ImageFeatures, reference: Reference) -> Figures:

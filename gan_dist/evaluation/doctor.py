@@ -14,6 +14,8 @@ from gan_dist.config import Config
 from gan_dist.evaluation.diagnosis import FindingFunction
 from gan_dist.evaluation.history import FIRST_STEP, History, Row, figure, steps_missing
 from gan_dist.evaluation.image_findings import (
+    class_collapse,
+    class_not_obeyed,
     discriminator_memorizes,
     far_from_real,
     generator_copies,
@@ -39,17 +41,20 @@ FINDINGS: dict[str, FindingFunction] = {
     "oscillates": oscillates,
     "mode-collapse": mode_collapse,
     "missing-classes": missing_classes,
+    "class-not-obeyed": class_not_obeyed,
+    "class-collapse": class_collapse,
     "discriminator-memorizes": discriminator_memorizes,
     "generator-copies": generator_copies,
 }
 
 # Finding -> findings that it explains. These are not reported beside it, since their advice would be misleading.
-_IMAGES = ("mode-collapse", "missing-classes")
+_IMAGES = ("mode-collapse", "missing-classes", "class-not-obeyed", "class-collapse")
 EXPLAINED = {
     "diverges": ("discriminator-fooled", "discriminator-overpowers", "generator-starves", "oscillates", *_IMAGES),
     "discriminator-fooled": _IMAGES,
     "generator-starves": ("oscillates", *_IMAGES),
-    "mode-collapse": ("missing-classes",),
+    "mode-collapse": ("missing-classes", "class-not-obeyed", "class-collapse"),
+    "missing-classes": ("class-not-obeyed",),
 }
 
 # Finding -> the figure that it needs, which an evaluation of some data does not have: without labels or with more than

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 
 from gan_dist.config.rules import is_any_size
+from gan_dist.evaluation.classes import MAX_SHARES
 from gan_dist.evaluation.diagnosis import Diagnosis, regularize
 from gan_dist.evaluation.history import History, Row, figure
 
@@ -19,6 +20,7 @@ COLLAPSED_CLASSES = 0.5  # share of images that would have to change their class
 UNCOVERED = 0.05
 MISSING = 0.1  # fraction of an equal share of a class. Good runs: 0.23 and more.
 UNBALANCED = 2  # times an equal share: the largest class of balanced data has less. MNIST's: 1.12
+DISOBEYED = 0.5  # fraction of the real images' share. Good runs: 0.8 and more.
 MIN_EXPECTED = 10  # images of a class; of a rarer one, none may occur by chance
 MIN_COUNT = 1000  # images; with fewer, shares and coverages as small as these are not reliable
 # score/train minus score/held_out. By chance up to 0.07; on 60,000 images up to 0.15 within an hour, while the images
@@ -92,6 +94,30 @@ def missing_classes(history: History) -> Diagnosis | None:
     return Diagnosis(history.evaluation["step"], evidence, advice)
 
 
+def class_not_obeyed(history: History) -> Diagnosis | None:
+    """The images of a class are mostly of another one, so that asking for it is useless."""
+    asked = _of_classes(history.evaluation, "asked/{}")
+    real = _of_classes(history.floor, "asked/{}")
+    bad = [label for label in asked if asked[label] < DISOBEYED * real.get(label, math.nan)]
+    if not bad:
+        return None
+    shares = (f"{history.describe_class(label)} {asked[label]:.0%} (real images {real[label]:.0%})" for label in bad)
+    evidence = f"images of the class that was asked for: {', '.join(shares)}"
+    advice = f"check the labels of the data, or try --train.epochs {2 * history.config.train.epochs}"
+    return Diagnosis(history.evaluation["step"], evidence, advice)
+
+
+def class_collapse(history: History) -> Diagnosis | None:
+    """The images of a class are much less diverse than real ones of this class."""
+    diversity = _of_classes(history.evaluation, "within/{}/diversity")
+    real = _of_classes(history.floor, "within/{}/diversity")
+    bad = [label for label in diversity if diversity[label] < COLLAPSED_DIVERSITY * real.get(label, math.nan)]
+    if not bad:
+        return None
+    shown = (f"{history.describe_class(label)} {diversity[label]:.3g} (real images {real[label]:.3g})" for label in bad)
+    return Diagnosis(history.evaluation["step"], f"diversity within {', '.join(shown)}", regularize(history))
+
+
 def discriminator_memorizes(history: History) -> Diagnosis | None:
     """D distinguishes training images from held-out ones, and better than at first: it memorizes them."""
     train, held_out = history.evaluated("score/train"), history.evaluated("score/held_out")
@@ -110,6 +136,12 @@ def generator_copies(history: History) -> Diagnosis | None:
         return None
     advice = f"use more images, or try --model.hidden-dim {max(history.config.model.hidden_dim // 2, 1)}"
     return Diagnosis(history.evaluation["step"], f"nearest/ratio {ratio:.2f}: G reproduces training images", advice)
+
+
+def _of_classes(row: Row, name: str) -> dict[str, float]:
+    """Class -> its figure `name`, where {} is the number of the class, for all classes whose figure is known."""
+    known = {label: figure(row, name.format(label)) for label in map(str, range(MAX_SHARES))}
+    return {label: value for label, value in known.items() if not math.isnan(value)}
 
 
 def _shares(row: Row) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gan_dist.evaluation.classes import class_shares, modes
-from gan_dist.evaluation.conditional import asked_and_obtained, within_class_distances
+from gan_dist.evaluation.conditional import asked_and_obtained, within_class_distances, within_class_diversities
 from gan_dist.evaluation.distances import classifier_score, frechet_distance, kernel_distance
 from gan_dist.evaluation.estimates import Figures
 from gan_dist.evaluation.features import ImageFeatures, Reference
@@ -26,6 +26,7 @@ FIGURES: dict[str, Figure] = {
     "diversity": feature_diversity,
     "within": within_class_distances,
     "asked": asked_and_obtained,
+    "within-diversity": within_class_diversities,
 }
 
 

@@ -22,12 +22,16 @@ TRAINING_CHUNK = 10_000  # training images compared at a time, which bounds the 
 
 def feature_diversity(images: ImageFeatures, reference: Reference) -> Figures:
     """How different the images are: the mean distance of the features of two images. 0 if all images are equal."""
-    features = images.features
+    return {"diversity/features": mean_distance(images.features)}
+
+
+def mean_distance(features: Float[Tensor, "n 128"]) -> Estimate:
+    """The mean distance of two rows of the features, of at most MAX_IMAGES of them."""
     features = features[subset_indices(len(features), MAX_IMAGES, "diversity", features.device)]
     distances = torch.cdist(features, features).sum(1) / (len(features) - 1)
     samples = distances[bootstrap_indices(len(distances), distances.device)].mean(1).tolist()
     # Each image occurs in its own row and once in every other row, which doubles the deviation (Hoeffding 1948).
-    return {"diversity/features": confidence_interval(distances.mean().item(), 2 * standard_deviation(samples))}
+    return confidence_interval(distances.mean().item(), 2 * standard_deviation(samples))
 
 
 def nearest_training_distance(images: ImageFeatures, reference: Reference) -> Figures:

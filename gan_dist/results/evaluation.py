@@ -74,7 +74,7 @@ class Evaluation:
 
     def _label(self, figure: str) -> str:
         """A figure's name, with that of its class unless this is the same number."""
-        index = figure.rpartition("/")[2]
+        index = figure.split("/")[1] if "/" in figure else ""
         if self.classes is None or not index.isdigit() or self.classes[int(index)] == index:
             return figure
         return f"{figure} {escape(self.classes[int(index)])}"

@@ -16,7 +16,7 @@ from gan_dist.config.derived import derive
 from gan_dist.data.images import ImageSet
 from gan_dist.data.readers.names import quoted
 from gan_dist.data.sources import load_images
-from gan_dist.data.spec import DataSpec
+from gan_dist.data.spec import DataSpec, are_classes
 from gan_dist.distributed.preemption import StopRequest
 from gan_dist.evaluation.inception_file import check_inception
 from gan_dist.files import BadFile
@@ -87,6 +87,7 @@ def find_start(
     earlier, _ = read_optional_json(folder.environment)
     run_id = earlier.get("run_id")
     run_id = run_id if isinstance(run_id, str) else ""
+    _check_same_classes(config, folder, earlier, images)
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep, run_id=run_id)
     checkpoint = latest_checkpoint(checkpoints, config, images.spec, announce)
     if checkpoint is None:
@@ -95,7 +96,7 @@ def find_start(
     if checkpoint.state["data_sha256"] != images.provenance.sha256:
         raise InputError(_other_images(folder, checkpoint, images))
     if config.model.labels != "none" and checkpoint.state.get("labels_sha256") != images.labels_sha256:
-        raise InputError(_other_labels(folder, checkpoint, images))
+        raise InputError(_other_labels(folder, "the classes of some images have changed"))
     return Start(described, checkpoint, checkpoint.run_id, suffix), images
 
 
@@ -137,13 +138,32 @@ def _other_images(folder: RunFolder, checkpoint: Checkpoint, images: ImageSet) -
     )
 
 
-def _other_labels(folder: RunFolder, checkpoint: Checkpoint, images: ImageSet) -> str:
-    before, now = (checkpoint.state.get("data_spec") or {}).get("classes") or [], list(images.spec.classes or ())
-    what = "the classes of some images have changed"
-    if before != now:
-        changed = [f"without {quoted(name)}" for name in before if name not in now]
-        changed += [f"with {quoted(name)}" for name in now if name not in before]
-        what = f"it had {len(before)} classes, now {len(now)} ({', '.join(changed[:4]) or 'in another order'})"
+def _check_same_classes(config: Config, folder: RunFolder, earlier: dict[str, Any], images: ImageSet) -> None:
+    """Check that a conditional run has the classes of its earlier sessions, before its checkpoints are read: their
+    tensors would not fit.
+
+    Args:
+        config: of the run.
+        folder: the run folder.
+        earlier: its environment.json, as far as it is there.
+        images: the training images.
+
+    Raises:
+        InputError: it has not.
+    """
+    data = earlier.get("data")
+    spec = data.get("spec") if isinstance(data, dict) else None
+    before = spec.get("classes") if isinstance(spec, dict) else None
+    now = list(images.spec.classes or ())
+    if config.model.labels == "none" or not isinstance(before, list) or not are_classes(before) or before == now:
+        return
+    changed = [f"without {quoted(name)}" for name in before if name not in now]
+    changed += [f"with {quoted(name)}" for name in now if name not in before]
+    shown = ", ".join(changed[:4]) or "in another order"
+    raise InputError(_other_labels(folder, f"it had {len(before)} classes, now {len(now)} ({shown})"))
+
+
+def _other_labels(folder: RunFolder, what: str) -> str:
     return (
         f"run.dir={folder.path} was trained with other labels: {what}; "
         "restore the labels of the data, or choose another --run.dir"
