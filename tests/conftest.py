@@ -116,6 +116,18 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def labelled_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images as digits, whose classes alternate."""
+    return write_labelled(tmp_path_factory.mktemp("labelled"))
+
+
+def write_labelled(root: Path) -> Path:
+    write_root(root, idx_bytes(draw_images()))
+    write_root(root, labels_bytes(np.arange(IMAGES, dtype=np.uint8) % 10), "MNIST/raw/train-labels-idx1-ubyte")
+    return root
+
+
 @dataclass(frozen=True)
 class Ended:
     """A process that ran to its end."""

@@ -46,6 +46,11 @@ class Case:
     memory: str = "device"
     """data.memory."""
 
+    @property
+    def conditional(self) -> bool:
+        """Whether the data must have labels."""
+        return PRESETS[self.preset]().model.labels != "none"
+
 
 @dataclass
 class Measured:

@@ -60,6 +60,12 @@ OPERATIONS: dict[tuple[str, str, str], tuple[int, ...]] = {
     ("r3-conv", "bf16", "plain"): (237, 241, 241),
     ("r3-conv", "bf16", "accumulation"): (443, 443, 443),
     ("r3-conv", "bf16", "exact"): (1663, 857, 255),
+    ("digits", "no", "plain"): (232, 236, 236),
+    ("digits", "no", "accumulation"): (448, 448, 448),
+    ("digits", "no", "exact"): (1648, 850, 254),
+    ("digits", "bf16", "plain"): (275, 279, 279),
+    ("digits", "bf16", "accumulation"): (514, 514, 514),
+    ("digits", "bf16", "exact"): (1964, 1010, 297),
     ("stacked", "no", "plain"): (198, 202, 202),
     ("stacked", "no", "accumulation"): (383, 383, 383),
     ("stacked", "no", "exact"): (1379, 713, 216),
@@ -99,10 +105,11 @@ def process() -> Iterator[ProcessPoolExecutor]:
 
 
 @pytest.fixture
-def run(process: ProcessPoolExecutor, data_root: Path, tmp_path: Path) -> Run:
+def run(process: ProcessPoolExecutor, data_root: Path, labelled_root: Path, tmp_path: Path) -> Run:
     def run(function: Callable[..., Any], case: Case, **arguments: Any) -> Any:
         folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
-        return process.submit(function, case, folder, data_root, **arguments).result()
+        root = labelled_root if case.conditional else data_root
+        return process.submit(function, case, folder, root, **arguments).result()
 
     return run
 
@@ -112,8 +119,9 @@ def check(case: Case, measured: Measured) -> None:
     misplaced = [path for path in measured.host_state if not path.startswith(HOST_STATE)]
     assert not misplaced, "state is not on the device"
     copies = [step.copies for step in measured.steps]
-    expected = [1, 0, 0] if case.memory == "device" else [1, 1, 1]
-    assert copies == expected, "copies to the device, other than the order of the first epoch, or one of the pixels"
+    of_a_batch = 1 + case.conditional  # the pixels, and the indices of the labels
+    expected = [1, 0, 0] if case.memory == "device" else [of_a_batch] * 3
+    assert copies == expected, "copies to the device, other than the order of the first epoch, or those of a batch"
     on_device = [[name for name in step.collectives if "cpu" not in name] for step in measured.steps]
     assert on_device[0] == on_device[1] == on_device[2], "the collectives are not the same in each step"
     name = "all_gather" if case.reduction == "exact" else "all_reduce"
@@ -201,6 +209,7 @@ def test_a_resumed_run_stays_on_the_device(run: Run) -> None:
         Case("r3-conv", "bf16", "accumulation"),
         Case("stacked", "no", "exact"),
         Case("r3", "no", "plain", memory="file"),
+        Case("digits", "bf16", "exact"),
     ],
     ids=lambda case: case.preset,
 )
@@ -217,15 +226,18 @@ def test_whole_runs_work_with_several_ranks(case: Case, run: Run) -> None:
 
 
 def print_table() -> None:
-    from conftest import draw_images, idx_bytes, write_root
+    from conftest import draw_images, idx_bytes, write_labelled, write_root
 
     root = Path(tempfile.mkdtemp())
-    write_root(root, idx_bytes(draw_images()))
+    write_root(root / "plain", idx_bytes(draw_images()))
+    write_labelled(root / "labelled")
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), register) as process:
         for row in ROWS:
             counts = []
             for ranks in RANKS:
-                measured: Measured = process.submit(measure, Case(*row, ranks), root / f"{row}-{ranks}", root).result()
+                case = Case(*row, ranks)
+                data = root / ("labelled" if case.conditional else "plain")
+                measured: Measured = process.submit(measure, case, root / f"{row}-{ranks}", data).result()
                 counts.append(measured.steps[-1].operations.total())
             print(f"    {row}: {tuple(counts)},".replace("'", '"'))
     shutil.rmtree(root)

@@ -99,14 +99,17 @@ def test_the_commands_use_each_generator_of_a_run(
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_trains_a_generator(preset: str, flags: Callable[..., list[str]], tmp_path: Path) -> None:
-    words = [preset, "--data.name", "mnist"]
-    words += flags(tmp_path / "run", "--train.steps", "5", "--wandb.mode", "disabled")
+def test_every_preset_trains_a_generator(
+    preset: str, flags: Callable[..., list[str]], labelled_root: Path, tmp_path: Path
+) -> None:
+    words = [preset, *flags(tmp_path / "run", "--train.steps", "5", "--wandb.mode", "disabled")]
+    words += ["--data.name", "mnist", "--data.root", str(labelled_root)]
     assert train.main(words) == 0
     (row,) = read_json_lines(RunFolder(tmp_path / "run").metrics)
     assert all(math.isfinite(value) for value in row.values())
-    channels = PRESETS[preset]().data.stack
-    assert gan_dist.load_generator(tmp_path / "run")(torch.zeros(2, 64)).shape == (2, channels, 28, 28)
+    config, generator = PRESETS[preset](), gan_dist.load_generator(tmp_path / "run")
+    labels = torch.tensor([3, 7]) if config.model.labels == "conditional" else None
+    assert generator(torch.zeros(2, 64), labels).shape == (2, config.data.stack, 28, 28)
 
 
 def test_sample_writes_a_grid_and_an_array(finished: Path, tmp_path: Path) -> None:

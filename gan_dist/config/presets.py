@@ -86,6 +86,16 @@ def r3_conv() -> Config:
     )
 
 
+def digits() -> Config:
+    """r3-conv with labels: a generator that is asked for a digit."""
+    preset = r3_conv()
+    return dataclasses.replace(
+        preset,
+        model=dataclasses.replace(preset.model, labels="conditional"),
+        run=RunConfig(dir=Path("runs/digits")),
+    )
+
+
 def stacked() -> Config:
     """r3-conv on Stacked MNIST: three digits an image, 1,000 combinations."""
     return dataclasses.replace(
@@ -119,6 +129,7 @@ PRESETS: dict[str, Callable[[], Config]] = {
     "r3": r3,
     "conv": conv,
     "r3-conv": r3_conv,
+    "digits": digits,
     "stacked": stacked,
     "pictures": pictures,
 }
