@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -29,16 +30,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gan_dist import cli, load_generator
-from gan_dist.config import Config, InputError, ModelConfig, validate
+from gan_dist.config import Config, DataConfig, InputError, ModelConfig, validate
 from gan_dist.config.stored import from_dict
 from gan_dist.data.batch import Batch
+from gan_dist.data.sources import load_held_out, load_images
+from gan_dist.evaluation.accuracy_score import classification_accuracy_score
+from gan_dist.evaluation.classifier_training import train_classifier
 from gan_dist.gan.labels import DrawnLabels, NoLabels, PairedLabels
 from gan_dist.gan.penalties import NoPenalty, OneCenteredPenalty, ZeroCenteredPenalty
 from gan_dist.models import ARCHITECTURES, build_pair, count_classes
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.pictures import COLUMNS, first_of_classes
-from gan_dist.outputs.records import read_json_lines
+from gan_dist.outputs.records import read_json, read_json_lines
 from gan_dist.results.classes import choose_labels, find_class
+from gan_dist.results.evaluate import RunOptions, evaluate_run
 from gan_dist.seeding import LATENT_BLOCK, sample_labels
 from gan_dist.tensors import read_tensors, tensor_bytes
 
@@ -245,6 +250,35 @@ def test_an_evaluation_has_the_figures_of_classes_beside_those_of_real_images(
     assert all(name in shown for name in names)
     # The same latents and labels as during the training.
     assert f"{row['asked/obtained']:.4g}" in shown
+    assert "score/accuracy" not in shown
+    assert cli.main(["evaluate", str(folder.path), "--count", "300", "--accuracy-score"]) == 0
+    written = read_json(folder.evaluation)
+    assert 0 <= written["figures"]["score/accuracy"]["value"] <= 1
+    assert written["real"]["score/accuracy"]["value"] == written["classifier_accuracy"]
+
+
+def test_the_accuracy_score_is_the_accuracy_of_a_classifier_of_generated_images(arrays: Path) -> None:
+    """Real images in place of generated ones have the accuracy of the classifier of real images. With the classes of
+    other images, a classifier learns nothing.
+    """
+    config = DataConfig(name="arrays", root=arrays)
+    train, held_out = load_images(config, print), load_held_out(config, print)
+    left = [
+        (images.images[:, 0, :, :14].sum((1, 2)) > images.images.sum((1, 2, 3)) / 2) for images in (train, held_out)
+    ]
+    spec = dataclasses.replace(train.spec, classes=("right", "left"))
+    train, held_out = (
+        dataclasses.replace(images, labels=labels.long(), spec=spec)
+        for images, labels in zip((train, held_out), left, strict=True)
+    )
+    assert train.labels is not None
+    expected = train_classifier(train, held_out, print).accuracy
+    score = classification_accuracy_score(train.images, train.labels, train, held_out, print)
+    assert score.value == expected > 0.9
+    shuffled = train.labels[torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(0))]
+    score = classification_accuracy_score(train.images, shuffled, train, held_out, print)
+    assert score.value < 0.8
+    assert score.low < score.value < score.high
 
 
 # --- what is made of a run
@@ -345,6 +379,8 @@ def test_labels_asked_of_an_unconditional_run_are_refused(data_root: Path, flags
     generator = load_generator(folder.path)
     assert generator.classes is None
     assert choose_labels(generator, 5, 0) is None
+    with pytest.raises(InputError, match="accuracy-score is for conditional runs"):
+        evaluate_run(folder.path, print, RunOptions(accuracy_score=True))
     with pytest.raises(InputError, match="labels=0,1 is for conditional runs, and this one is not; omit it"):
         choose_labels(generator, 5, 0, ["0", "1"])
 

@@ -55,7 +55,7 @@ from gan_dist.evaluation.metrics import FIGURES, compute_figures
 from gan_dist.evaluation.nearest import feature_diversity, nearest_training_distance
 from gan_dist.evaluation.reference import reference_for
 from gan_dist.files import BadFile
-from gan_dist.results.evaluate import evaluate_run, make_shipped_classifier
+from gan_dist.results.evaluate import RunOptions, evaluate_run, make_shipped_classifier
 from gan_dist.seeding import generator_for
 from gan_dist.tensors import read_tensors
 
@@ -933,7 +933,7 @@ def test_evaluate_shows_and_writes_the_figures(trained: Path, capsys: pytest.Cap
 def test_evaluating_with_other_images_is_announced(trained: Path, tmp_path: Path) -> None:
     write_root(tmp_path, idx_bytes(draw_images(250)[100:]))
     announced: list[str] = []
-    evaluation = evaluate_run(trained, announced.append, count=100, root=tmp_path)
+    evaluation = evaluate_run(trained, announced.append, RunOptions(count=100, root=tmp_path))
     assert any("was trained on other images" in line for line in announced)
     assert evaluation.data["count"] == 150
     assert "nearest/generated" not in evaluation.real

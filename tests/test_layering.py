@@ -31,8 +31,9 @@ data.readers
 data.images data.readahead data.store data.order data.loader data.sources data
 models.architecture models.labels models.mlp models.conv models.average models models.cost
 gan.latents gan.labels gan.losses gan.penalties gan.cuda_graph gan.guard gan.reduction gan.update gan.steps gan
-evaluation.classifier evaluation.classifier_file evaluation.classifier_training evaluation.extractors
 evaluation.estimates
+evaluation.classifier evaluation.classifier_file evaluation.classifier_training evaluation.accuracy_score
+evaluation.extractors
 evaluation.features evaluation.distances evaluation.manifolds evaluation.classes evaluation.nearest
 evaluation.conditional evaluation.metrics
 evaluation.floor evaluation.fingerprint evaluation.reference

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from gan_dist.outputs.checkpoint_format import read_checkpoint
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import read_json, read_json_lines
-from gan_dist.results.evaluate import evaluate_run
+from gan_dist.results.evaluate import RunOptions, evaluate_run
 from gan_dist.results.generator import load_generator
 
 Flags = Callable[..., list[str]]
@@ -112,7 +112,7 @@ def test_the_command_computes_the_figures_of_the_run(flags: Flags, tmp_path: Pat
     """With the same generator and number of images, and so the same latents."""
     assert train_here(flags(tmp_path / "run", "--train.epochs", "1", *EVERY_EPOCH)) == 0
     (row,) = read_json_lines(RunFolder(tmp_path / "run").evaluations)
-    evaluation = evaluate_run(tmp_path / "run", print, count=101)
+    evaluation = evaluate_run(tmp_path / "run", print, RunOptions(count=101))
     assert evaluation.classifier == row["classifier"]
     for name, figure in evaluation.figures.items():
         assert row[name] == pytest.approx(figure.value, rel=1e-5), name
@@ -125,7 +125,7 @@ def test_stacked_images_are_evaluated_channel_by_channel(flags: Flags, tmp_path:
     real = read_json(folder.floor)
     assert 1 <= row["modes/found"] <= 101
     assert 10 < real["modes/found"] <= 101
-    assert evaluate_run(folder.path, print, count=101).real["modes/found"].value == real["modes/found"]
+    assert evaluate_run(folder.path, print, RunOptions(count=101)).real["modes/found"].value == real["modes/found"]
     assert load_generator(folder.path)(torch.zeros(1, 64)).shape == (1, 3, 28, 28)
     assert picture_size(folder.real_samples) == picture_size(folder.epoch_samples(1))
 

@@ -99,6 +99,9 @@ class EvaluateArguments:
     run, all images have the same size."""
     features: Path | None = None
     """As evaluate.features. inception:FILE: also FID and KID as in papers. None: as in the run."""
+    accuracy_score: bool = False
+    """Of a conditional run: also the accuracy of a classifier that is trained on generated images and tested on real
+    ones. Takes minutes."""
     data: EvaluateData = field(default_factory=EvaluateData)
     """The training images of the run."""
     train_classifier: Path | None = None
@@ -120,7 +123,7 @@ def evaluate(arguments: Sequence[str]) -> int:
         raise InputError("give either a RUN to evaluate, or --train-classifier FILE")
     if parsed.features is not None and (wrong := wrong_features("features", parsed.features)):
         raise InputError(wrong)
-    from gan_dist.results.evaluate import evaluate_images, evaluate_run, make_shipped_classifier
+    from gan_dist.results.evaluate import RunOptions, evaluate_images, evaluate_run, make_shipped_classifier
     from gan_dist.results.image_sets import holds_images
 
     data, run, real = parsed.data, parsed.run, parsed.real
@@ -130,15 +133,18 @@ def evaluate(arguments: Sequence[str]) -> int:
             f"data.root and data.source are for the data of a run, but {real} has the real images; omit them"
         )
     if run is not None and holds_images(run):
+        if parsed.accuracy_score:
+            raise InputError(f"accuracy-score is for a run, and {run} holds images; omit it")
         if real is None:
             raise InputError(f"{run} holds images and no run; give the real images, too: gan-dist evaluate {run} REAL")
         evaluate_images(run, real, print, parsed.features, parsed.size, data.root, data.source)
         return 0
     if run is not None:
-        evaluate_run(
-            *(run, print, parsed.count, parsed.seed, data.root, data.source, parsed.weights),
-            *(parsed.features, real, parsed.size),
+        options = RunOptions(
+            *(parsed.count, parsed.seed, parsed.weights, data.root, data.source),
+            *(parsed.features, real, parsed.size, parsed.accuracy_score),
         )
+        evaluate_run(run, print, options)
         return 0
     assert parsed.train_classifier is not None
     source = DataConfig(data.name, data.root or DataConfig.root, data.source or DataConfig.source)

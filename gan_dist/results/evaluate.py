@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from gan_dist.config import MIN_EVALUATED, Config, DataConfig, DataSource, InputError, Weights
-from gan_dist.data.sources import load_held_out, load_images
+from gan_dist.data.images import ImageSet
+from gan_dist.data.sources import load_held_out, load_images, pin_source
+from gan_dist.evaluation.accuracy_score import MAX_TRAINED, classification_accuracy_score
 from gan_dist.evaluation.classifier_file import TrainedClassifier, classifier_bytes
 from gan_dist.evaluation.classifier_training import train_classifier
+from gan_dist.evaluation.estimates import Estimate
 from gan_dist.evaluation.extractors import classifier_for
 from gan_dist.evaluation.features import Reference, extract_features
 from gan_dist.evaluation.floor import real_figures
@@ -35,18 +38,30 @@ from gan_dist.results.image_sets import (
 OWN = Path("auto")  # features without FID and KID
 
 
-def evaluate_run(
-    run: Path,
-    announce: Callable[[str], None],
-    count: int = 10_000,
-    seed: int = 0,
-    root: Path | None = None,
-    source: DataSource | None = None,
-    weights: Weights = "average",
-    features: Path | None = None,
-    real: Path | None = None,
-    size: int | None = None,
-) -> Evaluation:
+@dataclass(frozen=True)
+class RunOptions:
+    """How the generator of a run is evaluated."""
+
+    count: int = 10_000
+    """Number of images to generate, at least MIN_EVALUATED."""
+    seed: int = 0
+    """Random seed of their latents."""
+    weights: Weights = "average"
+    """Which generator of the run, as in `load_generator`."""
+    root: Path | None = None
+    """Location of the run's data, if it differs, as the next field."""
+    source: DataSource | None = None
+    features: Path | None = None
+    """evaluate.features, for FID and KID. None: as in the run, if its file is still there."""
+    real: Path | None = None
+    """The real images: another run, or images as in `evaluate_images`. None: those that the run is trained on."""
+    size: int | None = None
+    """Pixels per side to which the images of `real` are resized; the side of the generator's images."""
+    accuracy_score: bool = False
+    """Also compute the Classification Accuracy Score, of a conditional run."""
+
+
+def evaluate_run(run: Path, announce: Callable[[str], None], options: RunOptions = RunOptions()) -> Evaluation:
     """Evaluate the generator of a run, print the figures, and write them to RUN/evaluation.json.
 
     Args:
@@ -54,28 +69,25 @@ def evaluate_run(
             figures of NAME.safetensors are written to NAME-evaluation.json beside it, and the real images are those of
             its metadata.
         announce: called with one line above the figures, and with one line for each fallback.
-        count: number of images to generate (>= MIN_EVALUATED).
-        seed: random seed of their latents.
-        root, source: location of the run's data, if it differs.
-        weights: which generator of the run, as in `load_generator`.
-        features: evaluate.features, for FID and KID. None: as in the run, if its file is still there.
-        real: the real images: another run, or images as in `evaluate_images`. None: those that the run is trained on.
-        size: pixels per side to which the images of `real` are resized; the side of the generator's images.
+        options: what else is asked for.
 
     Raises:
         InputError: the run has no such generator, its data set can't be read or has no classifier, or the figures can't
             be written.
     """
+    count, real, size = options.count, options.real, options.size
     if count < MIN_EVALUATED:
         raise InputError(f"count={count} is not supported: an evaluation needs at least {MIN_EVALUATED} images")
-    opened = Run.read(run, weights)
-    features = _features(features, opened.config, announce)
+    opened = Run.read(run, options.weights)
+    if options.accuracy_score and opened.config.model.labels == "none":
+        raise InputError(f"accuracy-score is for conditional runs, and {run} is not one; omit it")
+    features = _features(options.features, opened.config, announce)
     if real is not None and holds_images(real):
         _check_size(size, opened.shape, run)
         found = _files(real, size, opened.config.data).real(opened.shape, run, announce)
     else:
         data = opened.config.data if real is None else run_config(real).data
-        found = real_images_of_run(real or run, data, announce, root, source)
+        found = real_images_of_run(real or run, data, announce, options.root, options.source)
         _check_size(size, found.train.shape, real or run)
         if opened.shape != found.train.shape:
             raise InputError(
@@ -83,7 +95,28 @@ def evaluate_run(
                 f"{found.train.provenance.file} are of shape {found.train.shape}; give the training data of the run "
                 "with --data.root"
             )
-    return _evaluate(lambda: opened.generate(count, seed), found, features, announce)
+    scored = None
+    if options.accuracy_score:
+        held_out = _held_out(found, announce)
+
+        def scored() -> Estimate:
+            made = opened.generate(min(len(found.train.images), MAX_TRAINED), options.seed)
+            assert made.labels is not None
+            return classification_accuracy_score(made.pixels, made.labels, found.train, held_out, announce)
+
+    return _evaluate(lambda: opened.generate(count, options.seed), found, features, announce, scored)
+
+
+def _held_out(real: RealImages, announce: Callable[[str], None]) -> ImageSet:
+    """The held-out images of a conditional run.
+
+    Raises:
+        InputError: there are none with the classes of the training images.
+    """
+    held_out = load_held_out(pin_source(real.config, real.train.provenance.source), announce)
+    if held_out.labels is None or held_out.spec.classes != real.train.spec.classes:
+        raise InputError(f"accuracy-score requires held-out images with classes; {real.train.spec.name} has none")
+    return held_out
 
 
 def evaluate_images(
@@ -148,9 +181,13 @@ def _features(given: Path | None, config: Config, announce: Callable[[str], None
 
 
 def _evaluate(
-    judge: Callable[[], JudgedImages], real: RealImages, features: Path, announce: Callable[[str], None]
+    judge: Callable[[], JudgedImages],
+    real: RealImages,
+    features: Path,
+    announce: Callable[[str], None],
+    accuracy_score: Callable[[], Estimate] | None = None,
 ) -> Evaluation:
-    """Compute, write and show the figures of images, which `judge` returns."""
+    """Compute, write and show the figures of images, which `judge` returns, and of `accuracy_score` if it is given."""
     train = real.train
     classifier = classifier_for(real.config, announce, train=train)
     reference = reference_for(real.config, train, classifier, announce)
@@ -164,6 +201,9 @@ def _evaluate(
     if inception is not None:
         figures |= inception.figures(images.pixels)
         floor = floor | inception.reference.floor
+    if accuracy_score is not None:
+        figures["score/accuracy"] = accuracy_score()
+        floor = floor | {"score/accuracy": Estimate(*[classifier.accuracy] * 3)}
     evaluation = Evaluation(
         run=str(judged.path),
         count=count,
