@@ -63,10 +63,7 @@ def rows_of(evaluated: Figures) -> dict[str, tuple[float, float | None]]:
     rows: dict[str, tuple[float, float | None]] = {
         name: (figures[name], real.get(name)) for name in names if name in figures
     }
-    within = {
-        name: figures[name] / real[name] for name in figures if name.startswith("within/") and name.count("/") == 1
-    }
-    within.pop("within/frechet", None)
+    within = {name: figures[name] / real[name] for name in figures if re.fullmatch(r"within/\d+", name)}
     if within:
         rows["asked/obtained, worst class"] = min((figures[n], real[n]) for n in figures if n.startswith("asked/"))
         rows["worst class, within / real"] = (max(within.values()), 1.0)
