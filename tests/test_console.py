@@ -211,6 +211,7 @@ def assert_finished(folder: RunFolder, step: int) -> None:
     assert folder.summary.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("redirection", "processes"), [("2>&1 | head -n 1", 2), (">/dev/full 2>&-", 1), (">&-", 1)])
 def test_a_run_finishes_with_any_output(
     make_command: Callable[[int], list[str | Path]], tmp_path: Path, redirection: str, processes: int
@@ -220,6 +221,7 @@ def test_a_run_finishes_with_any_output(
     assert_finished(RunFolder(tmp_path / "run"), step=50)
 
 
+@pytest.mark.slow
 def test_a_run_finishes_with_unread_output(make_command: Callable[[int], list[str | Path]], tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, *make_command(20)],

@@ -440,6 +440,7 @@ def wait_for_its_end(connection: socket.socket) -> None:
             pass
 
 
+@pytest.mark.slow
 def test_a_silent_server_ends_in_the_sample_announced_once(tmp_path: Path, silent_server: socket.socket) -> None:
     announced: list[str] = []
     config = DataConfig(root=tmp_path / "root", source="auto", download_timeout=12.0)

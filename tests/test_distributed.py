@@ -210,6 +210,7 @@ def test_the_offline_run_of_wandb_holds_it_all(two: tuple[RunFolder, Ended]) -> 
     assert wandb_file.step_metrics(file)["*"] == "train/step"
 
 
+@pytest.mark.slow
 @pytest.mark.processes(2)
 def test_bf16_on_two_processes(flags: Callable[..., list[str]], tmp_path: Path) -> None:
     words = [*launcher(2), "--mixed_precision", "bf16", TRAIN, *flags(tmp_path / "run", "--train.steps", "10")]
@@ -261,6 +262,7 @@ def test_torchrun_starts_the_same_script(flags: Callable[..., list[str]], tmp_pa
     assert read(RunFolder(tmp_path / "run").environment)["processes"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.processes(1)
 def test_a_launch_that_silently_makes_one_process_is_noticed(flags: Callable[..., list[str]], tmp_path: Path) -> None:
     launch = ["python", "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2"]
@@ -305,6 +307,7 @@ def test_a_run_without_cuda_says_that_nothing_is_captured(
     assert "train.compile is for CUDA and has no effect here" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.processes(2)
 def test_a_profile_tells_where_the_time_goes(train_on: Callable[..., RunFolder], tmp_path: Path) -> None:
     """A trace of steps 50 to 60, and the phases of 58 others; a profile changes nothing else."""
@@ -401,6 +404,7 @@ def two_without_a_launcher(words: list[str | Path], log: Path) -> Iterator[list[
             process.wait(timeout=60)
 
 
+@pytest.mark.slow
 @pytest.mark.processes(2)
 @pytest.mark.parametrize("where", ["Listener", "connect", "_receive_memory"])
 def test_a_rank_lost_while_shared_memory_is_opened_is_named(

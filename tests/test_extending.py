@@ -74,6 +74,7 @@ def test_a_run_uses_what_the_page_adds(extended: Path, flags: Callable[..., list
     assert "wrong-brightness" in said.out
 
 
+@pytest.mark.slow
 def test_the_data_set_of_the_page_is_read(extended: Path, tmp_path: Path) -> None:
     words = shlex.split(COMMAND.findall(PAGE)[0])
     assert words[0] == "gan-dist"

@@ -35,6 +35,7 @@ def train_run(folder: Path, flags: Flags, *more: str) -> int:
 # --- one run at a time
 
 
+@pytest.mark.slow
 def test_one_of_two_runs_that_start_in_a_new_folder_trains(flags: Flags, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "new" / "run")
     command = [sys.executable, str(TRAIN), *flags(folder.path, *QUIET, "--train.epochs", "100000")]
@@ -136,6 +137,7 @@ def test_a_folder_with_unrelated_files_is_refused(
     assert train_run(logs, flags, "--train.steps", "1") == 0
 
 
+@pytest.mark.slow
 def test_a_fallback_trains_in_its_own_folder(
     flags: Flags, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -263,6 +263,7 @@ def by_hand(number: int, of: int, **more: str) -> dict[str, str]:
     return {"HOSTS": str(of), "MAIN": "10.78.0.1", "NUMBER": str(number), "TIMEOUT": "30", **more}
 
 
+@pytest.mark.slow
 @pytest.mark.processes(3)
 def test_three_hosts_go_on_as_one_would(
     flags: Flags, hosts: Hosts, start: Callable[..., Started], tmp_path: Path
@@ -523,6 +524,7 @@ def test_the_scripts_are_clean() -> None:
     assert done.code == 0, done.out
 
 
+@pytest.mark.slow
 @pytest.mark.processes(2)
 def test_one_machine(flags: Flags, start: Callable[..., Started], tmp_path: Path) -> None:
     """Processes and precision as asked for, or as the machine is; exit codes are the run's own."""

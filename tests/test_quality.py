@@ -65,6 +65,7 @@ def exact_evaluations(folder: RunFolder) -> tuple[list[dict[str, Any]], dict[str
     return rows, load_file(folder.best_generator)
 
 
+@pytest.mark.slow
 @pytest.mark.processes(2)
 def test_evaluations_in_the_exact_mode_are_bit_identical_on_any_number_of_processes_and_threads(
     flags: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -237,6 +237,7 @@ def test_nan_in_the_first_step_of_all_is_said_and_nothing_saved(flags: Flags, tm
     assert not RunFolder(tmp_path / "run").checkpoints.exists()
 
 
+@pytest.mark.slow
 def test_a_rollback_heals_what_does_not_come_back(flags: Flags, tmp_path: Path) -> None:
     straight, healed, ill = (RunFolder(tmp_path / name) for name in ("straight", "healed", "ill"))
     more = ["--train.steps", "20", "--checkpoint.every-steps", "7", "--train.on-nonfinite", "rollback"]
@@ -250,6 +251,7 @@ def test_a_rollback_heals_what_does_not_come_back(flags: Flags, tmp_path: Path) 
     assert "after 1 rollback(s); the state after step 12 is saved" in ended.err
 
 
+@pytest.mark.slow
 def test_skipped_updates_are_counted_and_the_run_goes_on(flags: Flags, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     more = ["--train.steps", "20", "--train.on-nonfinite", "skip", "--log.every-steps", "1"]
@@ -417,6 +419,7 @@ def test_samples_that_can_not_be_written_are_no_failure(flags: Flags, tmp_path: 
     assert folder.epoch_samples(2).is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.processes(1)
 def test_a_server_of_wandb_that_refuses_costs_nothing(flags: Flags, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:

@@ -141,6 +141,7 @@ def test_loading_is_announced_only_where_it_takes_time(
 # --- the launcher ends
 
 
+@pytest.mark.slow
 @pytest.mark.processes(2)
 @pytest.mark.parametrize("after", [None, 5])
 def test_a_killed_launcher_leaves_no_processes(after: int | None, flags: Flags, tmp_path: Path) -> None:
@@ -207,6 +208,7 @@ def assert_lives(output: Iterator[str], seconds: float) -> None:
         assert next(output, ""), "it ended"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [None, signal.SIGINT])
 def test_the_end_of_the_launcher_is_not_a_second_request(first: signal.Signals | None) -> None:
     """After a Ctrl-C in a terminal, a launcher ends seconds later, while its worker saves."""

@@ -101,6 +101,7 @@ def test_everything_is_uploaded_in_order(flags: Flags, tmp_path: Path) -> None:
     assert pictures == [file.read_bytes() for file in folder.samples.glob("epoch-*.png")]
 
 
+@pytest.mark.slow
 @pytest.mark.processes(1)
 @pytest.mark.parametrize("behaviour", ["503", "hangs", "refuses"])
 def test_without_a_server_a_run_is_offline(behaviour: str, flags: Flags, tmp_path: Path) -> None:
