@@ -312,7 +312,7 @@ class Config:
     penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
     """Gradient penalties of the discriminator."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """Augmentation of the images that the discriminator sees, real and generated alike."""
+    """Augmentation of real and generated images in the discriminator."""
     ema: EmaConfig = field(default_factory=EmaConfig)
     """Exponential moving average of the generator."""
     log: LogConfig = field(default_factory=LogConfig)
