@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from conftest import REPOSITORY, assert_same_end, draw_images, figures, launcher, picture_size, run_command, train_here
 from conftest import TRAIN as SCRIPT
 from PIL import Image
+from test_training import BATCH, make_gan, real_batch
 from torch import Tensor
 
 from gan_dist import cli
@@ -37,6 +39,7 @@ from gan_dist.gan.augmentation import (
     translation,
 )
 from gan_dist.gan.penalties import NoPenalty, OneCenteredPenalty, ZeroCenteredPenalty
+from gan_dist.gan.steps import discriminator_step, generator_step
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import read_json_lines
 from gan_dist.trainer.augmentation import AdaptiveProbability, ConstantProbability, make_probability
@@ -245,6 +248,43 @@ def test_interpolations_are_augmented_as_their_real_images() -> None:
     assert torch.allclose(output.figures["penalty/gradient"], expected, rtol=1e-4)
 
 
+class Recording(RandomAugmentation):
+    """Notes the numbers of all images in its order."""
+
+    def __init__(self) -> None:
+        super().__init__(NAMES, torch.tensor(0.8), True, 0, BATCH, 0, 1, CPU)
+        self.seen: list[Tensor] = []
+
+    def __call__(self, images: Tensor, numbers: Tensor | None) -> Tensor:
+        assert numbers is not None
+        self.seen.append(numbers.clone())
+        return super().__call__(images, numbers)
+
+
+@pytest.mark.parametrize("penalty", [PenaltyConfig(), PenaltyConfig(r1=1.0, r2=1.0)], ids=["plain", "r1 and r2"])
+def test_both_steps_augment_real_and_generated_images_with_their_own_numbers(penalty: PenaltyConfig) -> None:
+    recording, expected = Recording(), make(0.8, size=BATCH)
+    gan = make_gan(loss="relativistic", penalty=penalty)
+    gan = replace(gan, augmentation=recording, critic=replace(gan.critic, augmentation=recording))  # type: ignore[type-var]
+    stats = discriminator_step(gan, real_batch(), step=7)
+    assert -1 <= stats[OVERFITTING] <= 1
+    (seen,) = recording.seen  # in one pass: real, then generated
+    assert torch.equal(seen, torch.cat(expected.draw(7, "discriminator").unbind(1)))
+    recording.seen.clear()
+    generator_step(gan, real_batch(), step=7)
+    drawn = expected.draw(7, "generator")
+    assert [torch.equal(seen, drawn[:, i]) for seen, i in zip(recording.seen, (1, 0), strict=True)] == [True, True]
+
+
+def test_the_gradient_of_the_generator_flows_through_the_augmentation() -> None:
+    """Of an image whose square covers all that D looks at, nothing is left."""
+    images = some_images(1, (1, 8, 8)).requires_grad_()
+    (at_image,) = torch.autograd.grad(cutout(images, YES, numbers(0.5, 0.5))[..., 2:6, 2:6].sum(), images)
+    assert not at_image.any()
+    (at_image,) = torch.autograd.grad(translation(images, YES, numbers(0.0, 0.5))[..., 0, :].sum(), images)
+    assert torch.equal(at_image[0, 0].sum(1), torch.tensor([0.0, 8, 0, 0, 0, 0, 0, 0]))  # one pixel up
+
+
 def test_off_is_an_object_that_does_nothing() -> None:
     images = some_images(2)
     assert NO_AUGMENTATION(images, None) is images
@@ -386,7 +426,7 @@ def test_a_checkpoint_holds_the_probability_and_the_open_window() -> None:
     stored = json.loads(json.dumps(first.state()))
     assert _is_augmentation(stored, adaptive=True)
     second.load_state(stored)
-    assert window(first, 0.0) == window(second, 0.0)
+    assert window(first, 0.2) == window(second, 0.2) == pytest.approx(0.5)  # the mean of 0.9 and 0.2 is above 0.5
     second.load_state(None)  # a rollback to the beginning
     assert second.figures == {"augment/probability": 0.3}
     assert second.tensor == torch.tensor(0.3)
