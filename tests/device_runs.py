@@ -19,6 +19,7 @@ from fake_ranks import fake_device, start_on_device, start_on_host
 from torch import Tensor
 
 from gan_dist.config import PRESETS, Config
+from gan_dist.config.sections import TRANSFORMATION_NAMES
 from gan_dist.distributed.preemption import StopRequest
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.trainer.build import build
@@ -45,6 +46,8 @@ class Case:
     ranks: int = 1
     memory: str = "device"
     """data.memory."""
+    augmented: bool = False
+    """With all transformations and an adaptive probability."""
 
     @property
     def conditional(self) -> bool:
@@ -68,6 +71,9 @@ def make_config(case: Case, steps: int = 1, folder: Path = Path("run"), root: Pa
         "model": {"hidden_dim": 8, "channels": 4, "latent_dim": 8},
         "train": train | REDUCTIONS[case.reduction],
         "evaluate": {"every_epochs": None},
+        "augment": {"transforms": ",".join(TRANSFORMATION_NAMES), "probability": 0.5, "target": 0.5}
+        if case.augmented
+        else {},
         "wandb": {"mode": "disabled"},
         "run": {"dir": folder},
     }

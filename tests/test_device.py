@@ -1,7 +1,7 @@
 """The training loop on a fake accelerator: it mixes no devices and does not wait for the device between log points, and
 the number of device operations per step is fixed.
 
-`python tests/test_device.py` prints the current numbers, for the table OPERATIONS.
+`python tests/test_device.py` prints the current numbers, for the tables OPERATIONS and AUGMENTED.
 """
 
 from __future__ import annotations
@@ -80,6 +80,15 @@ OPERATIONS: dict[tuple[str, str, str], tuple[int, ...]] = {
     ("pictures", "bf16", "exact"): (1663, 857, 255),
 }
 
+# The same with an adaptive augmentation.
+AUGMENTED: dict[tuple[str, str, str], tuple[int, ...]] = {
+    ("seed", "no", "plain"): (262, 266, 266),
+    ("seed", "fp16", "accumulation"): (571, 571, 571),
+    ("r3", "bf16", "exact"): (3371, 1713, 472),
+    ("r3-conv", "no", "plain"): (425, 429, 429),
+    ("stacked", "bf16", "plain"): (505, 509, 509),
+}
+
 
 def is_valid(row: tuple[str, str, str]) -> bool:
     """Whether the package accepts the combination. It refuses fp16 with penalties."""
@@ -135,11 +144,12 @@ def check(case: Case, measured: Measured) -> None:
 
 def check_count(case: Case, operations: Counter[str]) -> None:
     row = case.preset, case.precision, case.reduction
-    assert row in OPERATIONS, f"OPERATIONS has no row {row}; python tests/test_device.py prints the table"
-    expected, count = OPERATIONS[row][RANKS.index(case.ranks)], operations.total()
+    table, name = (AUGMENTED, "AUGMENTED") if case.augmented else (OPERATIONS, "OPERATIONS")
+    assert row in table, f"{name} has no row {row}; python tests/test_device.py prints the table"
+    expected, count = table[row][RANKS.index(case.ranks)], operations.total()
     assert count == expected, (
         f"{case}: a step takes {count} device operations instead of {expected}. If this is intended, update the table "
-        f"OPERATIONS; python tests/test_device.py prints it. The operations: {dict(operations.most_common())}"
+        f"{name}; python tests/test_device.py prints it. The operations: {dict(operations.most_common())}"
     )
 
 
@@ -147,6 +157,13 @@ def check_count(case: Case, operations: Counter[str]) -> None:
 def test_steps_stay_on_the_device(row: tuple[str, str, str], run: Run) -> None:
     for ranks in RANKS:
         case = Case(*row, ranks)
+        check(case, run(measure, case))
+
+
+@pytest.mark.parametrize("row", AUGMENTED, ids="-".join)
+def test_augmented_steps_stay_on_the_device(row: tuple[str, str, str], run: Run) -> None:
+    for ranks in RANKS:
+        case = Case(*row, ranks, augmented=True)
         check(case, run(measure, case))
 
 
@@ -210,6 +227,7 @@ def test_a_resumed_run_stays_on_the_device(run: Run) -> None:
         Case("stacked", "no", "exact"),
         Case("r3", "no", "plain", memory="file"),
         Case("digits", "bf16", "exact"),
+        Case("conv", "no", "accumulation", augmented=True),
     ],
     ids=lambda case: case.preset,
 )
@@ -232,12 +250,12 @@ def print_table() -> None:
     write_root(root / "plain", idx_bytes(draw_images()))
     write_labelled(root / "labelled")
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), register) as process:
-        for row in ROWS:
+        for augmented, row in [(False, row) for row in ROWS] + [(True, row) for row in AUGMENTED]:
             counts = []
             for ranks in RANKS:
-                case = Case(*row, ranks)
+                case, folder = Case(*row, ranks, augmented=augmented), root / f"{row}-{ranks}-{augmented}"
                 data = root / ("labelled" if case.conditional else "plain")
-                measured: Measured = process.submit(measure, case, root / f"{row}-{ranks}", data).result()
+                measured: Measured = process.submit(measure, case, folder, data).result()
                 counts.append(measured.steps[-1].operations.total())
             print(f"    {row}: {tuple(counts)},".replace("'", '"'))
     shutil.rmtree(root)

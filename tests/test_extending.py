@@ -45,7 +45,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_page_has_an_example_of_every_kind() -> None:
     tables = {where.split()[1] for _, where, _ in BLOCK.findall(PAGE) if where.startswith("in ")}
-    assert tables == {"LOSSES", "ARCHITECTURES", "READERS", "FIGURES", "FINDINGS", "TRACKERS"}
+    assert tables == {"LOSSES", "TRANSFORMATIONS", "ARCHITECTURES", "READERS", "FIGURES", "FINDINGS", "TRACKERS"}
 
 
 def test_a_run_uses_what_the_page_adds(extended: Path, flags: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -60,6 +60,7 @@ def test_a_run_uses_what_the_page_adds(extended: Path, flags: Callable[..., list
     assert ended.code == 0, ended.out + ended.err
     assert "linear" in ended.out
     assert read_json(folder.config)["train"]["loss"] == "minimax"
+    assert "upside-down, each with probability 0.2" in ended.out
     (row,) = read_json_lines(folder.evaluations)
     assert 0 <= row["brightness"] <= 1
     assert 0 < read_json(folder.floor)["brightness"] < 1

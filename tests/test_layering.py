@@ -30,7 +30,8 @@ data.readers.huggingface_load data.readers.huggingface_rows data.readers.hugging
 data.readers
 data.images data.readahead data.store data.order data.loader data.sources data
 models.architecture models.labels models.mlp models.conv models.average models models.cost
-gan.latents gan.labels gan.losses gan.penalties gan.cuda_graph gan.guard gan.reduction gan.update gan.steps gan
+gan.latents gan.labels gan.losses gan.augmentation gan.penalties gan.cuda_graph gan.guard
+gan.reduction gan.update gan.steps gan
 evaluation.estimates
 evaluation.classifier evaluation.classifier_file evaluation.classifier_training evaluation.accuracy_score
 evaluation.extractors
@@ -49,7 +50,7 @@ distributed.broadcast
 distributed.local_sockets distributed.shared_memory distributed.machine distributed.launch_command distributed.launcher
 distributed.agreement distributed
 trainer.early trainer.images trainer.schedule trainer.timing trainer.meter trainer.hyperparameters
-trainer.profiling trainer.threads
+trainer.profiling trainer.threads trainer.augmentation
 trainer.inception trainer.evaluator trainer.state trainer.checkpointing trainer.evaluation trainer.reporting
 trainer.session trainer.start
 trainer.recovery trainer.networks trainer.build trainer.forecast trainer.loop

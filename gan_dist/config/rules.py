@@ -9,12 +9,14 @@ from pathlib import Path
 from gan_dist.config.errors import InputError
 from gan_dist.config.hub import HUB_EXAMPLE, hub_id
 from gan_dist.config.ranges import check_ranges, check_text, shortened
-from gan_dist.config.sections import DATA_NAMES, INCEPTION, Config
+from gan_dist.config.sections import DATA_NAMES, INCEPTION, TRANSFORMATION_NAMES, AugmentConfig, Config
 from gan_dist.config.stored import flatten
 from gan_dist.config.suggestions import nearest
 
 OWN_FILES = ("folder", "arrays")
 COLOUR = ("cifar10", "svhn")
+CHARACTERS = ("mnist", "qmnist", "kmnist", "svhn")  # digits and letters
+SAFE_PROBABILITY = 0.8  # of an augmentation; above it the generator may learn to augment, too
 
 
 def is_any_size(name: str) -> bool:
@@ -62,6 +64,7 @@ def contradictions(config: Config) -> Iterator[str]:
         yield f"data.size and data.channels are for data.name=folder, arrays and hf: sets, not {data.name}; omit them"
     if wrong := wrong_features("evaluate.features", config.evaluate.features):
         yield wrong
+    yield from _wrong_augmentation(config.augment)
     if train.exact_shards is not None and train.accumulation > 1:
         yield "train.accumulation is incompatible with train.exact_shards: both split the batch; omit one of them"
     if train.compile and train.mixed_precision == "fp16":
@@ -89,6 +92,19 @@ def contradictions(config: Config) -> Iterator[str]:
         )
 
 
+def _wrong_augmentation(augment: AugmentConfig) -> Iterator[str]:
+    for name in augment.names:
+        if name not in TRANSFORMATION_NAMES:
+            yield f"augment.transforms={shortened(name)} is not supported; {nearest(name, TRANSFORMATION_NAMES)}"
+    if len(set(augment.names)) < len(augment.names):
+        yield f"augment.transforms={augment.transforms} names a transformation twice; name each once"
+    if augment.target is not None and augment.probability > SAFE_PROBABILITY:
+        yield (
+            f"augment.probability={augment.probability:g} is incompatible with augment.target: an adaptive probability "
+            f"is at most {SAFE_PROBABILITY:g}; use a lower one, or omit it"
+        )
+
+
 def wrong_features(name: str, features: Path) -> str | None:
     """What is wrong with the value of evaluate.features, here called `name`; None if it can be used."""
     value = str(features)
@@ -100,7 +116,7 @@ def wrong_features(name: str, features: Path) -> str | None:
 def warnings(config: Config) -> list[str]:
     """Combinations of values that work and that the literature advises against: one line per combination."""
     penalty, loss = config.penalty, config.train.loss
-    found = []
+    found = image_warnings(config)
     if loss == "wasserstein" and not penalty.gradient:
         found.append(
             "train.loss=wasserstein without penalty.gradient: nothing keeps D 1-Lipschitz, so its loss is not a "
@@ -116,6 +132,25 @@ def warnings(config: Config) -> list[str]:
         found.append(
             f"penalty.gradient with optimizer.beta1={config.optimizer.beta1:g}: training the critic with momentum is "
             "unstable (Arjovsky et al. 2017, arXiv:1701.07875, section 4); try --optimizer.beta1 0"
+        )
+    return found
+
+
+def image_warnings(config: Config) -> list[str]:
+    """Those of `warnings` that concern what the discriminator sees of the images."""
+    augment, found = config.augment, []
+    flips = augment.on and "flip" in augment.names
+    for field, used in {"data.mirror": config.data.mirror, "augment.transforms=flip": flips}.items():
+        if used and config.data.name in CHARACTERS:
+            found.append(
+                f"{field} with data.name={config.data.name}: a mirrored digit or letter is another one or none, and "
+                "the generator learns to make them; omit it"
+            )
+    if augment.on and augment.probability > SAFE_PROBABILITY:
+        found.append(
+            f"augment.probability={augment.probability:g}: above {SAFE_PROBABILITY:g} the generator may make augmented "
+            "images itself (Karras et al. 2020, arXiv:2006.06676, section 2.2); try --augment.probability "
+            f"{SAFE_PROBABILITY:g}"
         )
     return found
 

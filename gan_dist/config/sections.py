@@ -15,6 +15,7 @@ from gan_dist.config.ranges import Range
 from gan_dist.config.tables import keys_of
 
 DATA_NAMES = keys_of("data/readers/__init__.py", "READERS")
+TRANSFORMATION_NAMES = keys_of("gan/augmentation.py", "TRANSFORMATIONS")
 if TYPE_CHECKING:
     ArchitectureName: TypeAlias = str
     LossName: TypeAlias = str
@@ -41,6 +42,7 @@ LearningRate = Annotated[float, Range(1e-12, 10.0, "one step of Adam moves every
 Beta = Annotated[float, Range(0, 0.999999, "1 would keep the first gradient forever", whole=False)]
 Factor = Annotated[float, Range(1e-6, 1e6, "single precision overflows above it", whole=False)]
 PenaltyWeight = Annotated[float, Range(0, 1e6, "single precision overflows above it", whole=False)]
+Probability = Annotated[float, Range(0, 1, "it is a probability", whole=False)]
 BatchSize = Annotated[int, Range(1, 1_000_000, "no data set has more images")]
 
 # None until the data are known; `config.derived` replaces it. The types are those of a resolved configuration.
@@ -193,6 +195,31 @@ class PenaltyConfig:
 
 
 @dataclass(frozen=True)
+class AugmentConfig:
+    probability: Probability = 0.0
+    """Probability of each transformation, for every image that the discriminator sees. 0 without a target: no
+    augmentation. With a target: the initial value."""
+    transforms: str = "colour,translation,cutout"
+    """Names of the transformations, separated by commas: colour (brightness, saturation, contrast), translation, cutout
+    and flip (horizontal, not for digits, letters, or other images with a direction)."""
+    target: Probability | None = None
+    """Adaptive probability: it rises while augment/overfitting is above the target, else it falls. Karras et al. 2020
+    (arXiv:2006.06676) use 0.6 for a similar figure. None: the probability is constant."""
+    rise_images: Annotated[int, Range(1, 10**12, _NO_RUN)] = 500_000
+    """Number of images over which an adaptive probability would rise from 0 to 1, or fall back to 0."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The transformations."""
+        return tuple(name.strip() for name in self.transforms.split(","))
+
+    @property
+    def on(self) -> bool:
+        """Whether images are augmented."""
+        return self.probability > 0 or self.target is not None
+
+
+@dataclass(frozen=True)
 class EmaConfig:
     half_life: Annotated[float, Range(1e-3, 1e12, "no run sees that many images", whole=False)] | None = None
     """Half-life of the exponential moving average of the generator, in images. The average is sampled, evaluated and
@@ -284,6 +311,8 @@ class Config:
     """Training."""
     penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
     """Gradient penalties of the discriminator."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Augmentation of real and generated images in the discriminator."""
     ema: EmaConfig = field(default_factory=EmaConfig)
     """Exponential moving average of the generator."""
     log: LogConfig = field(default_factory=LogConfig)

@@ -15,3 +15,5 @@ class Batch(NamedTuple):
     """In [-1, 1]."""
     labels: Int64[Tensor, " n"] | None
     """The class of each image, from 0; None if the data set has no classes."""
+    augmentation: Float[Tensor, "n transformations 4"] | None = None
+    """Random numbers of the augmentation of each image; None: the discriminator sees the images as they are."""

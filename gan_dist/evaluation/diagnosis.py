@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from gan_dist.config.rules import SAFE_PROBABILITY
 from gan_dist.evaluation.history import History
 
 
@@ -25,6 +26,21 @@ FindingFunction = Callable[[History], Diagnosis | None]
 
 def lower_learning_rate(history: History) -> str:
     return f"try --optimizer.learning-rate {history.config.optimizer.learning_rate / 10:.1g}"
+
+
+def augment_or(history: History, otherwise: str) -> str:
+    """More augmentation, which keeps D from recognizing single images (Karras et al. 2020, arXiv:2006.06676).
+
+    Args:
+        history: of the run.
+        otherwise: the advice if there cannot be more.
+    """
+    augment = history.config.augment
+    if augment.target is not None:
+        return f"try --augment.target {augment.target / 2:g}" if augment.target else otherwise
+    if augment.probability >= SAFE_PROBABILITY:
+        return otherwise
+    return f"try --augment.probability {min(2 * augment.probability or 0.4, SAFE_PROBABILITY):g}"
 
 
 def regularize(history: History) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from gan_dist.config.rules import is_any_size
 from gan_dist.evaluation.classes import MAX_SHARES
-from gan_dist.evaluation.diagnosis import Diagnosis, regularize
+from gan_dist.evaluation.diagnosis import Diagnosis, augment_or, regularize
 from gan_dist.evaluation.history import History, Row, figure
 
 COLLAPSED_DIVERSITY = 0.3  # fraction of the real images'. Good runs: 0.48 and more; the seed's after 10 epochs: 0.18.
@@ -125,7 +125,8 @@ def discriminator_memorizes(history: History) -> Diagnosis | None:
     growing = history.first_evaluation is history.evaluation or train - held_out > first
     if not (train - held_out > MEMORIZED and growing):
         return None
-    advice = f"use more images, or try --penalty.r1 {4 * history.config.penalty.r1 or 5:g}"
+    stronger = f"try --penalty.r1 {4 * history.config.penalty.r1 or 5:g}"
+    advice = f"use more images, or {augment_or(history, stronger)}"
     return Diagnosis(history.evaluation["step"], f"score/train {train:.2f}, score/held_out {held_out:.2f}", advice)
 
 
@@ -134,7 +135,8 @@ def generator_copies(history: History) -> Diagnosis | None:
     ratio = history.evaluated("nearest/ratio")
     if not ratio < COPIED:
         return None
-    advice = f"use more images, or try --model.hidden-dim {max(history.config.model.hidden_dim // 2, 1)}"
+    smaller = f"try --model.hidden-dim {max(history.config.model.hidden_dim // 2, 1)}"
+    advice = f"use more images, or {augment_or(history, smaller)}"
     return Diagnosis(history.evaluation["step"], f"nearest/ratio {ratio:.2f}: G reproduces training images", advice)
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gan_dist.data.batch import Batch
+from gan_dist.gan.augmentation import NO_AUGMENTATION, Augmentation
 from gan_dist.gan.labels import Labels
 from gan_dist.gan.losses import Logits, Scalar
 
@@ -67,14 +68,28 @@ class Critic(Protocol):
 def joined(real: Batch, fake: Batch) -> Batch:
     """Both batches in one, in the precision of the fake images."""
     images = torch.cat([real.images.to(fake.images.dtype), fake.images])
-    if real.labels is None or fake.labels is None:
-        return Batch(images, None)
-    return Batch(images, torch.cat([real.labels, fake.labels]))
+    labels = None if real.labels is None or fake.labels is None else torch.cat([real.labels, fake.labels])
+    if real.augmentation is None or fake.augmentation is None:
+        return Batch(images, labels)
+    return Batch(images, labels, torch.cat([real.augmentation, fake.augmentation]))
 
 
-def joint_logits(discriminator: Discriminator, real: Batch, fake: Batch) -> tuple[Logits, Logits]:
+def augmented(discriminator: Discriminator, augmentation: Augmentation) -> Callable[[Batch], Logits]:
+    """D's logits of the images as it sees them.
+
+    Penalties are on their gradients with respect to the images before the augmentation, as in the code of StyleGAN2-ADA
+    and R3GAN.
+    """
+
+    def logits(batch: Batch) -> Logits:
+        return discriminator(augmentation(batch.images, batch.augmentation), batch.labels)
+
+    return logits
+
+
+def joint_logits(logits_of: Callable[[Batch], Logits], real: Batch, fake: Batch) -> tuple[Logits, Logits]:
     """Logits of both batches, in one pass. Equal to two passes, because no network mixes the samples of a batch."""
-    real_logits, fake_logits = discriminator(*joined(real, fake)).float().chunk(2)
+    real_logits, fake_logits = logits_of(joined(real, fake)).float().chunk(2)
     return real_logits, fake_logits
 
 
@@ -84,16 +99,19 @@ class NoPenalty:
 
     Args:
         discriminator: D, in the precision of the passes.
+        augmentation: of the images that D sees.
     """
 
     discriminator: Discriminator
+    augmentation: Augmentation = NO_AUGMENTATION
     figures: tuple[str, ...] = ()
 
     def draw(self, step: int) -> tuple[Tensor, ...]:
         return ()
 
     def __call__(self, real: Batch, fake: Batch, *drawn: Tensor) -> CriticOutput:
-        real_logits, fake_logits = joint_logits(self.discriminator, real, fake)
+        logits_of = augmented(self.discriminator, self.augmentation)
+        real_logits, fake_logits = joint_logits(logits_of, real, fake)
         return CriticOutput(real_logits, fake_logits, 0.0, {})
 
 
@@ -105,12 +123,14 @@ class ZeroCenteredPenalty:
         discriminator: D in fp32; half precision is too coarse for gradients of gradients.
         r1, r2: gammas; the weights are gamma / 2. At least one is not 0.
         factor: multiplies both; a tensor that may be changed in place between steps.
+        augmentation: of the images that D sees.
     """
 
     discriminator: Discriminator
     r1: float
     r2: float
     factor: Scalar
+    augmentation: Augmentation = NO_AUGMENTATION
 
     @property
     def figures(self) -> tuple[str, ...]:
@@ -121,20 +141,15 @@ class ZeroCenteredPenalty:
 
     def __call__(self, real: Batch, fake: Batch, *drawn: Tensor) -> CriticOutput:
         fake = fake._replace(images=fake.images.float())
+        logits_of = augmented(self.discriminator, self.augmentation)
         penalty, figures = real.images.new_zeros(()), {}
         if self.r1 and self.r2:
-            logits, gradients = _logits_and_gradients(self.discriminator, joined(real, fake))
+            logits, gradients = _logits_and_gradients(logits_of, joined(real, fake))
             (real_logits, fake_logits), (at_real, at_fake) = logits.chunk(2), gradients.chunk(2)
         elif self.r1:  # two passes: only one needs gradients of gradients
-            (real_logits, at_real), fake_logits = (
-                _logits_and_gradients(self.discriminator, real),
-                self.discriminator(*fake),
-            )
+            (real_logits, at_real), fake_logits = _logits_and_gradients(logits_of, real), logits_of(fake)
         else:
-            real_logits, (fake_logits, at_fake) = (
-                self.discriminator(*real),
-                _logits_and_gradients(self.discriminator, fake),
-            )
+            real_logits, (fake_logits, at_fake) = logits_of(real), _logits_and_gradients(logits_of, fake)
         if self.r1:
             r1 = zero_centered(at_real)
             penalty, figures["penalty/r1"] = penalty + self.r1 * r1, r1.detach()
@@ -148,17 +163,19 @@ class ZeroCenteredPenalty:
 class OneCenteredPenalty:
     """WGAN-GP's penalty at interpolations of real and fake images, in every step.
 
-    With labels, both images of a pair have the same one.
+    With labels, both images of a pair have the same one. An interpolation is augmented as its real image is.
 
     Args:
         discriminator: D in fp32.
         weight: lambda.
         interpolation_weights: step -> this rank's share of numbers in [0, 1), (n,).
+        augmentation: of the images that D sees.
     """
 
     discriminator: Discriminator
     weight: float
     interpolation_weights: Callable[[int], Float[Tensor, " n"]]
+    augmentation: Augmentation = NO_AUGMENTATION
     figures: tuple[str, ...] = ("penalty/gradient",)
 
     def draw(self, step: int) -> tuple[Tensor, ...]:
@@ -166,19 +183,20 @@ class OneCenteredPenalty:
 
     def __call__(self, real: Batch, fake: Batch, *drawn: Tensor) -> CriticOutput:
         fake = fake._replace(images=fake.images.float())
-        real_logits, fake_logits = joint_logits(self.discriminator, real, fake)
+        logits_of = augmented(self.discriminator, self.augmentation)
+        real_logits, fake_logits = joint_logits(logits_of, real, fake)
         interpolated = torch.lerp(fake.images, real.images, drawn[0].view(-1, 1, 1, 1))
-        _, gradients = _logits_and_gradients(self.discriminator, Batch(interpolated, real.labels))
+        _, gradients = _logits_and_gradients(logits_of, real._replace(images=interpolated))
         penalty = one_centered(gradients)
         return CriticOutput(real_logits, fake_logits, self.weight * penalty, {"penalty/gradient": penalty.detach()})
 
 
-def _logits_and_gradients(discriminator: Discriminator, batch: Batch) -> tuple[Logits, Images]:
+def _logits_and_gradients(logits_of: Callable[[Batch], Logits], batch: Batch) -> tuple[Logits, Images]:
     """D's logits and their gradients with respect to the images, with the graph for one backward of loss and penalty.
 
     A logit depends on its own image only, so the gradient of the sum contains the gradient of each logit.
     """
     images = batch.images.detach().requires_grad_()
-    logits = discriminator(images, batch.labels)
+    logits = logits_of(batch._replace(images=images))
     (gradients,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return logits, gradients

@@ -11,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gan_dist.data.batch import Batch
+from gan_dist.gan.augmentation import NO_AUGMENTATION, Augmentation, AugmentationNumbers, Numbers
 from gan_dist.gan.labels import BatchLabels, Labels
 from gan_dist.gan.losses import Logits, Loss
-from gan_dist.gan.penalties import Critic
+from gan_dist.gan.penalties import Critic, augmented
 from gan_dist.gan.update import PartStats, Stats, Update
 
 
@@ -35,6 +36,8 @@ class Gan:
     """(step, purpose) -> this rank's latent vectors, in the precision of the passes."""
     labels: BatchLabels
     """Chooses the labels that the networks see."""
+    augmentation: Augmentation = NO_AUGMENTATION
+    """Of the images that the discriminator sees, in both steps; the critic has the same."""
 
 
 def discriminator_step(gan: Gan, batch: Batch, step: int) -> Stats:
@@ -43,15 +46,17 @@ def discriminator_step(gan: Gan, batch: Batch, step: int) -> Stats:
     Args:
         gan: the networks.
         batch: this rank's real images.
-        step: the step's number, which determines the latents and the labels of the fake images.
+        step: the step's number, which determines the latents and the labels of the fake images, and the augmentation.
 
     Returns:
-        loss/discriminator without the penalties, score/real and score/fake (see `Loss.scores`), and each penalty
-        without its weight. One value for each part of this rank's share, computed before the update.
+        loss/discriminator without the penalties, score/real and score/fake (see `Loss.scores`), each penalty without
+        its weight, and the figures of the augmentation. One value for each part of this rank's share, computed before
+        the update.
     """
     purpose = "discriminator"
     labels = gan.labels.real(batch), gan.labels.fake(batch, step, purpose)
-    inputs = batch.images, gan.latents(step, purpose), *labels, *gan.critic.draw(step)
+    augmentation = gan.augmentation.draw(step, purpose)
+    inputs = batch.images, gan.latents(step, purpose), *labels, augmentation, *gan.critic.draw(step)
     return gan.discriminator_update(partial(discriminator_loss, gan), *inputs)
 
 
@@ -61,14 +66,15 @@ def generator_step(gan: Gan, batch: Batch, step: int) -> Stats:
     Args:
         gan: the networks.
         batch: this rank's real images, for paired losses.
-        step: the step's number, which determines the latents and the labels of the fake images.
+        step: the step's number, which determines the latents and the labels of the fake images, and the augmentation.
 
     Returns:
         loss/generator. One value for each part of this rank's share, computed before the update.
     """
     purpose = "generator"
     labels = gan.labels.real(batch), gan.labels.fake(batch, step, purpose)
-    return gan.generator_update(partial(generator_loss, gan), batch.images, gan.latents(step, purpose), *labels)
+    inputs = batch.images, gan.latents(step, purpose), *labels, gan.augmentation.draw(step, purpose)
+    return gan.generator_update(partial(generator_loss, gan), *inputs)
 
 
 def discriminator_loss(
@@ -77,6 +83,7 @@ def discriminator_loss(
     latents: Float[Tensor, "n latent"],
     real_labels: Labels | None,
     fake_labels: Labels | None,
+    augmentation: AugmentationNumbers | None,
     *drawn: Tensor,
 ) -> tuple[Float[Tensor, ""], PartStats]:
     """The discriminator's objective, with its graph, and the figures of `discriminator_step`.
@@ -86,18 +93,22 @@ def discriminator_loss(
         real: real images in [-1, 1].
         latents: of the fake images.
         real_labels, fake_labels: None if the networks are unconditional.
+        augmentation: from `Augmentation.draw`.
         drawn: random inputs of the penalty, from `Critic.draw`.
     """
+    of_real, of_fake = _of_real_and_fake(augmentation)
     with torch.no_grad():  # no gradients for the generator
         fake = gan.generator(latents, fake_labels)
-    output = gan.critic(Batch(real, real_labels), Batch(fake, fake_labels), *drawn)
+    output = gan.critic(Batch(real, real_labels, of_real), Batch(fake, fake_labels, of_fake), *drawn)
     loss = gan.loss.discriminator(output.real_logits, output.fake_logits)
-    real_score, fake_score = gan.loss.scores(output.real_logits.detach(), output.fake_logits.detach())
+    detached = output.real_logits.detach(), output.fake_logits.detach()
+    real_score, fake_score = gan.loss.scores(*detached)
     return loss + output.penalty, {
         "loss/discriminator": loss.detach(),
         "score/real": real_score,
         "score/fake": fake_score,
         **output.figures,
+        **gan.augmentation.statistics(*detached),
     }
 
 
@@ -107,6 +118,7 @@ def generator_loss(
     latents: Float[Tensor, "n latent"],
     real_labels: Labels | None,
     fake_labels: Labels | None,
+    augmentation: AugmentationNumbers | None,
 ) -> tuple[Float[Tensor, ""], PartStats]:
     """The generator's objective, with its graph, and the figure of `generator_step`.
 
@@ -115,12 +127,19 @@ def generator_loss(
         real: real images in [-1, 1], for paired losses.
         latents: of the fake images.
         real_labels, fake_labels: None if the networks are unconditional.
+        augmentation: from `Augmentation.draw`.
     """
+    of_real, of_fake = _of_real_and_fake(augmentation)
+    logits_of = augmented(gan.discriminator, gan.augmentation)
     fake = gan.generator(latents, fake_labels)
 
     def real_logits() -> Logits:
         with torch.no_grad():  # they do not depend on the generator
-            return gan.discriminator(real.to(fake.dtype), real_labels).float()
+            return logits_of(Batch(real.to(fake.dtype), real_labels, of_real)).float()
 
-    loss = gan.loss.generator_loss(gan.discriminator(fake, fake_labels).float(), real_logits)
+    loss = gan.loss.generator_loss(logits_of(Batch(fake, fake_labels, of_fake)).float(), real_logits)
     return loss, {"loss/generator": loss.detach()}
+
+
+def _of_real_and_fake(augmentation: AugmentationNumbers | None) -> tuple[Numbers | None, Numbers | None]:
+    return (None, None) if augmentation is None else (augmentation[:, 0], augmentation[:, 1])

@@ -157,7 +157,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 @dataclass(frozen=True)
 class DataArguments(Config):
     output: Path = Path("data.png")
-    """Picture of the first 64 images, as the networks will see them."""
+    """Picture of the first 64 images. With an augmentation, NAME-augmented.png shows what the discriminator sees."""
 
 
 def data(arguments: Sequence[str]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -12,12 +12,14 @@ from rich.table import Table
 from torch import Tensor
 
 from gan_dist.config import Config, InputError
+from gan_dist.config.rules import SAFE_PROBABILITY, image_warnings
 from gan_dist.data.images import ImageSet
 from gan_dist.data.order import GlobalBatches
 from gan_dist.data.sources import load_images, pin_source
 from gan_dist.data.store import DeviceStore
 from gan_dist.evaluation.classifier_file import TrainedClassifier
 from gan_dist.evaluation.extractors import classifier_for
+from gan_dist.gan.augmentation import RandomAugmentation
 from gan_dist.outputs.pictures import COUNT, save_grid
 
 FEW = 10  # images of a class that are too few to learn it
@@ -31,24 +33,29 @@ def preview(config: Config, picture: Path, announce: Callable[[str], None]) -> N
 
     Args:
         config: of the run.
-        picture: gets a grid of 64 images as the networks will see them.
+        picture: gets a grid of 64 images as the data loader returns them. With an augmentation, one of the same images
+            as the discriminator will see them is written beside it.
         announce: called with one line per fact that the user may not expect.
 
     Raises:
         InputError: the data can't be used, or the picture can't be written.
     """
     images = load_images(config.data, announce)
+    first, pictures = first_images(images, config), {"picture": picture}
     try:
-        save_grid(first_images(images, config), picture)
+        save_grid(first, picture)
+        if config.augment.on:
+            pictures["augmented"] = picture.with_name(f"{picture.stem}-augmented.png")
+            save_grid(augment(first, config), pictures["augmented"])
     except OSError as error:
         raise InputError(f"output={picture} can't be written ({error.strerror}); choose another") from error
-    for note in (*images.notes, *remarks(images)):
+    for note in (*images.notes, *remarks(images), *image_warnings(config)):
         announce(note)
     classifier = classifier_for(pin_source(config.data, images.provenance.source), announce, train=images)
-    Console().print(describe(images, classifier, picture))
+    Console().print(describe(images, classifier, pictures))
 
 
-def describe(images: ImageSet, classifier: TrainedClassifier, picture: Path) -> Table:
+def describe(images: ImageSet, classifier: TrainedClassifier, pictures: Mapping[str, Path]) -> Table:
     """A table of the data set."""
     spec, data = images.spec, images.provenance
     table = Table(show_header=False, title_justify="left", title=f"data {spec.name}")
@@ -64,7 +71,8 @@ def describe(images: ImageSet, classifier: TrainedClassifier, picture: Path) -> 
         if len(counts) > MAX_CLASSES_SHOWN:
             table.add_row("", f"and {len(counts) - MAX_CLASSES_SHOWN} more")
     table.add_row("judged by", classifier.description)
-    table.add_row("picture", str(picture))
+    for name, file in pictures.items():
+        table.add_row(name, str(file))
     return table
 
 
@@ -74,6 +82,15 @@ def first_images(images: ImageSet, config: Config) -> Tensor:
     size = min(COUNT, len(images.images))
     batches = GlobalBatches(len(images.images), size, config.train.seed, range(1), cpu, images.stack, mirrored)
     return DeviceStore(images, cpu, mirrored).__getitems__(next(iter(batches))).result().images
+
+
+def augment(images: Tensor, config: Config) -> Tensor:
+    """Images as the discriminator sees them in a first step. An adaptive probability is taken at its highest."""
+    probability = config.augment.probability if config.augment.target is None else SAFE_PROBABILITY
+    augmentation = RandomAugmentation(
+        config.augment.names, torch.tensor(probability), False, config.train.seed, len(images), 0, 1, images.device
+    )
+    return augmentation(images, augmentation.draw(1, "discriminator")[:, 0])
 
 
 def remarks(images: ImageSet) -> Iterator[str]:

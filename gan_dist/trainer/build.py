@@ -33,6 +33,7 @@ from gan_dist.outputs.pictures import COLUMNS, COUNT, MAX_ROWS
 from gan_dist.outputs.trackers import make_tracker
 from gan_dist.outputs.writer import Writer
 from gan_dist.trainer import session
+from gan_dist.trainer.augmentation import initial_probability, make_probability
 from gan_dist.trainer.evaluator import Evaluator
 from gan_dist.trainer.hyperparameters import Hyperparameters
 from gan_dist.trainer.images import share_images
@@ -117,7 +118,8 @@ def assemble(
     window = min(config.log.every_steps, schedule.total_steps)
     guard = NonfiniteGuard(window, rank, ranks, device, scaled=accelerator.scaler is not None)
     penalty_factor = torch.ones((), device=device)
-    gan = build_gan(config, networks, reduction, guard, penalty_factor, images.class_counts, accelerator)
+    probability = initial_probability(config.augment, device)
+    gan = build_gan(config, networks, reduction, guard, penalty_factor, probability, images.class_counts, accelerator)
     if device.type == "cpu":
         share = config.train.batch_size // ranks // reduction.parts
         choose_threads(gan, images.shape, share, reduction.exact, config.train.threads is None, console.announce)
@@ -135,8 +137,18 @@ def assemble(
         hyperparameters=Hyperparameters(
             schedule, networks.generator_optimizer, networks.discriminator_optimizer, penalty_factor
         ),
+        augment_probability=make_probability(
+            config.augment, config.train.batch_size, probability, reduction.parts, accelerator.gather, ranks
+        ),
         guard=guard,
-        meter=Meter((*METRICS, *gan.critic.figures), window, reduction.parts, accelerator.gather, ranks, device),
+        meter=Meter(
+            (*METRICS, *gan.critic.figures, *gan.augmentation.figures),
+            window,
+            reduction.parts,
+            accelerator.gather,
+            ranks,
+            device,
+        ),
         stopping=StopAgreement(request, collective_timeout(config), memory),
         memory=memory,
         evaluator=Evaluator(config, accelerator, images, console.announce),

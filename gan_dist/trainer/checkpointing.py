@@ -18,11 +18,11 @@ from gan_dist.trainer.state import Best, Trainer
 
 
 def save_checkpoint(trainer: Trainer) -> None:
-    """Save everything that the run needs to resume. A collective: the open log window is gathered from all ranks.
+    """Save everything that the run needs to resume. A collective: open windows of figures are gathered from all ranks.
 
     Tensors are copied to the host and written in the background.
     """
-    window = trainer.meter.state()
+    window, augmentation = trainer.meter.state(), trainer.augment_probability.state()
     if not trainer.is_main:
         return
     scaler = trainer.accelerator.scaler
@@ -41,6 +41,7 @@ def save_checkpoint(trainer: Trainer) -> None:
         "scaler": scaler.state_dict() if scaler is not None else {},
         "wandb_id": trainer.tracker.id,
         "metrics_window": window,
+        "augmentation": augmentation,
         "updates_skipped": trainer.updates_skipped,
     }
     trainer.writer.save_async(

@@ -43,6 +43,7 @@ def train(trainer: Trainer) -> None:
         trainer.ema.update(step)
         trainer.profiler.end_phase("generator step")
         trainer.meter.add(stats)  # stays on the device
+        trainer.augment_probability.add(stats)
         trainer.step = step
         stop = trainer.stopping.reached() or step == trainer.last_step
         at = trainer.schedule.at(step, stop)  # the same on every rank
@@ -50,6 +51,8 @@ def train(trainer: Trainer) -> None:
             check_nonfinite(trainer)
         if at.log:
             reporting.log(trainer)
+        if at.adapt:
+            trainer.augment_probability.adapt()
         if at.hashes:
             reporting.log_hashes(trainer)
         if at.sample and trainer.is_main:

@@ -15,6 +15,7 @@ from gan_dist.config import Config, OptimizerConfig, PenaltyConfig, TrainConfig
 from gan_dist.distributed.main_process import on_main_process
 from gan_dist.distributed.peers import PING_SECONDS
 from gan_dist.distributed.shared_memory import SharedMemory
+from gan_dist.gan.augmentation import NO_AUGMENTATION, Augmentation, RandomAugmentation
 from gan_dist.gan.guard import NonfiniteGuard
 from gan_dist.gan.labels import BatchLabels, DrawnLabels, NoLabels, PairedLabels
 from gan_dist.gan.latents import InterpolationWeights, Latents
@@ -109,6 +110,7 @@ def build_gan(
     reduction: Reduction,
     guard: NonfiniteGuard,
     penalty_factor: Float[Tensor, ""],
+    probability: Float[Tensor, ""],
     class_counts: Int64[Tensor, " classes"] | None,
     accelerator: Accelerator,
 ) -> Gan:
@@ -120,6 +122,7 @@ def build_gan(
         reduction: adds the gradients.
         guard: rejects updates that are not finite.
         penalty_factor: multiplies both gammas; changed in place between steps.
+        probability: of the augmentation; changed in place between steps.
         class_counts: number of training images of each class; None if the data have no classes.
         accelerator: of the ranks.
     """
@@ -135,15 +138,17 @@ def build_gan(
         )
     )
     interpolation_weights = InterpolationWeights(seed, (batch_size,), rank, ranks, device)
+    augmentation = make_augmentation(config, probability, rank, ranks, device)
     return Gan(
         generator=generator_update.forward_network,
         discriminator=discriminator_update.forward_network,
         generator_update=generator_update,
         discriminator_update=discriminator_update,
         loss=LOSSES[config.train.loss],
-        critic=make_critic(config.penalty, discriminator_update, penalty_factor, interpolation_weights),
+        critic=make_critic(config.penalty, discriminator_update, penalty_factor, interpolation_weights, augmentation),
         latents=Latents(seed, config.model.latent_dim, batch_size, rank, ranks, device, dtype),
         labels=make_labels(config, class_counts, rank, ranks, device),
+        augmentation=augmentation,
     )
 
 
@@ -166,6 +171,17 @@ def make_labels(
     return DrawnLabels(class_counts, config.train.seed, config.train.batch_size, rank, ranks, device)
 
 
+def make_augmentation(
+    config: Config, probability: Float[Tensor, ""], rank: int, ranks: int, device: torch.device
+) -> Augmentation:
+    """How the images that the discriminator sees are augmented. Arguments as in `build_gan` and `make_labels`."""
+    augment, train = config.augment, config.train
+    if not augment.on:
+        return NO_AUGMENTATION
+    adaptive = augment.target is not None
+    return RandomAugmentation(augment.names, probability, adaptive, train.seed, train.batch_size, rank, ranks, device)
+
+
 def make_reduction(config: TrainConfig, ranks: int, gather: Gather | None) -> Reduction:
     """How gradients are added over the ranks: the exact way or the fast one."""
     if config.exact_shards is not None:
@@ -174,14 +190,18 @@ def make_reduction(config: TrainConfig, ranks: int, gather: Gather | None) -> Re
 
 
 def make_critic(
-    config: PenaltyConfig, update: Update, factor: Float[Tensor, ""], weights: InterpolationWeights
+    config: PenaltyConfig,
+    update: Update,
+    factor: Float[Tensor, ""],
+    weights: InterpolationWeights,
+    augmentation: Augmentation = NO_AUGMENTATION,
 ) -> Critic:
     """How the discriminator evaluates a batch, with the penalties of the configuration."""
     if config.r1 or config.r2:
-        return ZeroCenteredPenalty(update.full_precision, config.r1, config.r2, factor)
+        return ZeroCenteredPenalty(update.full_precision, config.r1, config.r2, factor, augmentation)
     if config.gradient:
-        return OneCenteredPenalty(update.full_precision, config.gradient, weights)
-    return NoPenalty(update.forward_network)
+        return OneCenteredPenalty(update.full_precision, config.gradient, weights, augmentation)
+    return NoPenalty(update.forward_network, augmentation)
 
 
 def collective_timeout(config: Config) -> float:

@@ -88,6 +88,7 @@ def restore(trainer: Trainer, found: Checkpoint | None) -> None:
     trainer.updates_skipped = found.state["updates_skipped"] if found else 0
     trainer.best = Best(*found.state["best"]) if found and found.state.get("best") else None
     trainer.meter.load_state(found.state["metrics_window"] if found else [])
+    trainer.augment_probability.load_state(found.state.get("augmentation") if found else None)
     trainer.batches.steps = range(trainer.step, trainer.schedule.total_steps)
 
 

@@ -31,6 +31,7 @@ def log(trainer: Trainer) -> None:
         "images_seen": trainer.schedule.images_seen(step),
         "images_per_second": trainer.timing.log(step) * trainer.config.train.batch_size,
         **means,
+        **trainer.augment_probability.figures,
         "gradient/discriminator": gradient_norm(trainer.gan.discriminator_update),
         "gradient/generator": gradient_norm(trainer.gan.generator_update),
     }

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 from gan_dist.config import Config
 
+ADAPT_STEPS = 100  # between two changes of an adaptive probability: as log points by default, so no further waits
+
 
 @dataclass(frozen=True)
 class At:
     """Actions that are due after a step."""
 
     log: bool
+    adapt: bool
     hashes: bool
     sample: bool
     evaluate: bool
@@ -23,7 +26,7 @@ class At:
     @property
     def anything(self) -> bool:
         """Whether any action is due. Only then does the host wait for the device."""
-        return self.log or self.hashes or self.sample or self.evaluate or self.checkpoint or self.stop
+        return self.log or self.adapt or self.hashes or self.sample or self.evaluate or self.checkpoint or self.stop
 
 
 class Schedule:
@@ -76,6 +79,7 @@ class Schedule:
         last = step == self.total_steps
         return At(
             log=last or self.ends_window(step),
+            adapt=self.config.augment.target is not None and step % ADAPT_STEPS == 0,
             hashes=hashes is not None and step % hashes == 0,
             sample=epoch_ends and epoch % self.config.samples.every_epochs == 0,
             evaluate=evaluate is not None and epoch_ends and epoch % evaluate == 0,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan_dist.config import TrainingFailed, to_dict
+from gan_dist.config import Config, TrainingFailed, to_dict
 from gan_dist.config.derived import describe_derived
 from gan_dist.data.order import epoch_order
 from gan_dist.data.store import DeviceStore
@@ -73,6 +73,7 @@ def begin(trainer: Trainer, tracker_id: str | None) -> None:
             "images": images.spec.describe_shape(),
             "classes": describe_classes(trainer),
             "networks": f"{trainer.config.model.architecture}, {weights:,} weights",
+            **describe_augmentation(trainer.config),
             "batch size": f"{trainer.config.train.batch_size} over {session['processes']} process(es)",
             "device": f"{session['device']}, {session['mixed_precision']} mixed precision, "
             f"{session['threads_per_process']} thread(s) per process",
@@ -105,6 +106,15 @@ def describe_classes(trainer: Trainer) -> str:
     if trainer.config.model.labels == "none":
         return f"{len(names)}, not used (--model.labels conditional trains with them)"
     return f"{len(names)}, {trainer.config.model.labels}; labels of generated images {trainer.config.train.fake_labels}"
+
+
+def describe_augmentation(config: Config) -> dict[str, str]:
+    """A row of the table, if there is an augmentation."""
+    augment = config.augment
+    if not augment.on:
+        return {}
+    steered = "" if augment.target is None else f" at first, steered to augment/overfitting {augment.target:g}"
+    return {"augmentation": f"{', '.join(augment.names)}, each with probability {augment.probability:g}{steered}"}
 
 
 def logged_through(trainer: Trainer, earlier: Mapping[str, Any]) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gan_dist.config import Config, InputError, differences
 from gan_dist.config.derived import derive
+from gan_dist.config.rules import SAFE_PROBABILITY
 from gan_dist.data.images import ImageSet
 from gan_dist.data.readers.names import quoted
 from gan_dist.data.sources import load_images
@@ -214,7 +215,8 @@ def check_state(state: dict[str, Any], config: Config) -> None:
     """
     penalty = config.penalty
     spec, labels = state.get("data_spec"), state.get("labels_sha256")
-    figures = len(METRICS) + sum(map(bool, (penalty.r1, penalty.r2, penalty.gradient)))
+    adaptive = config.augment.target is not None
+    figures = len(METRICS) + sum(map(bool, (penalty.r1, penalty.r2, penalty.gradient, adaptive)))
     window, best = state.get("metrics_window"), state.get("best")
     for name, ok in {
         "config": isinstance(state.get("config"), dict),
@@ -229,6 +231,7 @@ def check_state(state: dict[str, Any], config: Config) -> None:
         "updates_skipped": isinstance(state.get("updates_skipped"), int),
         "metrics_window": isinstance(window, list)
         and all(_is_list(row, figures) and all(map(is_number, row)) for row in window),
+        "augmentation": _is_augmentation(state.get("augmentation"), adaptive),
     }.items():
         if not ok:
             raise DamagedCheckpoint(f"state.json has no valid {name}")
@@ -246,6 +249,15 @@ def _is_spec(value: Any) -> bool:
     except BadFile:
         return False
     return True
+
+
+def _is_augmentation(value: Any, adaptive: bool) -> bool:
+    """Whether a value is the state of a constant probability, None, or that of an adaptive one."""
+    if not adaptive or not isinstance(value, dict):
+        return value is None and not adaptive
+    probability, window = value.get("probability"), value.get("window")
+    steps = isinstance(window, list) and all(_is_list(row, 1) and is_number(row[0]) for row in window)
+    return steps and isinstance(probability, float) and 0 <= probability <= SAFE_PROBABILITY
 
 
 def _is_duration(value: Any) -> bool:

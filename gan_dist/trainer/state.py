@@ -24,6 +24,7 @@ from gan_dist.outputs.console import Console
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.trackers.protocol import Tracker
 from gan_dist.outputs.writer import Writer
+from gan_dist.trainer.augmentation import AugmentProbability
 from gan_dist.trainer.evaluator import Evaluator
 from gan_dist.trainer.hyperparameters import Hyperparameters
 from gan_dist.trainer.images import AccessByRank
@@ -50,6 +51,7 @@ class Trainer:
     loader: DataLoader[PendingBatch]
     schedule: Schedule
     hyperparameters: Hyperparameters
+    augment_probability: AugmentProbability
     guard: NonfiniteGuard
     meter: Meter
     stopping: StopAgreement

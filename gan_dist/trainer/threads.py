@@ -75,9 +75,11 @@ def gradients(gan: Gan, images: Float[Tensor, "n c h w"], step: int) -> Iterator
     batch = Batch(images, torch.zeros(len(images), dtype=torch.int64))
     real, fake = gan.labels.real(batch), gan.labels.fake(batch, step, "generator")
     labels = real, None if fake is None else fake[: len(images)].clone()
+    numbers = gan.augmentation.draw(step, "discriminator")
+    augmentation = None if numbers is None else numbers[: len(images)].clone()
     for network, (loss, figures) in (
-        (gan.discriminator, discriminator_loss(gan, images, latents[0], *labels, *drawn)),
-        (gan.generator, generator_loss(gan, images, latents[1], *labels)),
+        (gan.discriminator, discriminator_loss(gan, images, latents[0], *labels, augmentation, *drawn)),
+        (gan.generator, generator_loss(gan, images, latents[1], *labels, augmentation)),
     ):
         yield from torch.autograd.grad(loss, list(network.parameters()), allow_unused=True, materialize_grads=True)
         yield from figures.values()
