@@ -116,6 +116,19 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def labelled_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As data_root, with labels."""
+    return write_labelled_root(tmp_path_factory.mktemp("labelled"))
+
+
+def write_labelled_root(root: Path) -> Path:
+    """The small data set, with labels: the ten classes in turn."""
+    file = write_root(root, idx_bytes(draw_images()))
+    file.with_name("train-labels-idx1-ubyte").write_bytes(labels_bytes(np.arange(IMAGES, dtype=np.uint8) % 10))
+    return root
+
+
 @dataclass(frozen=True)
 class Ended:
     """A process that ran to its end."""

@@ -99,10 +99,10 @@ def process() -> Iterator[ProcessPoolExecutor]:
 
 
 @pytest.fixture
-def run(process: ProcessPoolExecutor, data_root: Path, tmp_path: Path) -> Run:
+def run(process: ProcessPoolExecutor, labelled_root: Path, tmp_path: Path) -> Run:
     def run(function: Callable[..., Any], case: Case, **arguments: Any) -> Any:
         folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
-        return process.submit(function, case, folder, data_root, **arguments).result()
+        return process.submit(function, case, folder, labelled_root, **arguments).result()
 
     return run
 
@@ -201,6 +201,7 @@ def test_a_resumed_run_stays_on_the_device(run: Run) -> None:
         Case("r3-conv", "bf16", "accumulation"),
         Case("stacked", "no", "exact"),
         Case("r3", "no", "plain", memory="file"),
+        Case("cifar10", "no", "plain"),
     ],
     ids=lambda case: case.preset,
 )
@@ -217,10 +218,9 @@ def test_whole_runs_work_with_several_ranks(case: Case, run: Run) -> None:
 
 
 def print_table() -> None:
-    from conftest import draw_images, idx_bytes, write_root
+    from conftest import write_labelled_root
 
-    root = Path(tempfile.mkdtemp())
-    write_root(root, idx_bytes(draw_images()))
+    root = write_labelled_root(Path(tempfile.mkdtemp()))
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), register) as process:
         for row in ROWS:
             counts = []

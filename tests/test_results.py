@@ -99,14 +99,21 @@ def test_the_commands_use_each_generator_of_a_run(
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_trains_a_generator(preset: str, flags: Callable[..., list[str]], tmp_path: Path) -> None:
-    words = [preset, "--data.name", "mnist"]
-    words += flags(tmp_path / "run", "--train.steps", "5", "--wandb.mode", "disabled")
+def test_every_preset_trains_a_generator(
+    preset: str, flags: Callable[..., list[str]], labelled_root: Path, tmp_path: Path
+) -> None:
+    words = [preset, *flags(tmp_path / "run", "--train.steps", "5", "--wandb.mode", "disabled", "--data.name", "mnist")]
+    conditional = PRESETS[preset]().model.labels == "conditional"
+    if conditional:
+        words += ["--data.root", str(labelled_root)]
+    if preset == "cifar10":  # made for GPUs
+        words += ["--model.channels", "8", "--model.max-channels", "16"]
     assert train.main(words) == 0
     (row,) = read_json_lines(RunFolder(tmp_path / "run").metrics)
     assert all(math.isfinite(value) for value in row.values())
     channels = PRESETS[preset]().data.stack
-    assert gan_dist.load_generator(tmp_path / "run")(torch.zeros(2, 64)).shape == (2, channels, 28, 28)
+    inputs = (torch.zeros(2, 64), torch.zeros(2, dtype=torch.int64))[: 1 + conditional]
+    assert gan_dist.load_generator(tmp_path / "run")(*inputs).shape == (2, channels, 28, 28)
 
 
 def test_sample_writes_a_grid_and_an_array(finished: Path, tmp_path: Path) -> None:
