@@ -42,14 +42,14 @@ def test_available_memory_is_the_least_of_the_machine_and_its_cgroups(tmp_path: 
     ids=["mlp", "conv", "residual"],
 )
 def test_what_training_takes_grows_with_what_is_kept(preset: list[str]) -> None:
-    config = parse([*preset, "--train.batch-size", "16"])
+    config = parse([*preset, "--train.batch-size", "8"])
     config = dataclasses.replace(config, ema=Config().ema)
     weights = weights_of(config.model)
     least = training_bytes(config, SHAPE, ranks=1)
     assert 16 * weights <= least < 16 * weights + 500_000  # weight, gradient and two moments; and a small batch
 
     def more(*words: str) -> int:
-        changed = parse([*preset, "--train.batch-size", "16", *words])
+        changed = parse([*preset, "--train.batch-size", "8", *words])
         ema = changed.ema if "--ema.half-life" in words else config.ema
         return training_bytes(dataclasses.replace(changed, ema=ema), SHAPE, ranks=1) - least
 
