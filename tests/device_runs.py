@@ -63,12 +63,16 @@ class Measured:
 
 
 def make_config(case: Case, steps: int = 1, folder: Path = Path("run"), root: Path = Path("data")) -> Config:
-    """A preset with small networks and batches: sizes do not change the number of operations."""
+    """A preset with small networks and batches: sizes do not change the number of operations.
+
+    The data in root have labels. They are ignored if the preset is unconditional, as if there were none.
+    """
     config = PRESETS[case.preset]()
+    labels = "none" if config.model.labels == "none" else "auto"
     train = {"steps": steps, "batch_size": 4 * SHARDS, "mixed_precision": case.precision}
     changes: dict[str, dict[str, Any]] = {
-        "data": {"name": "mnist", "root": root, "source": "local", "memory": case.memory},
-        "model": {"hidden_dim": 8, "channels": 4, "latent_dim": 8},
+        "data": {"name": "mnist", "root": root, "source": "local", "labels": labels, "memory": case.memory},
+        "model": {"hidden_dim": 8, "channels": 4, "max_channels": 8, "latent_dim": 8},
         "train": train | REDUCTIONS[case.reduction],
         "evaluate": {"every_epochs": None},
         "augment": {"transforms": ",".join(TRANSFORMATION_NAMES), "probability": 0.5, "target": 0.5}

@@ -29,7 +29,8 @@ data.readers.picture_build data.readers.prepared_pictures data.readers.folder da
 data.readers.huggingface_load data.readers.huggingface_rows data.readers.huggingface_find data.readers.huggingface
 data.readers
 data.images data.readahead data.store data.order data.loader data.sources data
-models.architecture models.labels models.mlp models.conv models.average models models.cost
+models.architecture models.labels models.mlp models.conv models.resampling models.residual
+models.average models models.cost
 gan.latents gan.labels gan.losses gan.augmentation gan.penalties gan.cuda_graph gan.guard
 gan.reduction gan.update gan.steps gan
 evaluation.estimates

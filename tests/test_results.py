@@ -104,6 +104,8 @@ def test_every_preset_trains_a_generator(
 ) -> None:
     words = [preset, *flags(tmp_path / "run", "--train.steps", "5", "--wandb.mode", "disabled")]
     words += ["--data.name", "mnist", "--data.root", str(labelled_root)]
+    if preset == "cifar10":  # made for GPUs
+        words += ["--model.channels", "8", "--model.max-channels", "16"]
     assert train.main(words) == 0
     (row,) = read_json_lines(RunFolder(tmp_path / "run").metrics)
     assert all(math.isfinite(value) for value in row.values())

@@ -107,7 +107,10 @@ def stacked() -> Config:
 
 
 def pictures() -> Config:
-    """r3-conv for any pictures: sizes, batch, gamma, learning rate and average are derived from the data."""
+    """r3-conv for any pictures, with settings derived from the data.
+
+    Sizes, batch, gamma, learning rate, average and epochs.
+    """
     return Config(
         data=DataConfig(name="folder"),
         model=ModelConfig(architecture="conv", initialization="he", hidden_dim=FROM_DATA, channels=FROM_DATA),
@@ -124,6 +127,30 @@ def pictures() -> Config:
     )
 
 
+def cifar10() -> Config:
+    """R3GAN on CIFAR-10, with classes, for several GPUs.
+
+    Huang et al. 2024, arXiv:2501.05441, appendix D, table 9: networks of 21 million weights each, and hyperparameters
+    that change over the first 20 of 250 million images. Differences: beta2 is its final value from the beginning, the
+    gammas fall exponentially instead of along a cosine, and the half-life of the average grows in proportion to the
+    images seen.
+    """
+    return Config(
+        data=DataConfig(name="cifar10", mirror=True),
+        model=ModelConfig(architecture="residual", labels="conditional", label_dim=64, channels=768, max_channels=768),
+        optimizer=OptimizerConfig(
+            learning_rate=2e-4, final_learning_rate=5e-5, decay_images=20_000_000, beta1=0.0, beta2=0.99
+        ),
+        train=TrainConfig(loss="relativistic", fake_labels="paired", batch_size=512, epochs=5_000),
+        penalty=PenaltyConfig(r1=0.05, r2=0.05, final_factor=0.1, decay_images=20_000_000),
+        ema=EmaConfig(half_life=5_000_000.0, warm_up=0.25),
+        samples=SamplesConfig(every_epochs=10),
+        evaluate=EvaluateConfig(every_epochs=50),
+        checkpoint=CheckpointConfig(every_steps=1_000),
+        run=RunConfig(dir=Path("runs/cifar10")),
+    )
+
+
 PRESETS: dict[str, Callable[[], Config]] = {
     "seed": seed,
     "r3": r3,
@@ -132,4 +159,5 @@ PRESETS: dict[str, Callable[[], Config]] = {
     "digits": digits,
     "stacked": stacked,
     "pictures": pictures,
+    "cifar10": cifar10,
 }

@@ -105,7 +105,8 @@ class DataConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     architecture: ArchitectureName = "mlp"
-    """Generator and discriminator. mlp: multi-layer perceptrons. conv: convolutional networks."""
+    """Generator and discriminator. mlp: multi-layer perceptrons. conv: convolutional networks. residual: those of
+    R3GAN."""
     labels: Literal["none", "conditional"] = "none"
     """Classes in the networks. conditional: the generator is asked for a class, and the discriminator judges each image
     with its class. none: they do not see the classes of the data."""
@@ -114,11 +115,20 @@ class ModelConfig:
     label_dim: Width = 32
     """Size of the embedding of a class, which is appended to the latent vector. Only if labels is conditional."""
     hidden_dim: DerivableWidth = 256
-    """Units of a hidden layer, in both networks. None: derived from the data."""
+    """Units of a hidden layer, in both networks of mlp and conv. None: derived from the data."""
     channels: DerivableWidth = 32
     """Channels of the largest feature maps, in convolutional networks. None: derived from the data."""
+    max_channels: Width = 512
+    """Upper bound of the channels of residual, which double each time that the feature maps are halved."""
+    blocks: Annotated[int, Range(1, 1_000, "no network is that deep")] = 2
+    """Residual blocks for each size of the feature maps of residual."""
+    expansion: Annotated[int, Range(1, 1_000, "the channels inside a block are that many times those of the maps")] = 2
+    """Ratio of the channels inside a block of residual to those of the feature maps."""
+    group_size: Width = 16
+    """Channels in each group of the grouped convolutions of residual: at least this many, and a divisor of all."""
     initialization: Literal["torch", "he"] = "torch"
-    """Initial weights. torch: the defaults of torch's layers. he: Kaiming-normal weights, zero biases."""
+    """Initial weights of mlp and conv. torch: the defaults of torch's layers. he: Kaiming-normal weights, zero biases.
+    The initial weights of residual are those of its paper."""
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from gan_dist.config import InputError, ModelConfig
-from gan_dist.models import conv, mlp
+from gan_dist.models import conv, mlp, residual
 from gan_dist.models.architecture import Architecture, ImageShape
 from gan_dist.seeding import seed_for
 
 ARCHITECTURES: dict[str, Architecture] = {
     "mlp": mlp.ARCHITECTURE,
     "conv": conv.ARCHITECTURE,
+    "residual": residual.ARCHITECTURE,
 }
 
 
@@ -55,7 +56,7 @@ def build_pair(
         builders = architecture.generator, architecture.discriminator
         generator, discriminator = (build(config, image_shape, classes) for build in builders)
         pair = generator, discriminator
-        if config.initialization == "he":
+        if config.initialization == "he" and not architecture.own_initialization:
             for network in pair:
                 initialize_kaiming(network)
     for network in pair:
@@ -77,8 +78,8 @@ def find_architecture(config: ModelConfig, image_shape: ImageShape) -> Architect
     if not _supports(architecture, image_shape):
         others = [name for name, other in ARCHITECTURES.items() if _supports(other, image_shape)]
         raise InputError(
-            f"model.architecture={config.architecture} requires images whose sides are multiples of "
-            f"{architecture.side_multiple}, not {image_shape[1]}x{image_shape[2]}; use {' or '.join(others)}"
+            f"model.architecture={config.architecture} requires images whose sides are "
+            f"{architecture.sides.description}, not {image_shape[1]}x{image_shape[2]}; use {' or '.join(others)}"
         )
     return architecture
 
@@ -109,7 +110,7 @@ def count_classes(config: ModelConfig, classes: Sequence[str] | None) -> int:
 
 
 def _supports(architecture: Architecture, image_shape: ImageShape) -> bool:
-    return all(side % architecture.side_multiple == 0 for side in image_shape[1:])
+    return all(map(architecture.sides.supported, image_shape[1:]))
 
 
 def initialize_kaiming(network: nn.Module) -> None:

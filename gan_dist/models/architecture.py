@@ -16,6 +16,23 @@ Builder = Callable[[ModelConfig, ImageShape, int], nn.Module]
 without labels."""
 
 
+class Sides(NamedTuple):
+    """The sides of images that an architecture supports."""
+
+    description: str
+    """In a message: "sides that are …"."""
+    supported: Callable[[int], bool]
+    """Whether a side, in pixels, is supported."""
+
+
+ANY_SIDES = Sides("any", lambda side: True)
+
+
+def multiples_of(pixels: int) -> Sides:
+    """Sides that are multiples of a number of pixels."""
+    return Sides(f"multiples of {pixels}", lambda side: side % pixels == 0)
+
+
 class Architecture(NamedTuple):
     """How a pair of networks is built, and what it requires."""
 
@@ -23,8 +40,10 @@ class Architecture(NamedTuple):
     discriminator: Builder
     size_fields: tuple[str, ...]
     """Fields of ModelConfig that determine the sizes of the networks."""
-    side_multiple: int = 1
-    """Both sides of an image must be multiples of it."""
+    sides: Sides = ANY_SIDES
+    """Of images, both of them."""
     conditional: bool = False
     """Whether the networks take labels, too: generator(latents, labels) and discriminator(images, labels), with labels
     (n,) of int64."""
+    own_initialization: bool = False
+    """Whether the networks have initial weights of their own, so that `ModelConfig.initialization` has no effect."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gan_dist.config import ModelConfig
-from gan_dist.models.architecture import Architecture, ImageShape
+from gan_dist.models.architecture import Architecture, ImageShape, multiples_of
 from gan_dist.models.labels import Labels, LatentsWithClass, Projection, logits_of
 
 SLOPE = 0.2  # of every LeakyReLU
@@ -168,6 +168,6 @@ ARCHITECTURE = Architecture(
     Generator.from_config,
     Discriminator.from_config,
     size_fields=("hidden_dim", "latent_dim", "channels"),
-    side_multiple=PATCH,
+    sides=multiples_of(PATCH),
     conditional=True,
 )
