@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from gan_dist.config import EmaConfig, ModelConfig
 from gan_dist.data.batch import Batch
+from gan_dist.gan.first_order import Directions, FirstOrderPenalty
+from gan_dist.gan.latents import Draws
 from gan_dist.gan.losses import LOSSES, PairedLoss, UnpairedLoss
 from gan_dist.gan.penalties import NoPenalty, OneCenteredPenalty, ZeroCenteredPenalty, one_centered, zero_centered
 from gan_dist.gan.update import flatten
@@ -205,3 +207,59 @@ def test_without_a_half_life_the_trained_generator_is_used() -> None:
     assert isinstance(average, NoAverage)
     assert average.network is generator
     assert isinstance(make_average(EmaConfig(half_life=5.0), generator, flat, 100), Average)
+
+
+# --- first-order penalties
+
+
+class Affine(nn.Module):
+    """D(x, y) = w . x + y: its gradient is w everywhere, so that a difference is exact up to rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.linspace(-1, 1, 9).view(1, 1, 3, 3))
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        return (self.w * images).flatten(1).sum(1) + (0 if labels is None else labels)
+
+
+@pytest.mark.parametrize(("r1", "r2"), [(3.0, 0.0), (0.0, 5.0), (3.0, 5.0)])
+def test_first_order_penalties_are_squares_of_directional_derivatives(r1: float, r2: float) -> None:
+    critic, labels = Affine(), torch.arange(5)
+    real, fake = Batch(images(1), labels), Batch(2 * images(2), labels.flip(0))
+    directions = torch.randn(5, 2, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    penalty = FirstOrderPenalty(critic, r1, r2, torch.tensor(0.5), lambda step: directions)
+    output = penalty(real, fake, *penalty.draw(1))
+    plain = NoPenalty(critic)(real, fake)
+    assert torch.allclose(output.real_logits, plain.real_logits)
+    assert torch.allclose(output.fake_logits, plain.fake_logits)
+    squares = [(directions[:, which] * critic.w).flatten(1).sum(1).square().mean() / 2 for which in (0, 1)]
+    expected = dict(zip(("penalty/r1", "penalty/r2"), squares, strict=True))
+    assert penalty.figures == tuple(output.figures)
+    for name, value in output.figures.items():
+        assert torch.allclose(value, expected[name], rtol=1e-3)
+    weighted = 0.5 * (r1 * squares[0] + r2 * squares[1])
+    assert torch.allclose(torch.as_tensor(output.penalty), weighted, rtol=1e-3)
+    slopes = [torch.autograd.grad(value, critic.w)[0] for value in (output.penalty, weighted)]
+    assert torch.allclose(*slopes, rtol=1e-3, atol=1e-4)
+
+
+def test_the_mean_of_first_order_penalties_is_the_second_order_one() -> None:
+    """Over 4,000 directions, of a network that is not affine."""
+    _, discriminator = build_pair(ModelConfig(hidden_dim=16), (1, 3, 3), seed=0)
+    real, fake = Batch(images(1), None), Batch(2 * images(2), None)
+    exact = ZeroCenteredPenalty(discriminator, 1.0, 1.0, torch.ones(()))(real, fake).figures
+    draws = Draws(seed=0, batch_size=5, rank=0, ranks=1, device=torch.device("cpu"))
+    penalty = FirstOrderPenalty(discriminator, 1.0, 1.0, torch.ones(()), draws.make(Directions, 2, 1, 3, 3))
+    found = [penalty(real, fake, *penalty.draw(step)).figures for step in range(4_000)]
+    for name, value in exact.items():
+        mean = torch.stack([figures[name] for figures in found]).mean()
+        assert torch.allclose(mean, value, rtol=0.05), name
+
+
+def test_directions_are_the_same_on_any_number_of_ranks() -> None:
+    whole, *parts = (
+        Draws(1, 6, rank, ranks, torch.device("cpu")).make(Directions, 2, 1, 3, 3)(4)
+        for rank, ranks in ((0, 1), (0, 3), (1, 3), (2, 3))
+    )
+    assert torch.equal(torch.cat(parts), whole)

@@ -26,7 +26,7 @@ from gan_dist.config import (
 from gan_dist.data.batch import Batch
 from gan_dist.gan.guard import NonfiniteGuard, NonfiniteUpdate
 from gan_dist.gan.labels import NoLabels
-from gan_dist.gan.latents import InterpolationWeights, Latents, fixed_latents
+from gan_dist.gan.latents import Draws, Latents, fixed_latents
 from gan_dist.gan.losses import LOSSES
 from gan_dist.gan.penalties import NoPenalty
 from gan_dist.gan.reduction import (
@@ -73,14 +73,14 @@ def make_gan(
         )
         for network in (generator, discriminator)
     ]
-    interpolation_weights = InterpolationWeights(0, (BATCH,), rank=0, ranks=1, device=CPU)
+    draws = Draws(0, BATCH, rank=0, ranks=1, device=CPU)
     return Gan(
         generator=updates[0].forward_network,
         discriminator=updates[1].forward_network,
         generator_update=updates[0],
         discriminator_update=updates[1],
         loss=LOSSES[loss],
-        critic=make_critic(penalty or PenaltyConfig(), updates[1], torch.ones(()), interpolation_weights),
+        critic=make_critic(penalty or PenaltyConfig(), updates[1], torch.ones(()), draws, (1, 28, 28)),
         latents=Latents(0, 64, BATCH, rank=0, ranks=1, device=CPU, dtype=dtype),
         labels=NoLabels(),
     )

@@ -85,6 +85,8 @@ def contradictions(config: Config) -> Iterator[str]:
             "penalty.gradient is incompatible with penalty.r1 and penalty.r2: it draws gradient norms to 1, they draw "
             "them to 0; use one or the others"
         )
+    if penalty.order == "first" and penalty.gradient:
+        yield "penalty.order=first is for penalty.r1 and penalty.r2, not for penalty.gradient; omit it"
     if (r1 or r2 or penalty.gradient) and train.mixed_precision == "fp16":
         yield (
             "penalties are incompatible with train.mixed_precision=fp16: their gradients exceed its range (R3GAN, "

@@ -195,6 +195,9 @@ class PenaltyConfig:
     derived from the data."""
     r2: DerivablePenaltyWeight = 0.0
     """Gamma of the R2 penalty: the same at generated images. None: derived from the data."""
+    order: Literal["second", "first"] = "second"
+    """How R1 and R2 are computed. second: from gradients, with a backward pass through a backward pass. first:
+    estimated from the difference between the logits of an image and of the same one with a little noise."""
     final_factor: Factor = 1.0
     """Final multiplier of both gammas, reached exponentially over decay_images."""
     decay_images: DecayImages = 1_000_000

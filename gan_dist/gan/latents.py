@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple, TypeVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -30,6 +32,23 @@ class RandomBatch:
 
     def generator_at(self, purpose: str, step: int) -> torch.Generator:
         return self._generator.manual_seed(seed_for(self.seed, purpose, step))
+
+
+Kind = TypeVar("Kind", bound=RandomBatch)
+
+
+class Draws(NamedTuple):
+    """Makes random numbers for the images of a global batch. The fields are as in `RandomBatch`."""
+
+    seed: int
+    batch_size: int
+    rank: int
+    ranks: int
+    device: torch.device
+
+    def make(self, kind: type[Kind], *shape: int) -> Kind:
+        """Random numbers of this shape for each image."""
+        return kind(self.seed, (self.batch_size, *shape), self.rank, self.ranks, self.device)
 
 
 class Latents(RandomBatch):

@@ -115,6 +115,11 @@ class NoPenalty:
         return CriticOutput(real_logits, fake_logits, 0.0, {})
 
 
+def zero_centered_figures(r1: float, r2: float) -> tuple[str, ...]:
+    """The names of the penalties whose gamma is not 0."""
+    return tuple(name for name, gamma in (("penalty/r1", r1), ("penalty/r2", r2)) if gamma)
+
+
 @dataclass(frozen=True)
 class ZeroCenteredPenalty:
     """R1 at the real images and R2 at the fake images, in every step.
@@ -134,7 +139,7 @@ class ZeroCenteredPenalty:
 
     @property
     def figures(self) -> tuple[str, ...]:
-        return tuple(f"penalty/{name}" for name in ("r1", "r2") if getattr(self, name))
+        return zero_centered_figures(self.r1, self.r2)
 
     def draw(self, step: int) -> tuple[Tensor, ...]:
         return ()

@@ -119,7 +119,7 @@ def assemble(
     guard = NonfiniteGuard(window, rank, ranks, device, scaled=accelerator.scaler is not None)
     penalty_factor = torch.ones((), device=device)
     probability = initial_probability(config.augment, device)
-    gan = build_gan(config, networks, reduction, guard, penalty_factor, probability, images.class_counts, accelerator)
+    gan = build_gan(config, networks, reduction, guard, penalty_factor, probability, images, accelerator)
     if device.type == "cpu":
         share = config.train.batch_size // ranks // reduction.parts
         choose_threads(gan, images.shape, share, reduction.exact, config.train.threads is None, console.announce)

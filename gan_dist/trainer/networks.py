@@ -12,19 +12,21 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from gan_dist.config import Config, OptimizerConfig, PenaltyConfig, TrainConfig
+from gan_dist.data.images import ImageSet
 from gan_dist.distributed.main_process import on_main_process
 from gan_dist.distributed.peers import PING_SECONDS
 from gan_dist.distributed.shared_memory import SharedMemory
 from gan_dist.gan.augmentation import NO_AUGMENTATION, Augmentation, RandomAugmentation
+from gan_dist.gan.first_order import Directions, FirstOrderPenalty
 from gan_dist.gan.guard import NonfiniteGuard
 from gan_dist.gan.labels import BatchLabels, DrawnLabels, NoLabels, PairedLabels
-from gan_dist.gan.latents import InterpolationWeights, Latents
+from gan_dist.gan.latents import Draws, InterpolationWeights, Latents
 from gan_dist.gan.losses import LOSSES
 from gan_dist.gan.penalties import Critic, NoPenalty, OneCenteredPenalty, ZeroCenteredPenalty
 from gan_dist.gan.reduction import ExactReduction, FastReduction, Gather, Reduction, add_local_pairs
 from gan_dist.gan.steps import Gan
 from gan_dist.gan.update import Update, flatten
-from gan_dist.models import build_pair, count_classes
+from gan_dist.models import ImageShape, build_pair, count_classes
 from gan_dist.models.cost import check_memory, count_weights
 from gan_dist.trainer.start import Start
 
@@ -111,7 +113,7 @@ def build_gan(
     guard: NonfiniteGuard,
     penalty_factor: Float[Tensor, ""],
     probability: Float[Tensor, ""],
-    class_counts: Int64[Tensor, " classes"] | None,
+    images: ImageSet,
     accelerator: Accelerator,
 ) -> Gan:
     """The two updates and what they need.
@@ -123,7 +125,7 @@ def build_gan(
         guard: rejects updates that are not finite.
         penalty_factor: multiplies both gammas; changed in place between steps.
         probability: of the augmentation; changed in place between steps.
-        class_counts: number of training images of each class; None if the data have no classes.
+        images: the training images, of which the shape and the classes are used.
         accelerator: of the ranks.
     """
     rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
@@ -137,7 +139,7 @@ def build_gan(
             (networks.discriminator, networks.discriminator_optimizer),
         )
     )
-    interpolation_weights = InterpolationWeights(seed, (batch_size,), rank, ranks, device)
+    draws = Draws(seed, batch_size, rank, ranks, device)
     augmentation = make_augmentation(config, probability, rank, ranks, device)
     return Gan(
         generator=generator_update.forward_network,
@@ -145,9 +147,9 @@ def build_gan(
         generator_update=generator_update,
         discriminator_update=discriminator_update,
         loss=LOSSES[config.train.loss],
-        critic=make_critic(config.penalty, discriminator_update, penalty_factor, interpolation_weights, augmentation),
+        critic=make_critic(config.penalty, discriminator_update, penalty_factor, draws, images.shape, augmentation),
         latents=Latents(seed, config.model.latent_dim, batch_size, rank, ranks, device, dtype),
-        labels=make_labels(config, class_counts, rank, ranks, device),
+        labels=make_labels(config, images.class_counts, rank, ranks, device),
         augmentation=augmentation,
     )
 
@@ -159,7 +161,7 @@ def make_labels(
 
     Args:
         config: of the run.
-        class_counts: as in `build_gan`.
+        class_counts: number of training images of each class; None if the data have no classes.
         rank, ranks: this rank and the number of ranks.
         device: where the labels are drawn.
     """
@@ -193,14 +195,27 @@ def make_critic(
     config: PenaltyConfig,
     update: Update,
     factor: Float[Tensor, ""],
-    weights: InterpolationWeights,
+    draws: Draws,
+    image_shape: ImageShape,
     augmentation: Augmentation = NO_AUGMENTATION,
 ) -> Critic:
-    """How the discriminator evaluates a batch, with the penalties of the configuration."""
-    if config.r1 or config.r2:
-        return ZeroCenteredPenalty(update.full_precision, config.r1, config.r2, factor, augmentation)
+    """How the discriminator evaluates a batch, with the penalties of the configuration.
+
+    Args:
+        config: of the penalties.
+        update: of the discriminator.
+        factor: multiplies both gammas; changed in place between steps.
+        draws: makes the random inputs of penalties.
+        image_shape: (C, H, W).
+        augmentation: of the images that the discriminator sees.
+    """
+    critic, gammas = update.full_precision, (config.r1, config.r2)
+    if any(gammas) and config.order == "first":
+        return FirstOrderPenalty(critic, *gammas, factor, draws.make(Directions, 2, *image_shape), augmentation)
+    if any(gammas):
+        return ZeroCenteredPenalty(critic, *gammas, factor, augmentation)
     if config.gradient:
-        return OneCenteredPenalty(update.full_precision, config.gradient, weights, augmentation)
+        return OneCenteredPenalty(critic, config.gradient, draws.make(InterpolationWeights), augmentation)
     return NoPenalty(update.forward_network, augmentation)
 
 
