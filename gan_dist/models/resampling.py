@@ -5,8 +5,8 @@ outside of the maps are those of the border, so constant maps stay constant.
 
 Both directions consist of slices, concatenations and elementwise operations, whose gradients, and their gradients, are
 deterministic on every device. On CUDA, the gradients of torch's bilinear `interpolate` and of its replicating `pad` are
-not: threads add to the same number in any order. The filter's numbers are Python numbers, not a tensor: a tensor would
-be a buffer, or a copy from the host in each pass.
+not by default: threads add to the same number in any order. The filter's numbers are Python numbers, not a tensor: a
+tensor would be a buffer, or a copy from the host in each pass.
 """
 
 from __future__ import annotations

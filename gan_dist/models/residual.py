@@ -7,7 +7,8 @@ identity, and the others are scaled down by the number of blocks to the power of
 through any number of blocks.
 
 Differences from the authors' code: pixels outside of the maps count as the border's instead of 0 when maps are
-resampled; a class enters D's logit through `Projection`, which has no linear layer of its own.
+resampled. Labels enter as in the other architectures (`LatentsWithClass`, `Projection`), so D's logit has a part that
+is independent of the class, and its last features are not mapped before the product with the embedding.
 """
 
 from __future__ import annotations
