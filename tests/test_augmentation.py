@@ -496,6 +496,15 @@ def test_accumulation_gives_the_update_of_the_whole_batch(more: list[str], flags
         assert OVERFITTING not in a
 
 
+@pytest.mark.gpu
+def test_a_captured_update_reads_the_changed_probability(flags: Flags, tmp_path: Path) -> None:
+    folders = [RunFolder(tmp_path / name) for name in ("plain", "captured")]
+    more = ["--augment.target", "0.1", "--augment.rise-images", "10000", "--train.epochs", "40", "--train.steps", "220"]
+    for folder, compiled in zip(folders, ([], ["--train.compile"]), strict=True):
+        assert train_here(augmented(flags, folder.path, *more, "--samples.every-epochs", "30", *compiled)) == 0
+    assert_same_end(*folders, 220)
+
+
 def test_a_rollback_restores_the_probability(flags: Flags, tmp_path: Path) -> None:
     """NaN in step 102: back to the checkpoint of step 90, before the change."""
     straight, healed = RunFolder(tmp_path / "straight"), RunFolder(tmp_path / "healed")
