@@ -600,7 +600,7 @@ def test_mirrored_digits_are_warned_about() -> None:
 @pytest.mark.parametrize(
     ("augment", "advice"),
     [
-        ({}, "try --augment.probability 0.4"),
+        ({}, "try --augment.target 0.5"),
         ({"probability": 0.3}, "try --augment.probability 0.6"),
         ({"probability": 0.7}, "try --augment.probability 0.8"),
         ({"probability": 0.8}, "use fewer weights"),

@@ -38,9 +38,11 @@ def augment_or(history: History, otherwise: str) -> str:
     augment = history.config.augment
     if augment.target is not None:
         return f"try --augment.target {augment.target / 2:g}" if augment.target else otherwise
+    if not augment.on:
+        return "try --augment.target 0.5"
     if augment.probability >= SAFE_PROBABILITY:
         return otherwise
-    return f"try --augment.probability {min(2 * augment.probability or 0.4, SAFE_PROBABILITY):g}"
+    return f"try --augment.probability {min(2 * augment.probability, SAFE_PROBABILITY):g}"
 
 
 def regularize(history: History) -> str:
