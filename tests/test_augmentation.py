@@ -470,6 +470,7 @@ def augmented(flags: Flags, folder: Path, *more: str) -> list[str]:
     return [*words, "--augment.transforms", ",".join(NAMES), *more]
 
 
+@pytest.mark.slow
 @pytest.mark.processes(2)
 def test_two_processes_are_one_and_a_run_resumes_through_a_change(flags: Flags, tmp_path: Path) -> None:
     """The second run is stopped on two processes inside the window after a change, and ends on one."""

@@ -258,7 +258,7 @@ def write_colours(file: Path, side: int = 16) -> None:
 
 
 @pytest.mark.processes(2)
-@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("precision", [pytest.param("no", marks=pytest.mark.slow), "bf16"])
 def test_one_process_and_two_train_bit_for_bit_alike_and_resume(
     precision: str, flags: Callable[..., list[str]], tmp_path: Path
 ) -> None:
