@@ -87,8 +87,8 @@ def r3_conv() -> Config:
 
 
 def digits() -> Config:
-    """r3-conv with labels: a generator that is asked for a digit."""
-    preset = r3_conv()
+    """conv with labels: a generator that is asked for a digit."""
+    preset = conv()
     return dataclasses.replace(
         preset,
         model=dataclasses.replace(preset.model, labels="conditional"),
