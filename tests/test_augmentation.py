@@ -38,6 +38,7 @@ from gan_dist.gan.augmentation import (
     overfitting,
     translation,
 )
+from gan_dist.gan.latents import Draws
 from gan_dist.gan.penalties import NoPenalty, OneCenteredPenalty, ZeroCenteredPenalty
 from gan_dist.gan.steps import discriminator_step, generator_step
 from gan_dist.outputs.folder import RunFolder
@@ -292,7 +293,7 @@ def test_off_is_an_object_that_does_nothing() -> None:
     assert NO_AUGMENTATION.statistics(images.flatten(), images.flatten()) == {}
     for augment in (AugmentConfig(), AugmentConfig(transforms="flip")):
         config = Config(augment=augment)
-        assert make_augmentation(config, torch.zeros(()), 0, 1, CPU) is NO_AUGMENTATION
+        assert make_augmentation(config.augment, torch.zeros(()), Draws(0, 100, 0, 1, CPU)) is NO_AUGMENTATION
         probability = make_probability(augment, 10, torch.zeros(()), 1, lambda x: x, 1)
         assert isinstance(probability, ConstantProbability)
         assert (probability.figures, probability.state()) == ({}, None)

@@ -130,6 +130,11 @@ class ModelConfig:
     """Initial weights of mlp and conv. torch: the defaults of torch's layers. he: Kaiming-normal weights, zero biases.
     The initial weights of residual are those of its paper."""
 
+    @property
+    def conditional(self) -> bool:
+        """Whether the networks take labels."""
+        return self.labels != "none"
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:

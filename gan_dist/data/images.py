@@ -8,6 +8,7 @@ import math
 import os
 import tempfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -107,7 +108,7 @@ class ImageSet:
     notes: tuple[str, ...] = ()
     """As in `RawImages`."""
 
-    @property
+    @cached_property
     def labels_sha256(self) -> str | None:
         """Hash of the labels and the names of the classes; None if the images have none."""
         if self.labels is None:
@@ -115,7 +116,7 @@ class ImageSet:
         names = json.dumps(self.spec.classes).encode()
         return hashlib.sha256(names + self.labels.numpy().astype("<i8").tobytes()).hexdigest()
 
-    @property
+    @cached_property
     def class_counts(self) -> Int64[Tensor, " classes"] | None:
         """Number of images of each class; None if the images, as they are fetched, have no classes."""
         if self.labels is None or self.spec.classes is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeGuard
 
 from gan_dist.config.tables import keys_of
 from gan_dist.files import BadFile, is_whole
@@ -77,7 +77,7 @@ def is_shape(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(is_whole(n) and 0 < n <= MAX_SIDE for n in value)
 
 
-def are_classes(value: Any) -> bool:
+def are_classes(value: Any) -> TypeGuard[list[str]]:
     """Whether a value from JSON is a list of distinct names of classes."""
     if not isinstance(value, list) or not 0 < len(value) <= MAX_CLASSES:
         return False

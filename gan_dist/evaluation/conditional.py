@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gan_dist.evaluation.classes import MAX_SHARES
 from gan_dist.evaluation.distances import frechet_between
-from gan_dist.evaluation.estimates import Estimate, Figures, confidence_interval, proportion
+from gan_dist.evaluation.estimates import Estimate, Figures, mean_of, proportion
 from gan_dist.evaluation.features import ImageFeatures, Reference
 from gan_dist.evaluation.nearest import mean_distance
 
@@ -60,10 +60,7 @@ def within_class_distances(images: ImageFeatures, reference: Reference) -> Figur
             found[label] = frechet_between(generated, real)
     if not found:
         return {}
-    estimates = found.values()
-    mean = sum(estimate.value for estimate in estimates) / len(found)
-    deviations = ((estimate.high - estimate.value) / 1.96 for estimate in estimates)
-    figures = {"within/frechet": confidence_interval(mean, sum(d**2 for d in deviations) ** 0.5 / len(found))}
+    figures = {"within/frechet": mean_of([*found.values()])}
     if len(found) <= MAX_SHARES:
         figures |= {f"within/{label}": estimate for label, estimate in found.items()}
     return figures

@@ -56,5 +56,16 @@ def confidence_interval(value: float, deviation: float, lowest: float = 0.0, hig
 
 def proportion(members: Bool[Tensor, " n"]) -> Estimate:
     """The share of True, with the interval to which the bootstrap of a mean converges."""
-    value = members.double().mean().item()
-    return confidence_interval(value, (value * (1 - value) / len(members)) ** 0.5, highest=1.0)
+    return share_of(members.double().mean().item(), len(members))
+
+
+def share_of(value: float, count: int) -> Estimate:
+    """As `proportion`, of a share that was measured on `count` members."""
+    return confidence_interval(value, (value * (1 - value) / count) ** 0.5, highest=1.0)
+
+
+def mean_of(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of independent figures without upper bounds."""
+    mean = sum(estimate.value for estimate in estimates) / len(estimates)
+    width = sum((estimate.high - estimate.value) ** 2 for estimate in estimates) ** 0.5 / len(estimates)
+    return Estimate(mean, max(mean - width, 0.0), mean + width)

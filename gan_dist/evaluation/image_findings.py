@@ -96,26 +96,20 @@ def missing_classes(history: History) -> Diagnosis | None:
 
 def class_not_obeyed(history: History) -> Diagnosis | None:
     """The images of a class are mostly of another one, so that asking for it is useless."""
-    asked = _of_classes(history.evaluation, "asked/{}")
-    real = _of_classes(history.floor, "asked/{}")
-    bad = [label for label in asked if asked[label] < DISOBEYED * real.get(label, math.nan)]
-    if not bad:
+    shares = _far_below_real(history, "asked/{}", DISOBEYED, ".0%")
+    if not shares:
         return None
-    shares = (f"{history.describe_class(label)} {asked[label]:.0%} (real images {real[label]:.0%})" for label in bad)
-    evidence = f"images of the class that was asked for: {', '.join(shares)}"
+    evidence = f"images of the class that was asked for: {shares}"
     advice = f"check the labels of the data, or try --train.epochs {2 * history.config.train.epochs}"
     return Diagnosis(history.evaluation["step"], evidence, advice)
 
 
 def class_collapse(history: History) -> Diagnosis | None:
     """The images of a class are much less diverse than real ones of this class."""
-    diversity = _of_classes(history.evaluation, "within/{}/diversity")
-    real = _of_classes(history.floor, "within/{}/diversity")
-    bad = [label for label in diversity if diversity[label] < COLLAPSED_DIVERSITY * real.get(label, math.nan)]
-    if not bad:
+    diversities = _far_below_real(history, "within/{}/diversity", COLLAPSED_DIVERSITY, ".3g")
+    if not diversities:
         return None
-    shown = (f"{history.describe_class(label)} {diversity[label]:.3g} (real images {real[label]:.3g})" for label in bad)
-    return Diagnosis(history.evaluation["step"], f"diversity within {', '.join(shown)}", regularize(history))
+    return Diagnosis(history.evaluation["step"], f"diversity within {diversities}", regularize(history))
 
 
 def discriminator_memorizes(history: History) -> Diagnosis | None:
@@ -138,6 +132,23 @@ def generator_copies(history: History) -> Diagnosis | None:
     smaller = f"try --model.hidden-dim {max(history.config.model.hidden_dim // 2, 1)}"
     advice = f"use more images, or {augment_or(history, smaller)}"
     return Diagnosis(history.evaluation["step"], f"nearest/ratio {ratio:.2f}: G reproduces training images", advice)
+
+
+def _far_below_real(history: History, name: str, fraction: float, form: str) -> str:
+    """The classes whose figure is below a fraction of that of real images of the class, with both; empty if none is.
+
+    Args:
+        history: of the run.
+        name: as in `_of_classes`.
+        fraction: of the real images' figure.
+        form: the format of a figure.
+    """
+    found, real = (_of_classes(row, name) for row in (history.evaluation, history.floor))
+    return ", ".join(
+        f"{history.describe_class(label)} {value:{form}} (real images {real[label]:{form}})"
+        for label, value in found.items()
+        if value < fraction * real.get(label, math.nan)
+    )
 
 
 def _of_classes(row: Row, name: str) -> dict[str, float]:

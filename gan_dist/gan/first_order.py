@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
 from jaxtyping import Float
 from torch import Tensor
@@ -64,19 +65,15 @@ class FirstOrderPenalty:
 
     def __call__(self, real: Batch, fake: Batch, *drawn: Tensor) -> CriticOutput:
         fake = fake._replace(images=fake.images.float())
+        batches, gammas = (real, fake), (self.r1, self.r2)
+        penalized = [which for which in (0, 1) if gammas[which]]
         moved = [
-            batch._replace(images=batch.images + STEP * drawn[0][:, which])
-            for which, (batch, gamma) in enumerate(((real, self.r1), (fake, self.r2)))
-            if gamma
+            batches[which]._replace(images=batches[which].images + STEP * drawn[0][:, which]) for which in penalized
         ]
-        whole = joined(real, fake)
-        for batch in moved:
-            whole = joined(whole, batch)
+        whole = reduce(joined, [*batches, *moved])
         logits = augmented(self.discriminator, self.augmentation)(whole).split(len(real.images))
         penalty, figures = real.images.new_zeros(()), {}
-        bases = [base for base, gamma in zip(logits[:2], (self.r1, self.r2), strict=True) if gamma]
-        gammas = [gamma for gamma in (self.r1, self.r2) if gamma]
-        for name, gamma, base, there in zip(self.figures, gammas, bases, logits[2:], strict=True):
-            value = squared_slopes(base, there)
-            penalty, figures[name] = penalty + gamma * value, value.detach()
+        for name, which, moved_logits in zip(self.figures, penalized, logits[2:], strict=True):
+            value = squared_slopes(logits[which], moved_logits)
+            penalty, figures[name] = penalty + gammas[which] * value, value.detach()
         return CriticOutput(logits[0], logits[1], self.factor * penalty, figures)

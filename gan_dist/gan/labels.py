@@ -8,10 +8,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from gan_dist.data.batch import Batch
+from gan_dist.data.batch import Batch, Labels
 from gan_dist.gan.latents import RandomBatch
-
-Labels = Int64[Tensor, " n"]
 
 
 @runtime_checkable

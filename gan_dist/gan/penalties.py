@@ -13,9 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gan_dist.data.batch import Batch
+from gan_dist.data.batch import Batch, Labels
 from gan_dist.gan.augmentation import NO_AUGMENTATION, Augmentation
-from gan_dist.gan.labels import Labels
 from gan_dist.gan.losses import Logits, Scalar
 
 Images = Float[Tensor, "n c h w"]

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gan_dist.data.batch import Batch
+from gan_dist.data.batch import Batch, Labels
 from gan_dist.gan.augmentation import NO_AUGMENTATION, Augmentation, AugmentationNumbers, Numbers
-from gan_dist.gan.labels import BatchLabels, Labels
+from gan_dist.gan.labels import BatchLabels
 from gan_dist.gan.losses import Logits, Loss
 from gan_dist.gan.penalties import Critic, augmented
 from gan_dist.gan.update import PartStats, Stats, Update
@@ -53,11 +53,8 @@ def discriminator_step(gan: Gan, batch: Batch, step: int) -> Stats:
         its weight, and the figures of the augmentation. One value for each part of this rank's share, computed before
         the update.
     """
-    purpose = "discriminator"
-    labels = gan.labels.real(batch), gan.labels.fake(batch, step, purpose)
-    augmentation = gan.augmentation.draw(step, purpose)
-    inputs = batch.images, gan.latents(step, purpose), *labels, augmentation, *gan.critic.draw(step)
-    return gan.discriminator_update(partial(discriminator_loss, gan), *inputs)
+    inputs = step_inputs(gan, batch, step, "discriminator")
+    return gan.discriminator_update(partial(discriminator_loss, gan), *inputs, *gan.critic.draw(step))
 
 
 def generator_step(gan: Gan, batch: Batch, step: int) -> Stats:
@@ -71,10 +68,20 @@ def generator_step(gan: Gan, batch: Batch, step: int) -> Stats:
     Returns:
         loss/generator. One value for each part of this rank's share, computed before the update.
     """
-    purpose = "generator"
+    return gan.generator_update(partial(generator_loss, gan), *step_inputs(gan, batch, step, "generator"))
+
+
+def step_inputs(gan: Gan, batch: Batch, step: int, purpose: str) -> tuple[Tensor | None, ...]:
+    """The inputs that both losses have, for this rank's whole share, in the order of their arguments.
+
+    Args:
+        gan: the networks.
+        batch: this rank's real images.
+        step: the step's number.
+        purpose: discriminator or generator; each has its own random numbers, valid until the next call.
+    """
     labels = gan.labels.real(batch), gan.labels.fake(batch, step, purpose)
-    inputs = batch.images, gan.latents(step, purpose), *labels, gan.augmentation.draw(step, purpose)
-    return gan.generator_update(partial(generator_loss, gan), *inputs)
+    return batch.images, gan.latents(step, purpose), *labels, gan.augmentation.draw(step, purpose)
 
 
 def discriminator_loss(

@@ -6,10 +6,11 @@ import copy
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gan_dist.data.batch import Labels
 from gan_dist.gan.cuda_graph import CapturedFunction
 from gan_dist.gan.guard import NonfiniteGuard
 from gan_dist.gan.reduction import Reduction
@@ -106,9 +107,7 @@ class Update:
             setattr(bare, "found_inf", guard.veto)  # noqa: B010  # untyped
         self._captured = CapturedFunction(self._apply) if captured else None
 
-    def full_precision(
-        self, images: Float[Tensor, "n c h w"], labels: Int64[Tensor, " n"] | None = None
-    ) -> Float[Tensor, " n"]:
+    def full_precision(self, images: Float[Tensor, "n c h w"], labels: Labels | None = None) -> Float[Tensor, " n"]:
         """The network's logits in fp32, at the weights of the passes. Gradients flow to these weights."""
         if self._rounded is None:
             return self.forward_network(images, labels)

@@ -53,9 +53,8 @@ def build_pair(
     # torch's layers draw their weights from the global generator, which is restored here.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "weights"))
-        builders = architecture.generator, architecture.discriminator
-        generator, discriminator = (build(config, image_shape, classes) for build in builders)
-        pair = generator, discriminator
+        generator = architecture.generator(config, image_shape, classes)
+        pair = generator, architecture.discriminator(config, image_shape, classes)
         if config.initialization == "he" and not architecture.own_initialization:
             for network in pair:
                 initialize_kaiming(network)
@@ -94,7 +93,7 @@ def count_classes(config: ModelConfig, classes: Sequence[str] | None) -> int:
     Raises:
         InputError: labels are asked for and there are none, or the architecture does not take them.
     """
-    if config.labels == "none":
+    if not config.conditional:
         return 0
     if not ARCHITECTURES[config.architecture].conditional:
         others = [name for name, other in ARCHITECTURES.items() if other.conditional]

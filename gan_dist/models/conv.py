@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gan_dist.config import ModelConfig
+from gan_dist.data.batch import Labels
 from gan_dist.models.architecture import Architecture, ImageShape, multiples_of
-from gan_dist.models.labels import Labels, LatentsWithClass, Projection, logits_of
+from gan_dist.models.labels import LatentsWithClass, Projection, logits_of
 
 SLOPE = 0.2  # of every LeakyReLU
 PATCH = 4  # pixels per side

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
-Labels = Int64[Tensor, " n"]
+from gan_dist.data.batch import Labels
 
 
 class LatentsWithClass(nn.Module):

@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gan_dist.config import ModelConfig
+from gan_dist.data.batch import Labels
 from gan_dist.models.architecture import Architecture, ImageShape
-from gan_dist.models.labels import Labels, LatentsWithClass, Projection, logits_of
+from gan_dist.models.labels import LatentsWithClass, Projection, logits_of
 
 
 class Generator(nn.Module):

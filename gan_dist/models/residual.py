@@ -23,8 +23,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gan_dist.config import ModelConfig
+from gan_dist.data.batch import Labels
 from gan_dist.models.architecture import Architecture, ImageShape, Sides
-from gan_dist.models.labels import Labels, LatentsWithClass, Projection, logits_of
+from gan_dist.models.labels import LatentsWithClass, Projection, logits_of
 from gan_dist.models.resampling import Downsample, Upsample
 
 SLOPE = 0.2  # of every LeakyReLU
@@ -178,7 +179,7 @@ def stages_of(config: ModelConfig, image_shape: ImageShape) -> list[Stage]:
 
 
 def count_halvings(side: int) -> int:
-    """How often a side can be halved without a rest until it has fewer than 2 * SMALLEST pixels."""
+    """How often a side can be halved without a remainder until it has fewer than 2 * SMALLEST pixels."""
     if side % 2 or side < 2 * SMALLEST:
         return 0
     return 1 + count_halvings(side // 2)

@@ -31,7 +31,7 @@ def save_grid(images: Float[Tensor, "n c h w"], file: Path) -> None:
 
 
 def first_of_classes(labels: Int64[Tensor, " n"], classes: int) -> Int64[Tensor, " selected"]:
-    """Indices of images for a grid with a row a class: the first 8 of each of the first 40 classes.
+    """Indices of images for a grid with one row per class: the first 8 of each of the first 40 classes.
 
     A class with fewer images repeats them; one without images has no row.
 

@@ -59,9 +59,10 @@ def find_class(asked: str, names: Sequence[str], field: str) -> int:
     """
     if asked in names:
         return names.index(asked)
-    if asked.isascii() and asked.isdigit() and int(asked[:9]) < len(names) and not any(map(str.isdigit, names)):
+    numbered = any(map(str.isdigit, names))  # then a number is a name
+    if asked.isascii() and asked.isdigit() and int(asked[:9]) < len(names) and not numbered:
         return int(asked[:9])
     near = difflib.get_close_matches(asked, names, n=MAX_SHOWN, cutoff=0.0) if len(names) > MAX_SHOWN else names
-    more = "" if any(map(str.isdigit, names)) else f", or a number from 0 to {len(names) - 1}"
+    more = "" if numbered else f", or a number from 0 to {len(names) - 1}"
     more = f", … ({len(names)} classes){more}" if len(names) > MAX_SHOWN else more
     raise InputError(f"{field}={quoted(asked)} is not a class of this run; {nearest(asked, near)}{more}")

@@ -79,7 +79,7 @@ def evaluate_run(run: Path, announce: Callable[[str], None], options: RunOptions
     if count < MIN_EVALUATED:
         raise InputError(f"count={count} is not supported: an evaluation needs at least {MIN_EVALUATED} images")
     opened = Run.read(run, options.weights)
-    if options.accuracy_score and opened.config.model.labels == "none":
+    if options.accuracy_score and not opened.config.model.conditional:
         raise InputError(f"accuracy-score is for conditional runs, and {run} is not one; omit it")
     features = _features(options.features, opened.config, announce)
     if real is not None and holds_images(real):

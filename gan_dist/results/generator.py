@@ -139,7 +139,7 @@ def _classes(
     Raises:
         BadFile: they are missing or invalid.
     """
-    if config.model.labels == "none":
+    if not config.model.conditional:
         return None, None
     for name in ("data", "class_counts"):
         if name not in metadata:

@@ -64,8 +64,8 @@ def describe(images: ImageSet, classifier: TrainedClassifier, pictures: Mapping[
     table.add_row("training", f"{spec.count:,} images, sha256 {data.sha256[:12]}")
     table.add_row("held out", f"{spec.held_out:,} images" if spec.held_out else "none")
     table.add_row("classes", "none" if spec.classes is None else f"{len(spec.classes)}")
-    if spec.classes is not None and images.labels is not None:
-        counts = torch.bincount(images.labels, minlength=len(spec.classes)).tolist()
+    if spec.classes is not None and images.class_counts is not None:
+        counts = images.class_counts.tolist()
         for name, count in list(zip(spec.classes, counts, strict=True))[:MAX_CLASSES_SHOWN]:
             table.add_row("", f"{name}: {count:,}")
         if len(counts) > MAX_CLASSES_SHOWN:
@@ -96,8 +96,8 @@ def augment(images: Tensor, config: Config) -> Tensor:
 def remarks(images: ImageSet) -> Iterator[str]:
     """What may be wrong with the data: one line for each kind."""
     names = images.spec.classes
-    if names is not None and images.labels is not None:
-        counts = torch.bincount(images.labels, minlength=len(names)).tolist()
+    if names is not None and images.class_counts is not None:
+        counts = images.class_counts.tolist()
         few = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < FEW]
         if few:
             more = ", …" if few[5:] else ""

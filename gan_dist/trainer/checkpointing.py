@@ -90,7 +90,7 @@ def describe_generator(trainer: Trainer) -> dict[str, str]:
         "step": str(trainer.step),
     }
     counts = trainer.images.class_counts
-    if trainer.config.model.labels != "none" and counts is not None:
+    if trainer.config.model.conditional and counts is not None:
         described["class_counts"] = json.dumps(counts.tolist())
     return described
 

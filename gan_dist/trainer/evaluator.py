@@ -142,8 +142,7 @@ class Evaluator:
         data = pin_source(self.config.data, self.images.provenance.source)
         classifier = classifier_for(data, self.announce, may_train=False, train=self.images)
         reference = reference_for(data, self.images, classifier, self.announce)
-        conditional = self.config.model.labels != "none"
-        floor = real_figures(reference, self.config.evaluate.count, self.images.stack, conditional)
+        floor = real_figures(reference, self.config.evaluate.count, self.images.stack, self.config.model.conditional)
         shape, labels = None, None
         if (pixels := reference.held_out_pixels) is not None:
             self._inception.held_out = pixels
@@ -198,7 +197,7 @@ class Evaluator:
     def _labels(self, count: int) -> Int64[Tensor, " count"] | None:
         """The classes that the generator is asked for; None if it is unconditional."""
         counts = self.images.class_counts
-        if self.config.model.labels == "none" or counts is None:
+        if not self.config.model.conditional or counts is None:
             return None
         return sample_labels(count, counts, seed=0)
 
@@ -216,13 +215,12 @@ class Evaluator:
         if self._reference.held_out_pixels is None:
             return {}
         pixels = self.images.images
-        seen = pixels[subset_indices(len(pixels), SCORED, "scored", pixels.device)]
+        seen = subset_indices(len(pixels), SCORED, "scored", pixels.device)
         labels = self.images.labels
-        seen_labels = None if labels is None else labels[subset_indices(len(labels), SCORED, "scored")]
         train, held_out = (
             self._logits(discriminator, *chosen)
             for chosen in (
-                (seen, seen_labels),
+                (pixels[seen], None if labels is None else labels[seen]),
                 (self._reference.held_out_pixels, self._reference.held_out_labels),
             )
         )
@@ -235,7 +233,7 @@ class Evaluator:
         pixels = pixels[: len(pixels) // self.images.stack * self.images.stack]  # a remainder makes no whole stack
         chunks = stack_channels(pixels, self.images.stack).to(self.accelerator.device).split(CHUNK)
         of_chunks: Sequence[Tensor | None] = [None] * len(chunks)
-        if labels is not None and self.config.model.labels != "none":
+        if labels is not None and self.config.model.conditional:
             of_chunks = labels.to(self.accelerator.device).split(CHUNK)
         with torch.no_grad():
             return torch.cat(

@@ -11,7 +11,7 @@ from accelerate.utils import broadcast, gather_object
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from gan_dist.config import Config, OptimizerConfig, PenaltyConfig, TrainConfig
+from gan_dist.config import AugmentConfig, Config, OptimizerConfig, PenaltyConfig, TrainConfig
 from gan_dist.data.images import ImageSet
 from gan_dist.distributed.main_process import on_main_process
 from gan_dist.distributed.peers import PING_SECONDS
@@ -140,7 +140,7 @@ def build_gan(
         )
     )
     draws = Draws(seed, batch_size, rank, ranks, device)
-    augmentation = make_augmentation(config, probability, rank, ranks, device)
+    augmentation = make_augmentation(config.augment, probability, draws)
     return Gan(
         generator=generator_update.forward_network,
         discriminator=discriminator_update.forward_network,
@@ -149,39 +149,32 @@ def build_gan(
         loss=LOSSES[config.train.loss],
         critic=make_critic(config.penalty, discriminator_update, penalty_factor, draws, images.shape, augmentation),
         latents=Latents(seed, config.model.latent_dim, batch_size, rank, ranks, device, dtype),
-        labels=make_labels(config, images.class_counts, rank, ranks, device),
+        labels=make_labels(config, images.class_counts, draws),
         augmentation=augmentation,
     )
 
 
-def make_labels(
-    config: Config, class_counts: Int64[Tensor, " classes"] | None, rank: int, ranks: int, device: torch.device
-) -> BatchLabels:
+def make_labels(config: Config, class_counts: Int64[Tensor, " classes"] | None, draws: Draws) -> BatchLabels:
     """How the labels that the networks see are chosen.
 
     Args:
         config: of the run.
         class_counts: number of training images of each class; None if the data have no classes.
-        rank, ranks: this rank and the number of ranks.
-        device: where the labels are drawn.
+        draws: what random labels depend on.
     """
-    if config.model.labels == "none":
+    if not config.model.conditional:
         return NoLabels()
     if config.train.fake_labels == "paired":
         return PairedLabels()
     assert class_counts is not None
-    return DrawnLabels(class_counts, config.train.seed, config.train.batch_size, rank, ranks, device)
+    return DrawnLabels(class_counts, *draws)
 
 
-def make_augmentation(
-    config: Config, probability: Float[Tensor, ""], rank: int, ranks: int, device: torch.device
-) -> Augmentation:
+def make_augmentation(config: AugmentConfig, probability: Float[Tensor, ""], draws: Draws) -> Augmentation:
     """How the images that the discriminator sees are augmented. Arguments as in `build_gan` and `make_labels`."""
-    augment, train = config.augment, config.train
-    if not augment.on:
+    if not config.on:
         return NO_AUGMENTATION
-    adaptive = augment.target is not None
-    return RandomAugmentation(augment.names, probability, adaptive, train.seed, train.batch_size, rank, ranks, device)
+    return RandomAugmentation(config.names, probability, config.target is not None, *draws)
 
 
 def make_reduction(config: TrainConfig, ranks: int, gather: Gather | None) -> Reduction:

@@ -103,7 +103,7 @@ def describe_classes(trainer: Trainer) -> str:
     names = trainer.images.spec.classes
     if names is None:
         return "none"
-    if trainer.config.model.labels == "none":
+    if not trainer.config.model.conditional:
         return f"{len(names)}, not used (--model.labels conditional trains with them)"
     return f"{len(names)}, {trainer.config.model.labels}; labels of generated images {trainer.config.train.fake_labels}"
 

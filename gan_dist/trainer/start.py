@@ -96,7 +96,7 @@ def find_start(
         return Start(described, None, run_id or uuid.uuid4().hex, suffix), images
     if checkpoint.state["data_sha256"] != images.provenance.sha256:
         raise InputError(_other_images(folder, checkpoint, images))
-    if config.model.labels != "none" and checkpoint.state.get("labels_sha256") != images.labels_sha256:
+    if config.model.conditional and checkpoint.state.get("labels_sha256") != images.labels_sha256:
         raise InputError(_other_labels(folder, "the classes of some images have changed"))
     return Start(described, checkpoint, checkpoint.run_id, suffix), images
 
@@ -156,7 +156,7 @@ def _check_same_classes(config: Config, folder: RunFolder, earlier: dict[str, An
     spec = data.get("spec") if isinstance(data, dict) else None
     before = spec.get("classes") if isinstance(spec, dict) else None
     now = list(images.spec.classes or ())
-    if config.model.labels == "none" or not isinstance(before, list) or not are_classes(before) or before == now:
+    if not config.model.conditional or not are_classes(before) or before == now:
         return
     changed = [f"without {quoted(name)}" for name in before if name not in now]
     changed += [f"with {quoted(name)}" for name in now if name not in before]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from statistics import median
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gan_dist.data.batch import Batch
-from gan_dist.gan.steps import Gan, discriminator_loss, generator_loss
+from gan_dist.gan.steps import Gan, discriminator_loss, generator_loss, step_inputs
 
 TRIALS = 16  # of the bitwise comparison; a few sums may agree by chance
 ROUNDS = 7
@@ -68,18 +69,18 @@ def gradients(gan: Gan, images: Float[Tensor, "n c h w"], step: int) -> Iterator
     Args:
         gan: the networks.
         images: used as real images.
-        step: determines the latents.
+        step: determines the random inputs.
     """
-    latents = [gan.latents(step, purpose)[: len(images)].clone() for purpose in ("discriminator", "generator")]
-    drawn = [numbers[: len(images)].clone() for numbers in gan.critic.draw(step)]
     batch = Batch(images, torch.zeros(len(images), dtype=torch.int64))
-    real, fake = gan.labels.real(batch), gan.labels.fake(batch, step, "generator")
-    labels = real, None if fake is None else fake[: len(images)].clone()
-    numbers = gan.augmentation.draw(step, "discriminator")
-    augmentation = None if numbers is None else numbers[: len(images)].clone()
+
+    def shortened(inputs: Iterable[Tensor | None]) -> list[Any]:
+        return [None if tensor is None else tensor[: len(images)].clone() for tensor in inputs]
+
+    discriminator, generator = (shortened(step_inputs(gan, batch, step, of)) for of in ("discriminator", "generator"))
+    drawn = shortened(gan.critic.draw(step))
     for network, (loss, figures) in (
-        (gan.discriminator, discriminator_loss(gan, images, latents[0], *labels, augmentation, *drawn)),
-        (gan.generator, generator_loss(gan, images, latents[1], *labels, augmentation)),
+        (gan.discriminator, discriminator_loss(gan, *discriminator, *drawn)),
+        (gan.generator, generator_loss(gan, *generator)),
     ):
         yield from torch.autograd.grad(loss, list(network.parameters()), allow_unused=True, materialize_grads=True)
         yield from figures.values()
