@@ -1,0 +1,26 @@
+"""The formats of `gan-dist export`. A new one is a file and a line in EXPORTERS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from gan_dist.results.export.html import export_html
+from gan_dist.results.export.request import ExportRequest
+
+
+class Exporter(NamedTuple):
+    """How one format is written."""
+
+    export: Callable[[ExportRequest, Callable[[str], None]], str]
+    """(request, announce) -> one line for the console about what was written. `announce` is called with one line per
+    fact that the user may not expect. Raises InputError; then nothing was written."""
+    suffix: str
+    """Of the output."""
+    flags: tuple[str, ...] = ()
+    """The fields of ExportArguments that apply to this format only."""
+
+
+EXPORTERS: dict[str, Exporter] = {
+    "html": Exporter(export_html, ".html", ("discriminator",)),
+}
