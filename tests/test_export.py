@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import zipfile
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import write_labelled
+from conftest import REPOSITORY, write_labelled
 from safetensors.torch import save
 from torch import nn
 
@@ -306,3 +307,13 @@ def test_networks_of_other_sides_have_operations(own_random_state: None) -> None
     flat = mlp.Generator(5, 16, (3, 5, 7))
     flat.shape = (3, 5, 7)
     assert describe_network(flat, "run=x")[-1].shape == (3, 5, 7)
+
+
+@pytest.mark.slow
+def test_a_wheel_has_the_templates(tmp_path: Path) -> None:
+    wheel = pytest.importorskip("hatchling.builders.wheel").WheelBuilder(str(REPOSITORY))
+    (built,) = wheel.build(directory=str(tmp_path))
+    with zipfile.ZipFile(built) as archive:
+        packed = set(archive.namelist())
+    templates = REPOSITORY / "gan_dist" / "results" / "export" / "templates"
+    assert {str(file.relative_to(REPOSITORY)) for file in templates.iterdir()} <= packed

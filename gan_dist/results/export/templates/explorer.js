@@ -278,6 +278,7 @@ function start(root) {
     judge: judge && ((image, label = 0) => judge(image, {from: label, to: label, part: 0})[0]),
   };
   draw();
+  performance.mark("explorer-ready");
   change();
 }
 
