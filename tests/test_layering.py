@@ -59,8 +59,8 @@ trainer.preflight_checks trainer.preflight trainer
 results.preview results.classes results.generator results.discriminator results.sample results.evaluation
 results.image_sets results.evaluate results.doctor results.diff
 results.export.layers results.export.weights results.export.directions results.export.opinion results.export.explorer
-results.export.request results.export.html results.export.formats results.export.command results.export
-results.commands results
+results.export.request results.export.html results.export.onnx results.export.formats results.export.command
+results.export results.commands results
 __init__ train cli
 """
 ORDER = MODULES.split()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ class ExportArguments:
     run: Annotated[Positional[Path], arg(metavar="RUN")]
     """Run folder, or one of its .safetensors files. The run may still be training."""
     format: Format = "html"
-    """html: one page that runs the generator in a browser, from disk and without a network."""
+    """html: one page that runs the generator in a browser, from disk and without a network. onnx: a model for
+    onnxruntime and others, with inputs "latents" and, of a conditional run, "labels"; needs the extra onnx."""
     output: Path | None = None
     """Output file. None: the name of the run, in the current folder."""
     weights: Weights = "average"
@@ -37,7 +39,7 @@ class ExportArguments:
 
 
 def export(arguments: Sequence[str]) -> int:
-    """Write a run's generator in a format for other programs."""
+    """Write a run's generator in a format for other programs; return 1 if the result would be wrong."""
     parsed = read_arguments(
         ExportArguments,
         arguments,
@@ -45,7 +47,7 @@ def export(arguments: Sequence[str]) -> int:
         description="Write a run's generator in a format for other programs.",
     )
     from gan_dist.results.export.formats import EXPORTERS
-    from gan_dist.results.export.request import ExportRequest, check_output
+    from gan_dist.results.export.request import ExportFailed, ExportRequest, check_output
 
     exporter = EXPORTERS[parsed.format]
     for name, other in ((name, other) for other, known in EXPORTERS.items() for name in known.flags):
@@ -58,5 +60,9 @@ def export(arguments: Sequence[str]) -> int:
     options = {name: getattr(parsed, name) for name in exporter.flags}
     request = ExportRequest(parsed.run, output, parsed.weights, parsed.force, **options)
     check_output(request)
-    print(exporter.export(request, print))
+    try:
+        print(exporter.export(request, print))
+    except ExportFailed as error:
+        print(f"gan-dist: {error}", file=sys.stderr)
+        return 1
     return 0

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gan_dist.results.export.html import export_html
+from gan_dist.results.export.onnx import export_onnx
 from gan_dist.results.export.request import ExportRequest
 
 
@@ -14,7 +15,7 @@ class Exporter(NamedTuple):
 
     export: Callable[[ExportRequest, Callable[[str], None]], str]
     """(request, announce) -> one line for the console about what was written. `announce` is called with one line per
-    fact that the user may not expect. Raises InputError; then nothing was written."""
+    fact that the user may not expect. Raises InputError or ExportFailed; then nothing was written."""
     suffix: str
     """Of the output."""
     flags: tuple[str, ...] = ()
@@ -23,4 +24,5 @@ class Exporter(NamedTuple):
 
 EXPORTERS: dict[str, Exporter] = {
     "html": Exporter(export_html, ".html", ("discriminator",)),
+    "onnx": Exporter(export_onnx, ".onnx"),
 }

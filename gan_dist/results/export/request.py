@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gan_dist.config import InputError, Weights
 from gan_dist.files import replacing
+
+
+class ExportFailed(Exception):
+    """The input is valid, but no correct output could be made. The message is one line. Nothing was written."""
 
 
 @dataclass(frozen=True)
@@ -51,3 +57,18 @@ def write_output(request: ExportRequest, content: bytes) -> None:
             temporary.write_bytes(content)
     except OSError as error:
         raise InputError(f"output={request.output} can't be written ({error.strerror}); choose another") from error
+
+
+def require_packages(extra: str, packages: Sequence[str]) -> None:
+    """Check that the packages of an extra are installed.
+
+    Args:
+        extra: its name, which is also that of the format.
+        packages: names of modules.
+
+    Raises:
+        InputError: with the command that installs them.
+    """
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"format={extra} needs {' and '.join(missing)}; pip install 'gan_dist[{extra}]'")
