@@ -56,10 +56,11 @@ trainer.inception trainer.evaluator trainer.state trainer.checkpointing trainer.
 trainer.session trainer.start
 trainer.recovery trainer.networks trainer.build trainer.forecast trainer.loop
 trainer.preflight_checks trainer.preflight trainer
-results.preview results.classes results.generator results.discriminator results.sample results.evaluation
+results.preview results.classes results.hub results.generator results.discriminator results.sample results.evaluation
 results.image_sets results.evaluate results.doctor results.diff
 results.export.layers results.export.weights results.export.directions results.export.opinion results.export.explorer
-results.export.request results.export.html results.export.onnx results.export.formats results.export.command
+results.export.request results.export.published results.export.measured results.export.card
+results.export.html results.export.onnx results.export.hub results.export.formats results.export.command
 results.export results.commands results
 __init__ train cli
 """

@@ -26,9 +26,9 @@ class ExportArguments:
     """Run folder, or one of its .safetensors files. The run may still be training."""
     format: Format = "html"
     """html: one page that runs the generator in a browser, from disk and without a network. onnx: a model for
-    onnxruntime and others, with inputs "latents" and, of a conditional run, "labels"; needs the extra onnx."""
+    onnxruntime and others; needs the extra onnx. hub: a repository of the Hugging Face hub; needs the extra hub."""
     output: Path | None = None
-    """Output file. None: the name of the run, in the current folder."""
+    """Output file; with --dry-run, output folder. None: named after the run or repository, in the current folder."""
     weights: Weights = "average"
     """Which generator of the run. average: the exponential moving average if the run keeps one, else the trained
     generator. live: the trained generator. best: as average, at the best evaluation."""
@@ -36,6 +36,12 @@ class ExportArguments:
     """Replace an existing output."""
     discriminator: bool = False
     """html: include the discriminator of the newest checkpoint, which judges each image."""
+    repo: str | None = None
+    """hub: USER/NAME of the repository. It must be new, unless --force is given."""
+    license: str | None = None
+    """hub: license of the generator, as the hub calls it, such as mit or cc-by-4.0."""
+    dry_run: bool = False
+    """hub: write the files to a folder, and upload nothing."""
 
 
 def export(arguments: Sequence[str]) -> int:
@@ -53,16 +59,25 @@ def export(arguments: Sequence[str]) -> int:
     for name, other in ((name, other) for other, known in EXPORTERS.items() for name in known.flags):
         if name not in exporter.flags and getattr(parsed, name) != getattr(ExportArguments, name):
             raise InputError(f"{name.replace('_', '-')} is for format={other}, not format={parsed.format}; omit it")
-    name = parsed.run.absolute().name.removesuffix(".safetensors")
-    output = Path(f"{name or 'run'}{exporter.suffix}") if parsed.output is None else parsed.output
-    if output.suffix != exporter.suffix:
-        raise InputError(f"output={output} must end in {exporter.suffix}")
     options = {name: getattr(parsed, name) for name in exporter.flags}
-    request = ExportRequest(parsed.run, output, parsed.weights, parsed.force, **options)
-    check_output(request)
+    request = ExportRequest(parsed.run, _output(parsed, exporter.suffix), parsed.weights, parsed.force, **options)
+    if exporter.suffix or parsed.dry_run:
+        check_output(request, folder=not exporter.suffix)
+    elif parsed.output is not None:
+        raise InputError(f"output={parsed.output} needs --dry-run: otherwise format={parsed.format} uploads; omit it")
     try:
         print(exporter.export(request, print))
     except ExportFailed as error:
         print(f"gan-dist: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _output(parsed: ExportArguments, suffix: str) -> Path:
+    """The output file or folder."""
+    if parsed.output is None:
+        name = (parsed.repo or "").rpartition("/")[2] or parsed.run.absolute().name.removesuffix(".safetensors")
+        return Path(f"{name or 'run'}{suffix}")
+    if suffix and parsed.output.suffix != suffix:
+        raise InputError(f"output={parsed.output} must end in {suffix}")
+    return parsed.output

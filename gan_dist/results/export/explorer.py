@@ -30,7 +30,7 @@ SLOW = 2e8  # products for one image; a browser computes about 1e9 per second
 
 TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("gan_dist.results.export"),
-    autoescape=True,
+    autoescape=jinja2.select_autoescape(("html.j2",), default=False),  # card.md.j2 escapes for Markdown
     undefined=jinja2.StrictUndefined,
 )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gan_dist.results.export.html import export_html
+from gan_dist.results.export.hub import export_hub
 from gan_dist.results.export.onnx import export_onnx
 from gan_dist.results.export.request import ExportRequest
 
@@ -17,7 +18,7 @@ class Exporter(NamedTuple):
     """(request, announce) -> one line for the console about what was written. `announce` is called with one line per
     fact that the user may not expect. Raises InputError or ExportFailed; then nothing was written."""
     suffix: str
-    """Of the output."""
+    """Of the output file; empty: the output is a folder."""
     flags: tuple[str, ...] = ()
     """The fields of ExportArguments that apply to this format only."""
 
@@ -25,4 +26,5 @@ class Exporter(NamedTuple):
 EXPORTERS: dict[str, Exporter] = {
     "html": Exporter(export_html, ".html", ("discriminator",)),
     "onnx": Exporter(export_onnx, ".onnx"),
+    "hub": Exporter(export_hub, "", ("repo", "license", "dry_run")),
 }

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gan_dist.config import InputError, package_version, to_dict
 from gan_dist.models.cost import count_weights
 from gan_dist.results.classes import choose_labels
+from gan_dist.results.export.published import published_config
 from gan_dist.results.export.request import ExportFailed, ExportRequest, require_packages, write_output
 from gan_dist.results.generator import generator_file, read_generator
 from gan_dist.seeding import sample_latents
@@ -40,7 +41,7 @@ def export_onnx(request: ExportRequest, announce: Callable[[str], None]) -> str:
     if count_weights(generator) > MAX_WEIGHTS:
         raise InputError(f"run={request.run} has more than {MAX_WEIGHTS:,} weights, which one ONNX file can't hold")
     metadata = {
-        "config": json.dumps(to_dict(config)),
+        "config": json.dumps(to_dict(published_config(config))),
         "step": str(step),
         "gan_dist": package_version(),
         **({} if generator.classes is None else {"classes": json.dumps(generator.classes)}),

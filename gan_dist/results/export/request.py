@@ -26,23 +26,31 @@ class ExportRequest:
     force: bool = False
     """Whether an existing output is replaced."""
     discriminator: bool = False
+    """html: whether the page has the discriminator, too."""
     repo: str | None = None
+    """hub: USER/NAME."""
     license: str | None = None
+    """hub: its identifier there."""
     dry_run: bool = False
+    """hub: whether the output is a folder on disk."""
 
 
-def check_output(request: ExportRequest) -> None:
+def check_output(request: ExportRequest, folder: bool) -> None:
     """Check that the output can be written, before anything is computed.
 
+    Args:
+        request: its output and force.
+        folder: whether the output is a folder.
+
     Raises:
-        InputError: it exists, or its folder does not.
+        InputError: it exists, or its parent does not.
     """
-    output = request.output
+    output, kind = request.output, "folder" if folder else "file"
     if os.path.lexists(output) and not request.force:
         raise InputError(f"output={output} exists; choose another, or pass --force to replace it")
-    if output.is_dir():
-        raise InputError(f"output={output} is a folder; choose a file")
-    if not output.parent.is_dir():
+    if os.path.lexists(output) and (output.is_symlink() or output.is_dir() != folder):
+        raise InputError(f"output={output} is not a {kind}; choose another")
+    if not output.absolute().parent.is_dir():
         raise InputError(f"output={output} can't be written (there is no folder {output.parent}); choose another")
 
 
