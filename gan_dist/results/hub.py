@@ -34,15 +34,17 @@ def download_generator(model: str, revision: str | None, max_bytes: int) -> Path
         raise InputError(f"{where} needs {PACKAGE}; pip install 'gan_dist[hub]'")
     from huggingface_hub import HfApi, hf_hub_url
 
-    # Errors are also those of the HTTP library, which depends on the version of huggingface_hub.
     api = HfApi(library_name="gan_dist", library_version=package_version())
-    size = None
-    with contextlib.suppress(Exception):  # without a network, the file may be in the cache
+    # Errors are also those of the HTTP library, which depends on the version of huggingface_hub.
+    try:
         size = api.get_hf_file_metadata(url=hf_hub_url(model, FILE, revision=revision)).size
+    except Exception as error:
+        with contextlib.suppress(Exception):
+            return Path(api.hf_hub_download(model, FILE, revision=revision, local_files_only=True))
+        raise InputError(f"{where} can't be downloaded ({first_line(error)}), and is not in the cache") from error
     if size is not None and size > max_bytes:
         raise InputError(f"{where} has a {FILE} of {size:,} bytes; the maximum is {max_bytes:,}")
     try:
         return Path(api.hf_hub_download(model, FILE, revision=revision))
     except Exception as error:
-        reason = first_line(error)
-        raise InputError(f"{where} can't be downloaded ({reason}); check the name and the network") from error
+        raise InputError(f"{where} can't be downloaded ({first_line(error)}); try again") from error
