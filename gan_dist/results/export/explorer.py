@@ -28,6 +28,7 @@ CHECKED, FEWEST_CHECKED = 1_000, 16  # images whose pixels must not depend on th
 AFFORDABLE = 2e11  # products for such a check: seconds
 SLOW = 2e8  # products for one image; a browser computes about 1e9 per second
 
+SCRIPTS = ("network.js", "kernels.js", "operations.js", "latents.js", "views.js", "pad.js", "explorer.js")
 TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("gan_dist.results.export"),
     autoescape=jinja2.select_autoescape(("html.j2",), default=False),  # card.md.j2 escapes for Markdown
@@ -96,7 +97,7 @@ def explorer(
         "Directions": f"eigenvectors of the mean of JᵀJ over {latents} latents (arXiv:2101.06006)",
         **({"Discriminator": described} if described else {}),
     }
-    script = "".join(TEMPLATES.get_template(name).render() for name in ("network.js", "explorer.js"))
+    script = "".join(TEMPLATES.get_template(name).render() for name in SCRIPTS)
     return Explorer(
         body=TEMPLATES.get_template("explorer.html.j2").render(data=data),
         style=TEMPLATES.get_template("explorer.css").render(),

@@ -1,6 +1,6 @@
 """Networks as lists of operations, which a program without torch can execute: templates/network.js.
 
-A new kind of layer is one function and a line in LAYERS, and an operation of the same name in network.js. A new
+A new kind of layer is one function and a line in LAYERS, and an operation of the same name in operations.js. A new
 architecture is a line for each of its networks in NETWORKS.
 """
 
@@ -25,7 +25,7 @@ class Operation:
     """One step of a network: maps the output of the previous one, without the dimension of the batch, to its own."""
 
     kind: str
-    """Its name in network.js."""
+    """Its name in operations.js."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Numbers, by name."""
     weights: Mapping[str, Tensor] = field(default_factory=dict)
