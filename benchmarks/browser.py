@@ -40,7 +40,7 @@ from gan_dist.outputs.checkpoint import save_generator
 from gan_dist.results.generator import load_generator
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from browser import chromium, show
+from headless import chromium, show
 
 SHAPES = {"stacked": (3, 28, 28), "pictures": (3, 64, 64), "cifar10": (3, 32, 32)}
 CLASSES = tuple("0123456789")

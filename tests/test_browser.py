@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from browser import MISSING, chromium, requests, show
 from conftest import write_labelled
+from headless import MISSING, chromium, requests, show
 
 import gan_dist
 from gan_dist import cli, train
@@ -43,7 +43,7 @@ RUNS = {
     "conv": ["conv"],
     "conv-classes": ["digits", "--train.loss", "relativistic"],
     "stacked": ["stacked", "--train.batch-size", "5"],
-    "halved": ["conv", "--data.name", "arrays", "--model.channels", "8"],
+    "halved": ["digits", "--data.name", "arrays", "--model.channels", "8"],
     "residual": ["cifar10", "--data.name", "mnist", "--model.channels", "8", "--model.max-channels", "16"],
 }
 
@@ -58,7 +58,8 @@ def driver() -> Iterator[Any]:
 def run_of(flags: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     folder, made = tmp_path_factory.mktemp("browser"), dict[str, Path]()
     root, colours = write_labelled(folder / "data"), folder / "colours.npz"
-    np.savez(colours, images=np.random.default_rng(0).integers(0, 256, (60, 44, 60, 3), np.uint8))  # two halvings
+    noise = np.random.default_rng(0).integers(0, 256, (60, 44, 60, 3), np.uint8)  # two halvings of the grid
+    np.savez(colours, images=noise, labels=np.arange(60) % 30)
 
     def make(name: str) -> Path:
         if name not in made:
@@ -185,6 +186,18 @@ def test_controls_change_the_image(driver: Any, run_of: Callable[[str], Path], t
     assert (still[0] == still[1]).all()
     assert generator.classes is not None
     assert "%" in texts(driver, ".explorer-opinion output")[0]
+
+
+def test_many_classes_are_a_list(driver: Any, run_of: Callable[[str], Path], tmp_path: Path) -> None:
+    from selenium.webdriver.support.select import Select
+
+    opened(driver, exported(run_of("halved"), tmp_path / "a.html"))
+    choices, before = Select(driver.find_element("css selector", ".explorer-classes select")), shown(driver)
+    assert [option.text for option in choices.options] == [str(label) for label in range(30)]
+    choices.select_by_index(29)
+    assert (shown(driver) != before).any()
+    label = driver.find_element("class name", "explorer-picture").get_attribute("aria-label")
+    assert label == "Generated image of class 29"
 
 
 def test_a_walk_through_the_classes_passes_each_of_them(

@@ -250,3 +250,12 @@ def test_upload_and_download(run: Path, hub: Hub, tmp_path: Path) -> None:
     hub.claimed_size = None
     files["generator.safetensors"] = files["generator.safetensors"][:-100]
     assert "is damaged" in load("hf://me/digits", HF_HOME=str(tmp_path / "hf3"))
+
+
+def test_damaged_lines_are_counted_and_skipped(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = RunFolder(tmp_path / "copy")
+    shutil.copytree(run, copy.path)
+    copy.evaluations.write_text("{broken\n" + copy.evaluations.read_text())
+    capsys.readouterr()
+    assert export(copy.path, "--dry-run", "--output", tmp_path / "out") == 0
+    assert f"{copy.evaluations}: 1 damaged line(s) skipped (line 1 is not valid JSON" in capsys.readouterr().out

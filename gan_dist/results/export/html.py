@@ -15,7 +15,7 @@ def export_html(request: ExportRequest, announce: Callable[[str], None]) -> str:
     parts = explorer(request.run, request.weights, request.discriminator, announce)
     style = TEMPLATES.get_template("page.css").render() + parts.style
     content = TEMPLATES.get_template("page.html.j2").render(
-        title=f"{request.run.absolute().name}: generated images",
+        title=f"{request.run.absolute().name.removesuffix('.safetensors')}: generated images",
         introduction="This page computes each image from random numbers, the latent. Change it, and the image changes.",
         policy=security_policy(style, parts.script),
         style=style,

@@ -44,14 +44,16 @@ def export_hub(request: ExportRequest, announce: Callable[[str], None]) -> str:
         raise InputError(
             f"format=hub is for a run folder, which has figures, and {request.run} is a file; give the run"
         )
-    files = repository_files(request, request.repo, request.license)
+    files = repository_files(request, request.repo, request.license, announce)
     if request.dry_run:
         write_folder(request, files)
         return f"{request.output}: {', '.join(sorted(files))}; nothing was uploaded"
     return f"uploaded to {upload(request, request.repo, files)}"
 
 
-def repository_files(request: ExportRequest, repo: str, license: str) -> dict[str, bytes]:
+def repository_files(
+    request: ExportRequest, repo: str, license: str, announce: Callable[[str], None]
+) -> dict[str, bytes]:
     """The files of the repository: name -> content.
 
     Raises:
@@ -59,7 +61,7 @@ def repository_files(request: ExportRequest, repo: str, license: str) -> dict[st
     """
     file = generator_file(request.run, request.weights)
     generator, config, step = read_generator(file)
-    measured, data = measured_figures(request.run, file, step), training_data(request.run)
+    measured, data = measured_figures(request.run, file, step, announce), training_data(request.run)
     config = published_config(config)
     tensors, metadata = read_tensors(read_file(file, MAX_BYTES))
     described = {name: text for name, text in metadata.items() if name in KEPT} | {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from gan_dist.data.spec import DataSpec
 from gan_dist.evaluation.estimates import Estimate, Figures
 from gan_dist.files import BadFile, is_whole
 from gan_dist.outputs.folder import RunFolder
-from gan_dist.outputs.records import is_number, read_config, read_floor, read_json_lines, read_optional_json
+from gan_dist.outputs.records import is_number, read_config, read_floor, read_optional_json, read_records
 
 # Figure -> its name on a card, in the order of the card.
 SHOWN = {
@@ -56,13 +56,14 @@ class TrainingData:
     """Of the training images."""
 
 
-def measured_figures(run: Path, file: Path, step: int) -> Measured:
+def measured_figures(run: Path, file: Path, step: int, announce: Callable[[str], None]) -> Measured:
     """The figures of a run's generator.
 
     Args:
         run: the run's folder.
         file: of the generator.
         step: of the generator.
+        announce: called with one line if there are damaged lines.
 
     Raises:
         InputError: it was not evaluated.
@@ -70,7 +71,7 @@ def measured_figures(run: Path, file: Path, step: int) -> Measured:
     folder = RunFolder(run)
     found = _of_command(folder, file, step)
     if found is None and file != folder.live_generator:  # a run evaluates the generator to use
-        found = _of_run(folder, step)
+        found = _of_run(folder, step, announce)
     if found is None:
         weights = {folder.live_generator: " --weights live", folder.best_generator: " --weights best"}.get(file, "")
         raise InputError(
@@ -113,9 +114,15 @@ def _of_command(folder: RunFolder, file: Path, step: int) -> Measured | None:
     return _measured(read, floor, count, features)
 
 
-def _of_run(folder: RunFolder, step: int) -> Measured | None:
+def _of_run(folder: RunFolder, step: int, announce: Callable[[str], None]) -> Measured | None:
     """The line of evaluations.jsonl of this step."""
-    row = next((row for row in read_json_lines(folder.evaluations) if row["step"] == step), {})
+    records = read_records(folder.evaluations)
+    if records.damaged:
+        first = records.damaged[0]
+        announce(
+            f"{folder.evaluations}: {len(records.damaged)} damaged line(s) skipped (line {first.number} {first.reason})"
+        )
+    row = next((row for row in records.rows if row["step"] == step), {})
     intervals, figures = row.get("intervals", {}), {}
     for name in SHOWN:
         low, high = intervals.get(name, (None, None))
