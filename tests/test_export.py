@@ -25,6 +25,7 @@ from gan_dist import cli, train
 from gan_dist.config import PRESETS, InputError
 from gan_dist.models import build_pair, conv, mlp
 from gan_dist.outputs.folder import RunFolder
+from gan_dist.results.export import directions, explorer
 from gan_dist.results.export.directions import principal_directions
 from gan_dist.results.export.formats import EXPORTERS
 from gan_dist.results.export.layers import NETWORKS, describe_network
@@ -34,11 +35,21 @@ from gan_dist.tensors import read_tensors
 HOSTILE = "</script><script>alert('ü')</script>"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def fewer_images() -> Iterator[None]:
+    """The precision and the directions are computed from fewer images, which takes less time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(directions, "MOST", 4)
+        patch.setattr(explorer, "CHECKED", 50)
+        yield
+
+
 @pytest.fixture(scope="module")
 def finished(flags: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of mlp, without labels."""
     folder = tmp_path_factory.mktemp("export") / "run"
-    assert train.main(flags(folder, "--train.steps", "12", "--wandb.mode", "disabled")) == 0
+    words = ["--train.steps", "12", "--wandb.mode", "disabled", "--model.hidden-dim", "32"]
+    assert train.main(flags(folder, *words)) == 0
     return folder
 
 
@@ -48,7 +59,7 @@ def conditional(flags: Callable[..., list[str]], tmp_path_factory: pytest.TempPa
     folder = tmp_path_factory.mktemp("conditional")
     words = ["conv", *flags(folder / "run", "--train.steps", "12", "--wandb.mode", "disabled")]
     words += ["--data.root", str(write_labelled(folder / "data")), "--model.labels", "conditional"]
-    assert train.main(words) == 0
+    assert train.main([*words, "--model.hidden-dim", "32", "--model.channels", "4"]) == 0
     return rename_class(folder / "run")
 
 
@@ -117,6 +128,14 @@ def test_names_of_classes_are_text(page: Page) -> None:
     assert data["classes"][4] == "4"
 
 
+def test_the_name_of_a_run_is_text(finished: Path, tmp_path: Path) -> None:
+    file = tmp_path / "<b>&amp;.safetensors"
+    file.write_bytes(RunFolder(finished).generator.read_bytes())
+    page = exported(file, tmp_path / "a.html")
+    assert "b" not in [tag for tag, _ in page.elements]
+    assert "<h1>&lt;b&gt;&amp;amp;: generated images</h1>" in (tmp_path / "a.html").read_text()
+
+
 def test_each_generator_of_a_run_is_exported(conditional: Path, tmp_path: Path) -> None:
     files = {"average": "generator", "live": "generator-live"}
     pages = [exported(conditional, tmp_path / f"{weights}.html", "--weights", weights) for weights in files]
@@ -154,7 +173,7 @@ def test_bad_arguments_are_one_line_and_leave_nothing(
     for words, says in {
         (finished, "--output", existing): f"output={existing} exists; choose another, or pass --force to replace it",
         (finished, "--output", link): "c.html exists",
-        (finished, "--output", folder, "--force"): "is a folder",
+        (finished, "--output", folder, "--force"): "b.html is not a file; choose another",
         (finished, "--output", tmp_path / "x.pdf"): "x.pdf must end in .html",
         (finished, "--output", tmp_path / "no" / "x.html"): f"there is no folder {tmp_path / 'no'}",
         (finished, "--format", "pdf"): "format",
@@ -188,7 +207,7 @@ def test_images_that_a_page_cannot_show_are_refused(
 ) -> None:
     tensors, metadata = read_tensors(RunFolder(finished).generator.read_bytes())
     file, output = tmp_path / "a.safetensors", tmp_path / "a.html"
-    file.write_bytes(save(tensors | {"layers.0.bias": torch.full((256,), float("nan"))}, metadata))
+    file.write_bytes(save(tensors | {"layers.0.bias": torch.full((32,), float("nan"))}, metadata))
     assert "generates images that are not finite" in refusal(capsys, file, "--output", output)
     data = json.dumps(json.loads(metadata["data"]) | {"shape": [2, 28, 14]})
     file.write_bytes(save(tensors, metadata | {"data": data}))
@@ -269,9 +288,9 @@ class Linear(nn.Module):
 
 
 def test_directions_are_ordered_by_the_change_of_the_image() -> None:
-    directions = principal_directions(Linear(), 3, None, latents=3)
-    assert torch.allclose(directions.vectors, torch.eye(4)[[0, 3, 2]], atol=1e-5)
-    assert torch.allclose(directions.shares, torch.tensor([16, 4, 1]) / 21)
+    found = principal_directions(Linear(), 3, None, latents=3)
+    assert torch.allclose(found.vectors, torch.eye(4)[[0, 3, 2]], atol=1e-5)
+    assert torch.allclose(found.shares, torch.tensor([16, 4, 1]) / 21)
     assert principal_directions(Linear(), 8, None, latents=2).vectors.shape == (4, 4)
 
 

@@ -66,6 +66,7 @@ def test_onnxruntime_generates_the_images_of_torch(
     assert np.abs(images - generator(latents, labels).numpy()).max() < 1e-5
     described = session.get_modelmeta().custom_metadata_map
     assert json.loads(described["config"])["model"]["latent_dim"] == 64
+    assert str(run.parent) not in described["config"]  # it holds the paths of the run and of its data
     assert described["step"] == "8"
     classes = json.loads(described["classes"]) if "classes" in described else None
     assert classes == (None if generator.classes is None else list(generator.classes))

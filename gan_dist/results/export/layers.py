@@ -45,12 +45,12 @@ class UnsupportedModule(Exception):
     """A module has no equivalent operation. The message describes it."""
 
 
-def describe_network(network: nn.Module, field: str) -> tuple[Operation, ...]:
+def describe_network(network: nn.Module, argument: str) -> tuple[Operation, ...]:
     """The operations of a generator or a discriminator.
 
     Args:
         network: in eval mode, on the CPU. A generator has attributes as those of `load_generator`.
-        field: name of the argument, for messages.
+        argument: from which it was read, for messages.
 
     Raises:
         InputError: the network, or one of its layers, is not declared here.
@@ -62,39 +62,40 @@ def describe_network(network: nn.Module, field: str) -> tuple[Operation, ...]:
             return NETWORKS[type(network)](network)
     except UnsupportedModule as error:
         raise InputError(
-            f"{field} has a module that format=html does not know ({error}); declare it in results/export/layers.py, "
-            "or use --format onnx"
+            f"{argument} has a module that format=html does not know ({error}); declare it in "
+            "results/export/layers.py, or use --format onnx"
         ) from None
 
 
-# Layers
+# Layers: each function gets an input of the layer, too, with a batch of 1.
+
+Operations = Iterator[Operation]
 
 
-def linear(layer: nn.Linear) -> Iterator[Operation]:
+def linear(layer: nn.Linear, sample: Tensor) -> Operations:
     yield Operation("linear", weights=parameters(layer))
 
 
-def convolution(layer: nn.Conv2d) -> Iterator[Operation]:
+def convolution(layer: nn.Conv2d, sample: Tensor) -> Operations:
     padding = layer.padding if isinstance(layer.padding, tuple) else None
     if layer.stride != (1, 1) or layer.dilation != (1, 1) or layer.padding_mode != "zeros" or padding is None:
         raise UnsupportedModule(repr(layer))
     yield Operation("convolution", {"groups": layer.groups, "padding": list(padding)}, parameters(layer))
 
 
-def average_pool(layer: nn.AvgPool2d) -> Iterator[Operation]:
+def average_pool(layer: nn.AvgPool2d, sample: Tensor) -> Operations:
     halves = layer.kernel_size == 2 and layer.stride == 2 and layer.padding == 0 and layer.ceil_mode
     if not halves or layer.divisor_override is not None:
         raise UnsupportedModule(repr(layer))
     yield Operation("average_pool")
 
 
-def residual_block(layer: residual.ResidualBlock) -> Iterator[Operation]:
-    # The shapes of the branch are those of its own layers: see `trace`.
-    yield Operation("residual")
+def residual_block(layer: residual.ResidualBlock, sample: Tensor) -> Operations:
+    yield Operation("residual", branch=trace(layer.branch, sample))
 
 
-def basis(layer: residual.Basis) -> Iterator[Operation]:
-    yield from linear(layer.factors)  # type: ignore[arg-type]
+def basis(layer: residual.Basis, sample: Tensor) -> Operations:
+    yield Operation("linear", weights=parameters(layer.factors), shape=(len(layer.maps),))
     yield Operation("scale_maps", weights={"maps": layer.maps})
 
 
@@ -102,28 +103,41 @@ def parameters(layer: nn.Module) -> dict[str, Tensor]:
     return dict(layer.named_parameters())
 
 
+def plain(kind: str, **settings: str) -> Callable[[Any, Tensor], Operations]:
+    """An operation without weights. `settings`: its name for a number -> the layer's attribute."""
+
+    def operation(layer: nn.Module, sample: Tensor) -> Operations:
+        yield Operation(kind, {name: getattr(layer, attribute) for name, attribute in settings.items()})
+
+    return operation
+
+
+def relu(layer: nn.ReLU, sample: Tensor) -> Operations:
+    yield Operation("leaky_relu", {"slope": 0.0})
+
+
 # Type of a layer -> its operations. Only the exact type: a subclass may compute something else.
-LAYERS: dict[type[nn.Module], Callable[[Any], Iterator[Operation]]] = {
+LAYERS: dict[type[nn.Module], Callable[[Any, Tensor], Operations]] = {
     nn.Linear: linear,
     nn.Conv2d: convolution,
-    nn.ReLU: lambda layer: iter([Operation("leaky_relu", {"slope": 0.0})]),
-    nn.LeakyReLU: lambda layer: iter([Operation("leaky_relu", {"slope": layer.negative_slope})]),
-    nn.Tanh: lambda layer: iter([Operation("tanh")]),
-    nn.Flatten: lambda layer: iter([Operation("reshape")]),
-    nn.Unflatten: lambda layer: iter([Operation("reshape")]),
-    nn.PixelShuffle: lambda layer: iter([Operation("pixel_shuffle", {"factor": layer.upscale_factor})]),
-    nn.PixelUnshuffle: lambda layer: iter([Operation("pixel_unshuffle", {"factor": layer.downscale_factor})]),
+    nn.ReLU: relu,
+    nn.LeakyReLU: plain("leaky_relu", slope="negative_slope"),
+    nn.Tanh: plain("tanh"),
+    nn.Flatten: plain("reshape"),
+    nn.Unflatten: plain("reshape"),
+    nn.PixelShuffle: plain("pixel_shuffle", factor="upscale_factor"),
+    nn.PixelUnshuffle: plain("pixel_unshuffle", factor="downscale_factor"),
     nn.AvgPool2d: average_pool,
-    conv.Enlarge: lambda layer: iter([Operation("enlarge")]),
-    resampling.Upsample: lambda layer: iter([Operation("upsample")]),
-    resampling.Downsample: lambda layer: iter([Operation("downsample")]),
+    conv.Enlarge: plain("enlarge"),
+    resampling.Upsample: plain("upsample"),
+    resampling.Downsample: plain("downsample"),
     residual.ResidualBlock: residual_block,
     residual.Basis: basis,
 }
 
 
 def trace(layers: Iterable[nn.Module], sample: Tensor) -> tuple[Operation, ...]:
-    """The operations of layers that follow each other, with the shapes that the layers themselves return.
+    """The operations of layers that follow each other. The last one of a layer has the shape that the layer returns.
 
     Args:
         layers: in eval mode.
@@ -136,13 +150,9 @@ def trace(layers: Iterable[nn.Module], sample: Tensor) -> tuple[Operation, ...]:
     for layer in layers:
         if type(layer) not in LAYERS:
             raise UnsupportedModule(f"{type(layer).__module__}.{type(layer).__name__}")
-        operations = list(LAYERS[type(layer)](layer))
-        if isinstance(layer, residual.ResidualBlock):
-            operations = [replace(operations[0], branch=trace(layer.branch, sample))]
+        *before, last = LAYERS[type(layer)](layer, sample)
         sample = layer(sample)
-        shape = tuple(sample.shape[1:])
-        found += [replace(each, shape=shape[:1]) for each in operations[:-1]]  # the factors of a Basis
-        found.append(replace(operations[-1], shape=shape))
+        found += [*before, replace(last, shape=tuple(sample.shape[1:]))]
     return tuple(found)
 
 
