@@ -23,7 +23,7 @@ from gan_dist.seeding import sample_latents
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
 
-COUNT = 1_000
+COUNT, BATCH = 1_000, 200  # of images; a call of the browser may take 120 s at most
 MINUS = "\N{MINUS SIGN}"
 GENERATE = """
 const [latents, labels] = [arguments[0], arguments[1]], {explorer} = document.querySelector(".gan-explorer");
@@ -113,10 +113,13 @@ def test_the_page_generates_the_images_of_torch(
     classes = len(generator.classes or ())  # type: ignore[arg-type]
     latents = sample_latents(COUNT, config.model.latent_dim, 7)
     labels = torch.arange(COUNT) % classes if classes else None
-    numbers, logits = driver.execute_script(
-        GENERATE, latents.flatten().tolist(), [] if labels is None else labels.tolist()
-    )
-    images = torch.from_numpy(np.frombuffer(base64.b64decode(numbers), "<f4").copy())
+    numbers, logits = [], []
+    for chosen in torch.arange(COUNT).split(BATCH):
+        asked = [] if labels is None else labels[chosen].tolist()
+        text, judged = driver.execute_script(GENERATE, latents[chosen].flatten().tolist(), asked)
+        numbers.append(np.frombuffer(base64.b64decode(text), "<f4"))
+        logits += judged
+    images = torch.from_numpy(np.concatenate(numbers))
     expected = generator(latents, labels)
     images = images.view(expected.shape)
     assert expected.std() > 0.01
