@@ -22,6 +22,7 @@ from gan_dist.distributed.openmp import limit_spinning
 from gan_dist.distributed.output_streams import nonblocking_output
 from gan_dist.memory import available_memory
 from gan_dist.results.commands import data, diff, doctor, evaluate, sample
+from gan_dist.results.export.command import export
 
 PROCESSES = Range(1, 1_024, "no machine has more cores or GPUs")
 PROCESS_BYTES = 300_000_000  # of a process that has imported torch, without the memory that it shares with others
@@ -103,6 +104,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     ),
     "data": ("read and prepare a data set, and show what it is", data),
     "sample": ("generate images with a run's generator", sample),
+    "export": ("write a run's generator as a web page, an ONNX model, or to the hub", export),
     "evaluate": ("compare images of a run's generator with real ones", evaluate),
     "doctor": ("find the problems of a run, with advice", doctor),
     "diff": ("find the first step in which two runs differ", diff),

@@ -56,8 +56,12 @@ trainer.inception trainer.evaluator trainer.state trainer.checkpointing trainer.
 trainer.session trainer.start
 trainer.recovery trainer.networks trainer.build trainer.forecast trainer.loop
 trainer.preflight_checks trainer.preflight trainer
-results.preview results.classes results.generator results.sample results.evaluation results.image_sets
-results.evaluate results.doctor results.diff results.commands results
+results.preview results.classes results.hub results.generator results.discriminator results.sample results.evaluation
+results.image_sets results.evaluate results.doctor results.diff
+results.export.layers results.export.weights results.export.directions results.export.opinion results.export.explorer
+results.export.request results.export.published results.export.measured results.export.card
+results.export.html results.export.onnx results.export.hub results.export.formats results.export.command
+results.export results.commands results
 __init__ train cli
 """
 ORDER = MODULES.split()
@@ -111,6 +115,7 @@ def test_the_configuration_is_read_without_torch() -> None:
     names = [name for name in ORDER if name.split(".")[0] == "config"] + ["files", "memory", "data.readers.location"]
     names.append("evaluation.inception_file")
     names += ["outputs.lock", "outputs.records", "outputs.folder", "trainer.early", "train", "results.commands", "cli"]
+    names += ["results.export.command", "results.export"]
     standalone = "openmp descriptors output_targets output_streams environment exit_codes signals"
     names += [f"distributed.{name}" for name in standalone.split()]
     for name in names:

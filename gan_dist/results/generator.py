@@ -12,10 +12,12 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from gan_dist.config import Config, InputError, Weights, from_dict, validate
+from gan_dist.config.hub import model_address
 from gan_dist.data.spec import DataSpec
 from gan_dist.files import BadFile, first_line, is_whole, parse_json, parse_json_object, read_file
 from gan_dist.models import ImageShape, build_generator
 from gan_dist.outputs.folder import RunFolder
+from gan_dist.results.hub import download_generator
 from gan_dist.tensors import check_tensors, read_tensors
 
 MAX_BYTES = 4 * 2**30  # of a generator's file: 1e9 weights
@@ -25,7 +27,8 @@ def load_generator(run: Path | str, weights: Weights = "average") -> nn.Module:
     """Load the generator of a run, on the CPU, in eval mode, with parameters that require no gradient.
 
     Args:
-        run: the run's folder, which may still be training; or one of its .safetensors files, in any folder.
+        run: the run's folder, which may still be training; one of its .safetensors files, in any folder; or
+            hf://USER/NAME, a model of `gan-dist export --format hub`, also with @REVISION.
         weights: which of the run's generators. average: the one to use, RUN/generator.safetensors, which is the
             exponential moving average if the run keeps one. live: the trained generator, the same one if there is no
             average. best: as average, at the evaluation with the smallest Fréchet distance.
@@ -46,18 +49,19 @@ def generator_file(run: Path, weights: Weights) -> Path:
     """The file of a run's generator.
 
     Args:
-        run: the run's folder; or a .safetensors file, which is returned unchanged.
+        run: the run's folder; a .safetensors file, which is returned unchanged; or hf://USER/NAME, which is downloaded.
         weights: as in `load_generator`.
 
     Raises:
-        InputError: `weights` is unknown, or is combined with a file.
+        InputError: `weights` is unknown, or is combined with a file; or a download failed.
     """
     if weights not in get_args(Weights):
         raise InputError(f"weights={weights} is unknown; choose from {', '.join(get_args(Weights))}")
-    if is_generator_file(run):
+    address = model_address(str(run))
+    if is_generator_file(run) or address is not None:
         if weights != "average":
-            raise InputError(f"weights={weights} selects a file in a run folder, but {run} is a file; omit one of them")
-        return run
+            raise InputError(f"weights={weights} selects a file in a run folder, and {run} is a file; omit one of them")
+        return run if address is None else download_generator(*address, MAX_BYTES)
     folder = RunFolder(run)
     if weights == "best":
         return folder.best_generator
