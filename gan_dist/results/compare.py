@@ -15,7 +15,16 @@ from rich.text import Text
 
 from gan_dist.evaluation.doctor import diagnose
 from gan_dist.evaluation.history import Row
-from gan_dist.results.figures import Measured, general_figures, info, interval_text, measured, number
+from gan_dist.results.figures import (
+    Measured,
+    floor_of,
+    general_figures,
+    info,
+    interval_text,
+    measured,
+    number,
+    value_text,
+)
 from gan_dist.results.recorded import RecordedRun, names_of, text
 from gan_dist.results.trend import distance_name
 from gan_dist.results.verdict import latest_evaluation
@@ -26,7 +35,7 @@ Mark = Literal["best", "no difference", "worse", "not comparable", ""]
 Conditions = tuple[object, object, str | None]
 
 CAVEAT = (
-    "no difference: the 95 % interval of the difference from the best run contains 0. The intervals are those of these "
+    "No difference: the 95 % interval of the difference from the best run contains 0. The intervals are those of these "
     "generators; the same configuration with another seed may differ by more."
 )
 DEFAULT_FIGURES = ("inception/fid", "distance/frechet", "coverage", "precision", "recall", "asked/obtained")
@@ -40,6 +49,10 @@ class Cell:
     measured: Measured | None
     """None if the run does not have it."""
     mark: Mark
+
+    @property
+    def is_compared(self) -> bool:
+        return self.measured is not None and self.mark != "not comparable"
 
 
 @dataclass(frozen=True)
@@ -95,9 +108,9 @@ def compare_runs(runs: Sequence[RecordedRun]) -> Comparison:
     order = general_figures(dict.fromkeys(known, 0.0))
     figures = []
     for figure in order:
-        floors = {floor.get(figure, math.nan) for row, floor in found if row}
-        floor = floors.pop() if len(floors) == 1 else math.nan
-        figures.append(FigureRow(figure, _cells(rows, data, figure), floor))
+        cells = _cells(rows, data, figure)
+        floors = {floor_of(floor, figure) for cell, (_, floor) in zip(cells, found, strict=True) if cell.is_compared}
+        figures.append(FigureRow(figure, cells, floors.pop() if len(floors) == 1 else math.nan))
     return Comparison(names, figures, notes + _incomparable(names, rows, data))
 
 
@@ -139,11 +152,15 @@ def _incomparable(names: Sequence[str], rows: Sequence[Row], data: Sequence[str 
             groups.setdefault(_conditions(row, sha256), []).append(name)
     if len(groups) < 2:
         return []
+
+    def describe(count: object) -> str:
+        return f"{count:,}" if isinstance(count, int) else "unknown"
+
     described = "; ".join(
-        f"{', '.join(members)}: extractor {extractor}, {count} images, data {(sha256 or 'unknown')[:12]}"
+        f"{', '.join(members)}: extractor {extractor}, {describe(count)} images, data {(sha256 or 'unknown')[:12]}"
         for (extractor, count, sha256), members in groups.items()
     )
-    return [f"figures of different feature extractors, numbers of images or data are not compared ({described})"]
+    return [f"Figures of different feature extractors, numbers of images or data are not compared ({described})"]
 
 
 def print_comparison(runs: Sequence[RecordedRun], comparison: Comparison, figures: Sequence[str]) -> None:
@@ -157,13 +174,13 @@ def print_comparison(runs: Sequence[RecordedRun], comparison: Comparison, figure
     for column in ("run", "step", "images", "state", "doctor", "evaluated"):
         table.add_column(column, justify="right" if column in ("step", "images", "evaluated") else "left")
     for name, run in zip(comparison.names, runs, strict=True):
-        report = diagnose(run.rows, run.evaluations, run.config, run.floor, run.classes)
-        doctor = ", ".join(finding.name for finding in report.findings) or report.verdict.value
-        row, _ = latest_evaluation(run)
+        diagnosis = diagnose(run.rows, run.evaluations, run.config, run.floor, run.classes)
+        doctor = ", ".join(finding.name for finding in diagnosis.findings) or diagnosis.verdict.value
+        latest, _ = latest_evaluation(run)
         images = run.rows[-1].get("images_seen")
         table.add_row(
             *(Text(name), f"{run.step:,}", number(images) if isinstance(images, int | float) else "-"),
-            *(Text(run.status.state or "unknown"), Text(doctor), f"{row['step']:,}" if "step" in row else "-"),
+            *(Text(run.status.state or "unknown"), Text(doctor), f"{latest['step']:,}" if "step" in latest else "-"),
         )
     console.print(table)
     shown = [row for row in comparison.figures if not figures or row.name in figures]
@@ -172,7 +189,7 @@ def print_comparison(runs: Sequence[RecordedRun], comparison: Comparison, figure
     for row in shown:
         show(row.summary(comparison.names))
     for note in comparison.notes:
-        show(f"note: {note}")
+        show(note)
     show(CAVEAT)
 
 
@@ -196,12 +213,12 @@ def _figure_table(row: FigureRow, names: Sequence[str]) -> Table:
         return entry[1].mark == "not comparable", -value if info(row.name).better == "higher" else value
 
     known = [(name, cell) for name, cell in zip(names, row.cells, strict=True) if cell.measured]
-    drawn = [m for _, cell in known if (m := cell.measured) and cell.mark != "not comparable"]
+    drawn = [m for _, cell in known if (m := cell.measured) and cell.is_compared]
     ends = [end for m in drawn for end in (m.value, m.low, m.high) if not math.isnan(end)]
     for name, cell in sorted(known, key=order):
         assert cell.measured is not None
-        plot = "" if cell.mark == "not comparable" else draw_interval(cell.measured, min(ends), max(ends))
-        table.add_row(Text(name), number(cell.measured.value), interval_text(cell.measured), plot, cell.mark)
+        plot = draw_interval(cell.measured, min(ends), max(ends)) if cell.is_compared else ""
+        table.add_row(Text(name), value_text(cell.measured), interval_text(cell.measured), plot, cell.mark)
     return table
 
 

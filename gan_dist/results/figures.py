@@ -122,9 +122,23 @@ def number(value: float) -> str:
     return f"{value:.4g}" if abs(value) >= 1e-3 else f"{value:.2g}"
 
 
+def value_text(figure: Measured, value: float | None = None) -> str:
+    """A figure with the digits that its interval justifies: the half-width has two significant ones.
+
+    Args:
+        figure: whose interval determines the digits.
+        value: shown instead of the figure's own, such as that of real images.
+    """
+    shown = figure.value if value is None else value
+    if not (figure.has_interval and figure.half_width > 0 and math.isfinite(shown)):
+        return number(shown)
+    decimals = min(max(1 - math.floor(math.log10(figure.half_width)), 0), 8)
+    return f"{shown:,.{decimals}f}"
+
+
 def interval_text(figure: Measured) -> str:
-    """ "1.2 to 1.4"; empty without an interval."""
-    return f"{number(figure.low)} to {number(figure.high)}" if figure.has_interval else ""
+    """ "1.20 to 1.41"; empty without an interval."""
+    return f"{value_text(figure, figure.low)} to {value_text(figure, figure.high)}" if figure.has_interval else ""
 
 
 def floor_of(floor: Mapping[str, float], name: str) -> float:

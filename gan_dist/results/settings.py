@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +56,7 @@ def config_differences(configs: Sequence[Config]) -> list[Difference]:
 
 def all_settings(config: Config) -> list[Difference]:
     """All settings of a run."""
-    explained = docstrings(Config)
+    explained = _meanings()
     return [Difference(name, (show(value),), explained.get(name, "")) for name, value in to_flat(config).items()]
 
 
@@ -64,13 +65,19 @@ def show(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+@functools.cache
+def _meanings() -> dict[str, str]:
+    """Docstring of each field. Cached, since it parses the source."""
+    return docstrings(Config)
+
+
 def _compare(configs: Sequence[Config], derived: bool = False) -> list[Difference]:
     """The differences between configurations.
 
     Args:
         derived: None in the first configuration means that the value is derived from the data.
     """
-    explained, flat = docstrings(Config), [to_flat(config) for config in configs]
+    explained, flat = _meanings(), [to_flat(config) for config in configs]
     found = []
     for name, first in flat[0].items():
         values = [values.get(name) for values in flat]

@@ -13,7 +13,7 @@ from typing import Literal
 from gan_dist.evaluation.doctor import NEEDED, Verdict
 from gan_dist.evaluation.history import Row, figure
 from gan_dist.results.doctor import Examination
-from gan_dist.results.figures import as_row, comparable, info, interval_text, measured, number
+from gan_dist.results.figures import as_row, comparable, info, interval_text, measured, number, value_text
 from gan_dist.results.recorded import RecordedRun
 from gan_dist.results.trend import MIN_EVALUATIONS, PLATEAU, Course, Trend, distance_name, trend_of
 
@@ -86,12 +86,12 @@ def how_good(judged: Judged) -> Statement:
         how = f"gan-dist evaluate {judged.run.path} evaluates it now; --evaluate.every-epochs N does while it trains."
         return Statement(question, "Not evaluated yet", f"The losses do not show how good images are. {how}", "unknown")
     title, interval = info(name).title, interval_text(found)
-    detail = f"{title} {number(found.value)}" + (f" (95 % interval {interval})" if interval else "")
+    detail = f"{title} {value_text(found)}" + (f" (95 % interval {interval})" if interval else "")
     real = figure(judged.floor, name)
     if not real > 0:
         return Statement(question, "No figure of real images to compare with", f"{detail}.", "unknown")
     ratio = found.value / real
-    detail += f"; real images have {number(real)}, so it is {ratio:.2g} times theirs."
+    detail += f"; real images have {number(real)}, so it is {number(round(ratio, 1))} times theirs."
     if found.has_interval and found.low <= real:
         return Statement(question, "As good as real images, within the interval", detail, "good")
     if ratio < CLOSE:
@@ -111,13 +111,17 @@ def how_far(judged: Judged) -> Statement:
             question, "Unknown", "There is no coverage, precision or recall with that of real images.", "unknown"
         )
     detail = ", ".join(
-        f"{name} {number(figure(judged.row, name))} (real images {number(figure(judged.floor, name))})"
+        f"{name} {value_text(found)} (real images {value_text(found, figure(judged.floor, name))})"
         for name in shares
+        if (found := measured(judged.row, name))
     )
     weakest = min(shares, key=lambda name: shares[name])
     tone: Tone = "good" if shares[weakest] > 0.9 else "caution" if shares[weakest] > 0.5 else "bad"
-    share = f"{min(shares[weakest], 9.99):.0%} of the {weakest} of real images"
-    answer = f"At least {share}" if tone == "good" else f"{share}: {WEAKNESSES[weakest]}"
+    share = min(shares[weakest], 1)
+    answer = f"{weakest.capitalize()} is {share:.0%} of that of real images: {WEAKNESSES[weakest]}"
+    if tone == "good":
+        names = " and ".join([", ".join([*shares][:-1]), [*shares][-1]] if len(shares) > 1 else shares)
+        answer = f"{names} reach at least {share:.0%} of those of real images".capitalize()
     return Statement(question, answer, f"{detail[0].upper()}{detail[1:]}.", tone)
 
 

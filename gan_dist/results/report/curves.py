@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,9 +102,17 @@ def metric_charts(names: Sequence[str]) -> list[ChartSpec]:
     return charts + [ChartSpec(name, (name,)) for name in names if name not in drawn]
 
 
-def evaluation_charts(names: Sequence[str]) -> list[ChartSpec]:
-    """A chart for each figure of an evaluation."""
-    return [ChartSpec(info(name).title, (name,), name in DISTANCES, help=info(name).meaning) for name in names]
+def evaluation_charts(curves: Sequence[Curves], names: Sequence[str], floor: Mapping[str, float]) -> list[ChartSpec]:
+    """A chart for each figure of an evaluation. Distances are drawn on a logarithmic scale if all are positive."""
+
+    def positive(name: str) -> bool:
+        values = [value for of_run in curves for value in of_run.values.get(name, []) if value is not None]
+        return min([*values, floor.get(name, math.inf)], default=0) > 0
+
+    return [
+        ChartSpec(info(name).title, (name,), name in DISTANCES and positive(name), help=info(name).meaning)
+        for name in names
+    ]
 
 
 def training_seconds(rows: Sequence[Row]) -> list[float]:

@@ -16,7 +16,7 @@ from gan_dist.config import InputError, package_version
 from gan_dist.files import replacing
 from gan_dist.outputs.folder import timestamp
 from gan_dist.results.doctor import examine
-from gan_dist.results.figures import info, interval_text, number
+from gan_dist.results.figures import info, interval_text, number, value_text
 from gan_dist.results.recorded import RecordedRun, names_of, read_runs
 from gan_dist.results.report.context import Context
 from gan_dist.results.report.sections import SECTIONS_OF_ONE, SECTIONS_OF_SEVERAL
@@ -128,6 +128,12 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "interval": interval_text, "info": info, "whole": lambda n: f"{n:,}"}
+    environment.filters |= {
+        "number": number,
+        "interval": interval_text,
+        "value_text": value_text,
+        "info": info,
+        "whole": lambda n: f"{n:,}",
+    }
     environment.globals["describe_status"] = describe_status
     return environment

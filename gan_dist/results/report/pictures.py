@@ -92,7 +92,15 @@ def read_grids(run: RecordedRun, budget: int) -> Grids | None:
     return Grids([epoch for epoch, _ in kept], [uri for _, uri in kept], real, size, notes)
 
 
-def read_strips(run: RecordedRun, side: Size, count: int) -> list[tuple[int, str]]:
+class Strip(NamedTuple):
+    """Some images of a grid in a row."""
+
+    epoch: int
+    uri: str
+    size: Size
+
+
+def read_strips(run: RecordedRun, side: Size, count: int) -> list[Strip]:
     """A strip of single images from some of a run's grids: the first row, or one image of each class.
 
     Args:
@@ -101,18 +109,18 @@ def read_strips(run: RecordedRun, side: Size, count: int) -> list[tuple[int, str
         count: how many epochs.
 
     Returns:
-        (epoch, data URI) of each readable grid.
+        One of each readable grid.
     """
 
-    def cut(epoch: int) -> str | None:
+    def cut(epoch: int) -> Strip | None:
         picture = _read_or_note(run.folder.epoch_samples(epoch), [])
         if picture is None or picture.width < (side.width + GAP) * COLUMNS + GAP:
             return None
-        return data_uri(_strip(picture, side, by_class=run.config.model.conditional), ENCODINGS[0])
+        strip = _strip(picture, side, by_class=run.config.model.conditional)
+        return Strip(epoch, data_uri(strip, ENCODINGS[0]), Size(*strip.size))
 
     with ThreadPoolExecutor(THREADS) as pool:
-        epochs = spread(run.epochs, count)
-        return [(epoch, uri) for epoch, uri in zip(epochs, pool.map(cut, epochs), strict=True) if uri is not None]
+        return [strip for strip in pool.map(cut, spread(run.epochs, count)) if strip is not None]
 
 
 def spread(values: Sequence[int], count: int) -> list[int]:

@@ -27,6 +27,7 @@ from gan_dist.results.verdict import verdict
 
 POINTS_OF_ALL = 6_000  # of all runs together, in each chart
 STRIP_EPOCHS = 24  # of each run
+STRIP_SCALE = 2  # screen pixels of an image's pixel, where there is space
 
 
 def comparison_section(context: Context) -> Content:
@@ -54,8 +55,9 @@ def curves_section(context: Context) -> Content:
     ]
     measured = [name for name in FIGURE_INFO if any(_has(curves.values, name) for curves in evaluations.values())]
     floors = _common_floor(context, measured)
+    known_floors = {name: floor for name, floor in floors.items() if floor is not None}
     charts = [chart(spec, "evaluations", [*evaluations]) | {"floor": floors[spec.figures[0]]}
-              for spec in evaluation_charts(measured)]  # fmt: skip
+              for spec in evaluation_charts([*evaluations.values()], measured, known_floors)]  # fmt: skip
     charts += [chart(spec, "metrics", [*metrics]) for spec in specs]
     keys = {key: name for group in (metrics, evaluations) for key, name in zip(group, context.names, strict=True)}
     data = {key: curves.to_dict() for key, curves in (metrics | evaluations).items()}
@@ -73,13 +75,23 @@ def strips_section(context: Context) -> Content | None:
     for name, run in zip(context.names, context.runs, strict=True):
         found = read_strips(run, Size(*run.spec.shape[:0:-1]), STRIP_EPOCHS) if run.spec is not None else []
         if found:
-            images = {epoch: _images_seen(run, epoch) for epoch, _ in found}
-            strips.append({"name": name, "epochs": [epoch for epoch, _ in found], "images": list(images.values()),
-                           "pictures": [uri for _, uri in found]})  # fmt: skip
+            strips.append(
+                {
+                    "name": name,
+                    "epochs": [strip.epoch for strip in found],
+                    "images": [_images_seen(run, strip.epoch) for strip in found],
+                    "pictures": [strip.uri for strip in found],
+                    "width": STRIP_SCALE * found[-1].size.width,
+                    "height": STRIP_SCALE * found[-1].size.height,
+                }
+            )
     if not strips:
         return None
     by_class = all(run.config.model.conditional for run in context.runs)
-    return Content({"strips": strips, "groups": [*groups.values()], "by_class": by_class}, {"strips": strips})
+    without = [name for name in context.names if name not in {strip["name"] for strip in strips}]
+    return Content(
+        {"strips": strips, "groups": [*groups.values()], "by_class": by_class, "without": without}, {"strips": strips}
+    )
 
 
 def findings_section(context: Context) -> Content:

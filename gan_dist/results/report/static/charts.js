@@ -70,7 +70,7 @@
       width: host.clientWidth, height: HEIGHT, series, bands, padding: [8, 12, 0, 0],
       cursor: { sync: { key: "x", setSeries: false }, focus: { prox: 24 }, drag: { x: true, y: false } },
       focus: { alpha: several ? 0.25 : 1 },
-      legend: { live: true, markers: { width: 3 } },
+      legend: { live: true, markers: { width: 0, fill: (_, i) => series[i].stroke ?? "transparent" } },
       scales: { x: { time: false }, y: spec.log ? { distr: 3, range: logRange } : { range } },
       axes: [
         { stroke: text, grid: { stroke: line, width: 1 }, ticks: { stroke: line, size: 4 }, size: 30,
@@ -101,7 +101,7 @@
       }
       return found.filter((value) => value >= low && value <= high);
     };
-    const [tens, few, many] = [[1], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9]].map(pick);
+    const [tens, few, many] = [[1], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 7]].map(pick);
     return few.length > 7 ? tens : few.length > 2 ? few : many;
   };
 
