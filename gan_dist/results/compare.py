@@ -39,6 +39,7 @@ CAVEAT = (
     "generators; the same configuration with another seed may differ by more."
 )
 DEFAULT_FIGURES = ("inception/fid", "distance/frechet", "coverage", "precision", "recall", "asked/obtained")
+MAX_LISTED = 8  # runs in a sentence
 PLOT_WIDTH = 18  # columns of the intervals that are drawn in the terminal
 
 
@@ -75,11 +76,15 @@ class FigureRow:
         if not marked["best"]:
             return f"{self.title}: not compared"
         parts = [f"{self.title}: {marked['best'][0]} is best"]
-        parts += [f"{mark}: {', '.join(marked[mark])}" for mark in _MARKS[1:] if marked[mark]]
+        parts += [f"{mark}: {_listed(marked[mark])}" for mark in _MARKS[1:] if marked[mark]]
         return "; ".join(parts)
 
 
 _MARKS: tuple[Mark, ...] = ("best", "no difference", "worse", "not comparable")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= MAX_LISTED else f"{len(names)} runs"
 
 
 @dataclass(frozen=True)

@@ -87,13 +87,13 @@ def examine_run(run: Path) -> Examination:
     return examine(read_run(run))
 
 
-def examine(run: RecordedRun) -> Examination:
-    """Diagnose a run that has been read already."""
+def examine(run: RecordedRun, most: int | None = None) -> Examination:
+    """Diagnose a run that has been read already, at `most` moments at most; None: MAX_MOMENTS."""
     rows, evaluations = run.rows, run.evaluations
     known_besides = (run.config, run.floor, run.classes)
     found: dict[str, Occurrence] = {}
     previous = -1
-    for count in moments(len(rows)):
+    for count in moments(len(rows), most):
         step, at_end = rows[count - 1]["step"], count == len(rows)
         known = [row for row in evaluations if row["step"] <= step or at_end]
         for finding in diagnose(rows[:count], known, *known_besides).findings:
@@ -108,9 +108,9 @@ def examine(run: RecordedRun) -> Examination:
     return Examination(run.path, rows, evaluations, run.floor, list(found.values()), report)
 
 
-def moments(rows: int) -> Iterator[int]:
-    """At most MAX_MOMENTS evenly spaced numbers of rows; the last is all of them."""
-    count = min(rows, MAX_MOMENTS)
+def moments(rows: int, most: int | None = None) -> Iterator[int]:
+    """At most `most` (None: MAX_MOMENTS) evenly spaced numbers of rows; the last is all of them."""
+    count = min(rows, MAX_MOMENTS if most is None else most)
     return (rows * moment // count for moment in range(1, count + 1))
 
 

@@ -170,7 +170,7 @@ def can_stop(judged: Judged) -> Statement:
             return Statement(
                 question,
                 "No: it is still improving",
-                f"{fitted} Twice the images would give about {number(more)}.",
+                f"{fitted} Twice the images would give about {more:.2g}.",
                 "caution",
             )
         case Course.WORSENING:

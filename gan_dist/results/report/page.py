@@ -15,7 +15,7 @@ from markupsafe import Markup
 from gan_dist.config import InputError, package_version
 from gan_dist.files import replacing
 from gan_dist.outputs.folder import timestamp
-from gan_dist.results.doctor import examine
+from gan_dist.results.doctor import MAX_MOMENTS, examine
 from gan_dist.results.figures import info, interval_text, number, value_text
 from gan_dist.results.recorded import RecordedRun, names_of, read_runs
 from gan_dist.results.report.context import Context
@@ -26,6 +26,7 @@ from gan_dist.results.verdict import judge
 HERE = Path(__file__).parent
 SCRIPTS = ("vendor/uPlot.iife.min.js", "theme.js", "charts.js", "samples.js")
 STYLES = ("vendor/uPlot.min.css", "page.css")
+MIN_MOMENTS = 50  # of the diagnosis of each run
 PICTURE_BYTES = 3_600_000  # of data URIs: with scripts and curves, a page stays below 5 MB
 
 
@@ -67,7 +68,8 @@ def check_output(output: Path, force: bool) -> None:
 
 def make_page(runs: Sequence[RecordedRun], interactive: str | None = None) -> str:
     """The report as HTML."""
-    judged = [judge(run, examine(run)) for run in runs]
+    moments = max(MAX_MOMENTS // len(runs), MIN_MOMENTS)
+    judged = [judge(run, examine(run, moments)) for run in runs]
     return render(Context(runs, names_of(runs), judged, PICTURE_BYTES, interactive))
 
 
