@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gan_dist.evaluation.history import Row, figure
+from gan_dist.files import is_whole
 from gan_dist.outputs.records import is_number
 
 Better = Literal["lower", "higher", "real"]
@@ -111,7 +112,7 @@ def comparable(a: Row, b: Row, name: str) -> bool:
     return a.get(extractor) == b.get(extractor) and a.get("count") == b.get("count")
 
 
-def number(value: float) -> str:
+def number(value: float | int) -> str:
     """A number with four significant digits, for people: 0.0032, 1.274, 39.01, 1,234."""
     if not math.isfinite(value):
         return "-"
@@ -154,4 +155,5 @@ def as_row(values: Mapping[str, Any]) -> Row:
         if isinstance(found, dict) and all(is_number(found.get(key)) for key in ("value", "low", "high")):
             row[name] = float(found["value"])
             row["intervals"][name] = [float(found["low"]), float(found["high"])]
-    return row | {key: values[key] for key in ("count", "classifier", "inception", "step") if key in values}
+    row |= {key: values[key] for key in ("count", "step") if is_whole(values.get(key))}
+    return row | {key: values[key] for key in ("classifier", "inception") if isinstance(values.get(key), str)}

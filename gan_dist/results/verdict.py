@@ -65,7 +65,8 @@ def latest_evaluation(run: RecordedRun) -> tuple[Row, Mapping[str, float]]:
     if run.evaluations:
         return run.evaluations[-1], run.floor
     if run.evaluation:
-        return as_row(run.evaluation), as_row({"figures": run.evaluation.get("real")})
+        real = as_row({"figures": run.evaluation.get("real")})
+        return as_row(run.evaluation), {name: value for name, value in real.items() if name != "intervals"}
     return {}, {}
 
 

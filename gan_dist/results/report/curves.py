@@ -35,12 +35,12 @@ class ChartSpec:
 # The figures of metrics.jsonl. Others are drawn after these, each in a chart of its own.
 METRIC_CHARTS = (
     ChartSpec("Losses", ("loss/discriminator", "loss/generator")),
-    ChartSpec("Scores of D", ("score/real", "score/fake"), low=0, high=1, help="Mean probability of being real."),
+    ChartSpec("Scores of D", ("score/real", "score/fake"), low=0.0, high=1.0, help="Mean probability of being real."),
     ChartSpec("Gradient norms", ("gradient/discriminator", "gradient/generator"), logarithmic=True),
     ChartSpec("Penalties", ("penalty/r1", "penalty/r2", "penalty/gradient"), logarithmic=True),
     ChartSpec("Augmentation", ("augment/probability", "augment/overfitting")),
 )
-THROUGHPUT = ChartSpec("Images per second", ("images_per_second",), low=0, help="Evaluations excluded.")
+THROUGHPUT = ChartSpec("Images per second", ("images_per_second",), low=0.0, help="Evaluations excluded.")
 DISTANCES = ("inception/fid", "inception/kid", "distance/frechet", "distance/kernel", "within/frechet")
 
 
@@ -76,9 +76,9 @@ def metric_curves(run: RecordedRun, most: int = MAX_POINTS) -> Curves:
 
 def evaluation_curves(run: RecordedRun) -> Curves:
     """The figures of evaluations.jsonl that are not of single classes, with their intervals."""
-    rows, steps, seconds = run.evaluations, [row["step"] for row in run.rows], training_seconds(run.rows)
+    rows, steps, seconds = run.evaluations, [figure(row, "step") for row in run.rows], training_seconds(run.rows)
     positions = {name: [_short(figure(row, name)) for row in rows] for name in NOT_DRAWN}
-    positions["seconds"] = [_short(interpolate(row["step"], steps, seconds)) for row in rows]
+    positions["seconds"] = [_short(interpolate(figure(row, "step"), steps, seconds)) for row in rows]
     names = dict.fromkeys(name for row in rows for name in row if isinstance(row.get(name), int | float))
     found = {
         name: [measured(row, name) for row in rows] for name in names if name not in (*NOT_DRAWN, "seconds", "count")

@@ -65,9 +65,10 @@ def evaluation_section(context: Context) -> Content:
         for spec in evaluation_charts([curves], names, floor)
         if (known := figure(floor, spec.figures[0])) is not None
     ]
+    count = figure(row, "count")
     others = sum(not comparable(earlier, row, distance_name(row)) for earlier in run.evaluations)
     return Content(
-        {"rows": rows, "row": row, "best": best, "charts": charts, "others": others, "count": len(run.evaluations)},
+        {"rows": rows, "row": row, "best": best, "charts": charts, "others": others, "count": count},
         {"charts": charts, "curves": {"evaluations": curves.to_dict()}, "marks": session_steps(run)},
     )
 

@@ -131,7 +131,7 @@ def fixed_inputs(run: RecordedRun) -> tuple[Any, ...]:
     return config.train.seed, config.model.latent_dim, config.model.conditional, labels
 
 
-def _images_seen(run: RecordedRun, epoch: int) -> float:
+def _images_seen(run: RecordedRun, epoch: int) -> int:
     """The images seen after an epoch, from the nearest line of metrics.jsonl."""
     nearest = min(run.rows, key=lambda row: abs(row["epoch"] - epoch))
     seen = figure(nearest, "images_seen")

@@ -98,7 +98,7 @@ def throughput_section(context: Context) -> Content:
 def sessions_section(context: Context) -> Content:
     """When and where the run trained, and how each session ended."""
     run = context.run
-    ends = [session.from_step for session in run.sessions[1:]] + [run.status.step or run.step]
+    ends = [*session_steps(run), run.status.step or run.step][: len(run.sessions)]
     rows = [
         {
             "session": session,
