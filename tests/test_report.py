@@ -31,7 +31,7 @@ from gan_dist.results.recorded import names_of, read_run, read_runs
 from gan_dist.results.report.curves import interpolate, metric_curves, training_seconds
 from gan_dist.results.report.page import as_json, make_page, write_report
 from gan_dist.results.report.pictures import read_grids, spread
-from gan_dist.results.report.sections import SECTIONS_OF_ONE, SECTIONS_OF_SEVERAL, scripts_in
+from gan_dist.results.report.sections import SECTIONS_OF_ONE, SECTIONS_OF_SEVERAL, contents_of
 from gan_dist.results.settings import config_differences, nearest_preset
 from gan_dist.results.trend import Course, trend_of
 from gan_dist.results.verdict import judge, verdict
@@ -395,7 +395,7 @@ def test_names_tell_runs_apart(recorded: Path, tmp_path: Path) -> None:
 
 def test_the_interactive_page_is_in_a_frame_that_the_policy_permits(recorded: Path) -> None:
     document = "<!doctype html><title>&lt;</title><script>const a = '<b>' && 1;</script>"
-    assert scripts_in(document) == ["const a = '<b>' && 1;"]
+    assert contents_of("script", document) == ["const a = '<b>' && 1;"]
     page = make_page(read_runs([recorded]), document)
     (srcdoc,) = re.findall(r'srcdoc="([^"]*)"', page)
     assert html.unescape(srcdoc) == document

@@ -21,7 +21,11 @@ class Context:
     picture_bytes: int
     """Bytes that all pictures may have together, as data URIs."""
     interactive: str | None = None
-    """A self-contained HTML document that runs the generator; None: the report has no such section."""
+    """A self-contained HTML document that runs the generator; None: the report has no such section.
+
+    It is shown in a frame of its own, under the policy of the page: its script and style elements work, pictures may be
+    data URIs, and attributes with styles or event handlers have no effect.
+    """
 
     @property
     def run(self) -> RecordedRun:
@@ -38,4 +42,5 @@ class Content:
     data: Mapping[str, Any] = field(default_factory=dict)
     """For the page's scripts, as JSON can hold it."""
     scripts: Sequence[str] = ()
-    """Scripts inside embedded documents, which the page's security policy has to permit."""
+    styles: Sequence[str] = ()
+    """Scripts and styles inside embedded documents, which the page's security policy has to permit."""

@@ -78,7 +78,8 @@ def render(context: Context) -> str:
     table = SECTIONS_OF_ONE if len(context.runs) == 1 else SECTIONS_OF_SEVERAL
     found = {name: content for name, section in table.items() if (content := section.content(context))}
     scripts, styles = ([(HERE / "static" / file).read_text("utf-8") for file in files] for files in (SCRIPTS, STYLES))
-    embedded = [script for content in found.values() for script in content.scripts]
+    inside_scripts = [script for content in found.values() for script in content.scripts]
+    inside_styles = [style for content in found.values() for style in content.styles]
     data = as_json({name: content.data for name, content in found.items() if content.data})
     return (
         _environment()
@@ -86,7 +87,7 @@ def render(context: Context) -> str:
         .render(
             context=context,
             sections=[(name, table[name], content.variables) for name, content in found.items()],
-            policy=security_policy([*scripts, *embedded], styles),
+            policy=security_policy([*scripts, *inside_scripts], [*styles, *inside_styles]),
             scripts=[Markup(script) for script in scripts],
             styles=[Markup(style) for style in styles],
             data=Markup(data),

@@ -24,7 +24,10 @@ def interactive_section(context: Context) -> Content | None:
     """The page that runs the generator, in a frame of its own; left out unless it was asked for."""
     if context.interactive is None:
         return None
-    return Content({"document": context.interactive}, scripts=scripts_in(context.interactive))
+    document = context.interactive
+    return Content(
+        {"document": document}, scripts=contents_of("script", document), styles=contents_of("style", document)
+    )
 
 
 # Id on the page -> section, in order.
@@ -51,29 +54,30 @@ SECTIONS_OF_SEVERAL: dict[str, Section] = {
 }
 
 
-class _Scripts(HTMLParser):
-    """Collects the scripts of a document."""
+class _Contents(HTMLParser):
+    """Collects the contents of the elements of one kind."""
 
-    def __init__(self) -> None:
+    def __init__(self, tag: str) -> None:
         super().__init__()
         self.found: list[str] = []
+        self._tag = tag
         self._inside = False
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
-        self._inside = tag == "script"
+        self._inside = tag == self._tag
         if self._inside:
             self.found.append("")
 
     def handle_endtag(self, tag: str) -> None:
-        self._inside = self._inside and tag != "script"
+        self._inside = self._inside and tag != self._tag
 
     def handle_data(self, data: str) -> None:
         if self._inside:
             self.found[-1] += data
 
 
-def scripts_in(document: str) -> list[str]:
-    """The contents of the script elements of an HTML document."""
-    parser = _Scripts()
-    parser.feed(document)
+def contents_of(tag: str, document: str) -> list[str]:
+    """The contents of the script or style elements of an HTML document, as a browser reads them."""
+    parser = _Contents(tag)
+    parser.feed(document.replace("\r\n", "\n").replace("\r", "\n"))
     return parser.found
