@@ -9,13 +9,14 @@ import math
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import draw_images
+from conftest import REPOSITORY, draw_images
 from damage import JSON_VALUES, loads_or_is_refused
 from hypothesis import given, strategies
 from recorded_run import FLOOR, evaluation_row, write_recorded_run
@@ -29,7 +30,7 @@ from gan_dist.results.doctor import examine
 from gan_dist.results.figures import Measured, interval_text, measured, number, value_text
 from gan_dist.results.recorded import names_of, read_run, read_runs
 from gan_dist.results.report.curves import interpolate, metric_curves, training_seconds
-from gan_dist.results.report.page import as_json, make_page, write_report
+from gan_dist.results.report.page import HERE, SCRIPTS, STYLES, as_json, make_page, write_report
 from gan_dist.results.report.pictures import read_grids, spread
 from gan_dist.results.report.sections import SECTIONS_OF_ONE, SECTIONS_OF_SEVERAL, contents_of
 from gan_dist.results.settings import config_differences, nearest_preset
@@ -41,10 +42,10 @@ HOSTILE = "</script><img src=x onerror=alert(1)>'\"&"
 
 @pytest.fixture(scope="module")
 def trained(flags: Callable[..., list[str]], labelled_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A conditional run of 2 epochs, each with an evaluation and a grid, on small images."""
+    """A conditional run of 2 epochs, each with a grid, and an evaluation at the end."""
     folder = tmp_path_factory.mktemp("report")
     words = flags(folder / "run", "--train.steps", "20", "--wandb.mode", "disabled", "--model.labels", "conditional")
-    words += ["--data.root", str(labelled_root), "--evaluate.every-epochs", "1", "--evaluate.count", "100"]
+    words += ["--data.root", str(labelled_root), "--evaluate.every-epochs", "2", "--evaluate.count", "100"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GAN_DIST_CACHE", str(folder / "cache"))
         assert train.main(words) == 0
@@ -55,7 +56,9 @@ def trained(flags: Callable[..., list[str]], labelled_root: Path, tmp_path_facto
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The records of a longer run, with two sessions."""
     path = tmp_path_factory.mktemp("recorded") / "run"
-    write_recorded_run(path, 12, images=draw_images(64), distances=[50, 20, 10, 5, 3, 2], sessions=(0, 3_000))
+    write_recorded_run(
+        path, 12, images=draw_images(64), distances=[50, 20, 10, 5, 3, 2], sessions=(0, 3_000), every_steps=200
+    )
     return path
 
 
@@ -342,11 +345,11 @@ def test_spread_keeps_both_ends(length: int, count: int) -> None:
 def test_curves_are_averaged_and_timed(recorded: Path) -> None:
     run = read_run(recorded)
     curves = metric_curves(run, most=15)
-    assert curves.averaged == 5
-    assert len(curves.positions["step"]) == 15
-    first = np.mean([row["loss/generator"] for row in run.rows[:5]])
+    assert curves.averaged == 3
+    assert len(curves.positions["step"]) == 12
+    first = np.mean([row["loss/generator"] for row in run.rows[:3]])
     assert curves.values["loss/generator"][0] == pytest.approx(first, rel=1e-5)
-    assert curves.positions["step"][0] == 500
+    assert curves.positions["step"][0] == 600
     rows = [{"images_seen": 100, "images_per_second": 50.0}, {"images_seen": 200, "images_per_second": None}]
     rows += [{"images_seen": 300, "images_per_second": 100.0}]
     assert training_seconds(rows) == [2, 4, 5]
@@ -405,6 +408,20 @@ def test_the_interactive_page_is_in_a_frame_that_the_policy_permits(recorded: Pa
 def test_json_cannot_end_its_element() -> None:
     assert "<" not in as_json({"a": HOSTILE})
     assert json.loads(as_json({"a": HOSTILE})) == {"a": HOSTILE}
+
+
+def test_the_package_declares_what_a_page_needs() -> None:
+    """Everything that a page is made from lies in the package, from which hatchling takes all files that git knows."""
+    files = [HERE / "static" / name for name in (*SCRIPTS, *STYLES)]
+    files += [HERE / "templates" / section.template for section in (SECTIONS_OF_ONE | SECTIONS_OF_SEVERAL).values()]
+    files += [HERE / "static" / "vendor" / "uPlot.LICENSE"]
+    known = subprocess.run(["git", "ls-files", HERE], cwd=REPOSITORY, capture_output=True, text=True).stdout.split()
+    for file in files:
+        assert file.is_file(), file
+        assert not known or str(file.relative_to(REPOSITORY)) in known, f"git does not know {file}"
+    version = re.search(r"uPlot \(v([\d.]+)\)", files[0].read_text())
+    assert version is not None
+    assert f"uPlot {version.group(1)}, MIT license" in (HERE / "templates" / "page.html").read_text()
 
 
 @pytest.mark.fuzz
