@@ -19,13 +19,13 @@ import pytest
 from conftest import REPOSITORY, draw_images
 from damage import JSON_VALUES, loads_or_is_refused
 from hypothesis import given, strategies
-from recorded_run import FLOOR, evaluation_row, write_recorded_run
+from recorded_run import FLOOR, evaluation_row, metrics_row, write_recorded_run
 
 from gan_dist import cli, train
 from gan_dist.config import PRESETS, InputError
 from gan_dist.files import write_json
 from gan_dist.outputs.records import StepLines
-from gan_dist.results.compare import compare_runs, draw_interval
+from gan_dist.results.compare import compare_runs, draw_interval, print_comparison
 from gan_dist.results.doctor import examine
 from gan_dist.results.figures import Measured, interval_text, measured, number, value_text
 from gan_dist.results.recorded import names_of, read_run, read_runs
@@ -37,6 +37,7 @@ from gan_dist.results.settings import config_differences, nearest_preset
 from gan_dist.results.trend import Course, trend_of
 from gan_dist.results.verdict import judge, verdict
 
+NUMBERS = strategies.floats() | strategies.integers(-(10**300), 10**300) | strategies.none()
 HOSTILE = "</script><img src=x onerror=alert(1)>'\"&"
 
 
@@ -432,12 +433,20 @@ def test_whatever_the_files_hold_a_page_is_made_or_refused(
 ) -> None:
     path = tmp_path_factory.mktemp("fuzz") / "run"
     copy = write_recorded_run(path, 1, distances=[3, 2])
+    other = write_recorded_run(path.parent / "other", 1, distances=[3, 2]).path
     file = drawn.draw(strategies.sampled_from([copy.environment, copy.floor, copy.status, copy.evaluation]))
     content = json.loads(file.read_text()) if file.exists() else {"figures": {}, "real": {}, "step": 1}
     key = drawn.draw(strategies.sampled_from([*content, "data", "versions", "figures"]))
     file.write_text(json.dumps(content | {key: drawn.draw(JSON_VALUES)}))
+    with open(copy.metrics, "a") as stream:
+        row = metrics_row(700, 700, np.random.default_rng(0))
+        stream.write(json.dumps(row | {drawn.draw(strategies.sampled_from([*row])): drawn.draw(NUMBERS)}) + "\n")
     with open(copy.evaluations, "a") as stream:
         row = evaluation_row(24_600, 1.0, np.random.default_rng(0))
         changed = drawn.draw(strategies.sampled_from([*row, "intervals", "new"]))
-        stream.write(json.dumps(row | {changed: drawn.draw(JSON_VALUES)}) + "\n")
+        stream.write(json.dumps(row | {changed: drawn.draw(JSON_VALUES | NUMBERS)}) + "\n")
+        stream.write(json.dumps(row | {"step": 800, "distance/frechet": drawn.draw(NUMBERS)}) + "\n")
     assert loads_or_is_refused(lambda: make_page(read_runs([path])), InputError)
+    assert loads_or_is_refused(lambda: make_page(read_runs([path, other])), InputError)
+    runs = read_runs([path, other])
+    print_comparison(runs, compare_runs(runs), [])

@@ -219,7 +219,7 @@ def _figure_table(row: FigureRow, names: Sequence[str]) -> Table:
 
     known = [(name, cell) for name, cell in zip(names, row.cells, strict=True) if cell.measured]
     drawn = [m for _, cell in known if (m := cell.measured) and cell.is_compared]
-    ends = [end for m in drawn for end in (m.value, m.low, m.high) if not math.isnan(end)]
+    ends = [end for m in drawn for end in (m.value, m.low, m.high) if math.isfinite(end)]
     for name, cell in sorted(known, key=order):
         assert cell.measured is not None
         plot = draw_interval(cell.measured, min(ends), max(ends)) if cell.is_compared else ""
@@ -231,7 +231,8 @@ def draw_interval(figure: Measured, low: float, high: float) -> str:
     """An interval as characters, such as "   ├──●──┤", between the ends of all intervals."""
 
     def column(value: float) -> int:
-        return round((PLOT_WIDTH - 1) * (value - low) / (high - low)) if high > low else 0
+        share = (value - low) / (high - low) if math.isfinite(high - low) and high > low else 0.0
+        return round((PLOT_WIDTH - 1) * share)
 
     cells = [" "] * PLOT_WIDTH
     if figure.has_interval:

@@ -53,6 +53,8 @@ FIGURE_INFO: dict[str, FigureInfo] = {
     "score/held_out": FigureInfo("D prefers held-out images", "real", "The reverse."),
 }
 
+MAX_PLAIN = 1e9  # from here on, numbers are written with an exponent
+
 # Not figures, and figures of which others say the same.
 NOT_SHOWN = ("step", "epoch", "images_seen", "seconds", "count", "classifier", "inception", "intervals")
 
@@ -119,7 +121,7 @@ def number(value: float | int) -> str:
     if value == 0:
         return "0"
     if abs(value) >= 1000:
-        return f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.3g}"
+        return f"{value:,.0f}" if abs(value) < MAX_PLAIN else f"{value:.3g}"
     return f"{value:.4g}" if abs(value) >= 1e-3 else f"{value:.2g}"
 
 
@@ -131,7 +133,7 @@ def value_text(figure: Measured, value: float | None = None) -> str:
         value: shown instead of the figure's own, such as that of real images.
     """
     shown = figure.value if value is None else value
-    if not (figure.has_interval and figure.half_width > 0 and math.isfinite(shown)):
+    if not (figure.has_interval and figure.half_width > 0 and abs(shown) < MAX_PLAIN):
         return number(shown)
     decimals = min(max(1 - math.floor(math.log10(figure.half_width)), 0), 8)
     return f"{shown:,.{decimals}f}"

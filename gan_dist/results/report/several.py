@@ -135,7 +135,8 @@ def _images_seen(run: RecordedRun, epoch: int) -> int:
     """The images seen after an epoch, from the nearest line of metrics.jsonl."""
     nearest = min(run.rows, key=lambda row: abs(row["epoch"] - epoch))
     seen = figure(nearest, "images_seen")
-    return round(seen * epoch / nearest["epoch"]) if seen > 0 and nearest["epoch"] > 0 else 0
+    images = seen * epoch / nearest["epoch"] if seen > 0 and nearest["epoch"] > 0 else 0.0
+    return round(images) if math.isfinite(images) else 0
 
 
 def _common_floor(context: Context, names: list[str]) -> dict[str, float | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
@@ -172,6 +173,8 @@ def session_steps(run: RecordedRun) -> list[int]:
 
 def clock(seconds: float) -> str:
     """A duration: 12 s, 3 min 20 s, 2 h 05 min."""
+    if not math.isfinite(seconds):
+        return "-"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
