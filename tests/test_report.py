@@ -202,6 +202,10 @@ def test_the_verdict_in_words(tmp_path: Path) -> None:
     assert bad["How good are the images?"] == "Far from real images"
     assert bad["How far are they from real images?"].startswith("Recall is")
     assert bad["Can I stop?"] == "No: it is still improving"
+    copies = write_recorded_run(tmp_path / "copies", 6, distances=[50, 20, 0.7, 0.7])
+    rows = [json.loads(line) | {"nearest/ratio": 0.5} for line in copies.evaluations.read_text().splitlines()]
+    copies.evaluations.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert answers(copies.path)["How good are the images?"] == "Copies of training images"
     none = answers(write_recorded_run(tmp_path / "none", 1, distances=[]).path)
     assert none["How good are the images?"] == "Not evaluated yet"
     assert none["Is it healthy?"] == "Too early to tell"

@@ -93,6 +93,9 @@ def how_good(judged: Judged) -> Statement:
         return Statement(question, "No figure of real images to compare with", f"{detail}.", "unknown")
     ratio = found.value / real
     detail += f"; real images have {number(real)}, so it is {number(round(ratio, 1))} times theirs."
+    if any(finding.name == "generator-copies" for finding in judged.examination.report.findings):
+        detail += " The distance does not show that they are copies."
+        return Statement(question, "Copies of training images", detail, "bad")
     if found.has_interval and found.low <= real:
         return Statement(question, "As good as real images, within the interval", detail, "good")
     if ratio < CLOSE:

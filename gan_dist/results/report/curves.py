@@ -12,8 +12,6 @@ from gan_dist.results.figures import info, measured
 from gan_dist.results.recorded import RecordedRun
 
 MAX_POINTS = 1_500  # of a curve; more would not be visible, and make the page large
-POSITIONS = {"step": "steps", "images_seen": "images seen", "epoch": "epochs", "seconds": "training seconds"}
-"""What a curve can be drawn over: name -> title."""
 NOT_DRAWN = ("step", "epoch", "images_seen")
 
 Points = list[float | None]
