@@ -148,7 +148,8 @@ def chart(spec: ChartSpec, source: str, runs: Sequence[str]) -> dict[str, Any]:
         source: prefix of its id.
         runs: keys of the curves, one for each run; with several, each run has a line.
     """
-    series = [{"curves": key, "figure": name} for key in runs for name in spec.figures]
+    labels = {name: name if source == "metrics" else spec.title for name in spec.figures}
+    series = [{"curves": key, "figure": name, "label": labels[name]} for key in runs for name in spec.figures]
     return {
         "id": f"{source}-{'-'.join(spec.figures)}".replace("/", "-"),
         "title": spec.title,

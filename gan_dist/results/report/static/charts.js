@@ -40,11 +40,11 @@
     const host = figure.querySelector(".plot"), data = table(spec);
     const line = css("--line"), text = css("--muted"), several = section.names !== undefined;
     const series = [{ label: axis.selectedOptions[0].textContent, value: (_, value) => compact(value) }], bands = [];
-    spec.series.forEach(({ curves: key, figure: name }, i) => {
+    spec.series.forEach(({ curves: key, figure: name, label }, i) => {
       const color = css(`--c${i % COLORS}`), few = data[0].length < 60;
       const edge = { stroke: "transparent", class: "edge", points: { show: false }, spanGaps: several };
       series.push({
-        label: several ? section.names[key] : name.includes("/") && spec.series.length > 1 ? name : spec.title,
+        label: several ? section.names[key] : label,
         stroke: color,
         width: 1.75,
         dash: i < COLORS ? undefined : [6, 4],
@@ -67,7 +67,7 @@
       return [spec.low ?? low - pad, spec.high ?? high + pad];
     };
     const options = {
-      width: host.clientWidth, height: HEIGHT, series, bands, padding: [8, 12, 0, 0],
+      width: host.clientWidth, height: HEIGHT, series, bands, padding: [8, 20, 0, 0],
       cursor: { sync: { key: "x", setSeries: false }, focus: { prox: 24 }, drag: { x: true, y: false } },
       focus: { alpha: several ? 0.25 : 1 },
       legend: { live: true, markers: { width: 0, fill: (_, i) => series[i].stroke ?? "transparent" } },
