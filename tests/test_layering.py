@@ -57,11 +57,15 @@ trainer.session trainer.start
 trainer.recovery trainer.networks trainer.build trainer.forecast trainer.loop
 trainer.preflight_checks trainer.preflight trainer
 results.preview results.classes results.hub results.generator results.discriminator results.sample results.evaluation
-results.image_sets results.evaluate results.doctor results.diff
+results.image_sets results.evaluate results.recorded results.doctor results.diff results.figures results.trend
+results.verdict results.settings results.compare
 results.export.layers results.export.weights results.export.directions results.export.opinion results.export.explorer
 results.export.request results.export.published results.export.measured results.export.card
 results.export.html results.export.onnx results.export.hub results.export.formats results.export.command
-results.export results.commands results
+results.export
+results.report.context results.report.pictures results.report.curves results.report.single results.report.evaluated
+results.report.several results.report.sections results.report.page results.report
+results.commands results.report_commands results
 __init__ train cli
 """
 ORDER = MODULES.split()
@@ -114,8 +118,8 @@ def test_nothing_in_the_package_hides_another_module() -> None:
 def test_the_configuration_is_read_without_torch() -> None:
     names = [name for name in ORDER if name.split(".")[0] == "config"] + ["files", "memory", "data.readers.location"]
     names.append("evaluation.inception_file")
-    names += ["outputs.lock", "outputs.records", "outputs.folder", "trainer.early", "train", "results.commands", "cli"]
-    names += ["results.export.command", "results.export"]
+    names += ["outputs.lock", "outputs.records", "outputs.folder", "trainer.early", "train", "results.commands"]
+    names += ["results.report_commands", "results.export.command", "results.export", "cli"]
     standalone = "openmp descriptors output_targets output_streams environment exit_codes signals"
     names += [f"distributed.{name}" for name in standalone.split()]
     for name in names:

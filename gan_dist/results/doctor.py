@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
-from gan_dist.config import InputError
-from gan_dist.data.spec import DataSpec
 from gan_dist.evaluation.doctor import NEEDED, DoctorReport, Finding, Verdict, diagnose
 from gan_dist.evaluation.history import Row, figure
-from gan_dist.files import BadFile
-from gan_dist.outputs.folder import RunFolder
-from gan_dist.outputs.records import read_config, read_floor, read_json_lines, read_optional_json
+from gan_dist.results.recorded import RecordedRun, read_run
 
 MAX_MOMENTS = (
     500  # evenly spaced moments at which a run is diagnosed; first steps of findings are known to this precision
@@ -38,6 +34,8 @@ class Occurrence:
     first_step: int
     last_step: int | None
     """None if it persists at the run's end."""
+    periods: Sequence[tuple[int, int]] = ()
+    """First and last step of each uninterrupted period in which it was found."""
 
     def describe(self) -> str:
         """Three lines for the console."""
@@ -56,7 +54,7 @@ class Examination:
     """Lines of metrics.jsonl."""
     evaluations: Sequence[Row]
     """Lines of evaluations.jsonl."""
-    floor: Row
+    floor: Mapping[str, float]
     """The figures of real images."""
     occurrences: list[Occurrence]
     """All findings over the run, ordered by their first step."""
@@ -86,35 +84,33 @@ def examine_run(run: Path) -> Examination:
     Raises:
         InputError: the folder does not hold a run, or its configuration is damaged.
     """
-    folder = RunFolder(run)
-    if not folder.holds_a_run():
-        raise InputError(f"{run} holds no run: there is no {folder.config.name} in it; give the folder of a run")
-    config = read_config(folder.config)
-    rows, evaluations = read_json_lines(folder.metrics), read_json_lines(folder.evaluations)
-    floor, classes = read_floor(folder.floor), _classes(folder.environment)
+    return examine(read_run(run))
+
+
+def examine(run: RecordedRun, most: int | None = None) -> Examination:
+    """Diagnose a run that has been read already, at `most` moments at most; None: MAX_MOMENTS."""
+    rows, evaluations = run.rows, run.evaluations
+    known_besides = (run.config, run.floor, run.classes)
     found: dict[str, Occurrence] = {}
-    for count in moments(len(rows)):
+    previous = -1
+    for count in moments(len(rows), most):
         step, at_end = rows[count - 1]["step"], count == len(rows)
         known = [row for row in evaluations if row["step"] <= step or at_end]
-        for finding in diagnose(rows[:count], known, config, floor, classes).findings:
-            first_step = found[finding.name].first_step if finding.name in found else step
-            found[finding.name] = Occurrence(finding, first_step, None if at_end else step)
-    report = diagnose(rows, evaluations, config, floor, classes)
-    return Examination(run, rows, evaluations, floor, list(found.values()), report)
+        for finding in diagnose(rows[:count], known, *known_besides).findings:
+            earlier = found[finding.name].periods if finding.name in found else []
+            if earlier and earlier[-1][1] == previous:
+                periods = [*earlier[:-1], (earlier[-1][0], step)]
+            else:
+                periods = [*earlier, (step, step)]
+            found[finding.name] = Occurrence(finding, periods[0][0], None if at_end else step, periods)
+        previous = step
+    report = diagnose(rows, evaluations, *known_besides)
+    return Examination(run.path, rows, evaluations, run.floor, list(found.values()), report)
 
 
-def _classes(environment: Path) -> tuple[str, ...]:
-    """Names of the classes of a run's data, as far as environment.json has them."""
-    data = read_optional_json(environment)[0].get("data")
-    try:
-        return DataSpec.from_dict(data.get("spec") if isinstance(data, dict) else None).classes or ()
-    except BadFile:
-        return ()
-
-
-def moments(rows: int) -> Iterator[int]:
-    """At most MAX_MOMENTS evenly spaced numbers of rows; the last is all of them."""
-    count = min(rows, MAX_MOMENTS)
+def moments(rows: int, most: int | None = None) -> Iterator[int]:
+    """At most `most` (None: MAX_MOMENTS) evenly spaced numbers of rows; the last is all of them."""
+    count = min(rows, MAX_MOMENTS if most is None else most)
     return (rows * moment // count for moment in range(1, count + 1))
 
 
