@@ -359,6 +359,24 @@ def test_no_line_of_the_bar_is_wider_than_the_terminal(width: int) -> None:
     assert max(len(line) for line in lines) < min(width, 80)
 
 
+def test_a_notebook_gets_the_plain_lines_of_a_log_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As display data they would be lost: a forked process has no connection to the front end."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as ipykernel does
+    console = Console(enabled=True)
+    console.begin(1000, 10.0, lambda: Progress(3, 0.03, 1000.0, 60.0))
+    console.table("title", {"name": "value"})
+    console.progress(ROW)
+    console.end()
+    output = capsys.readouterr().out
+    assert "title\n" in output
+    assert "│ name │ value │" in output
+    assert "epoch 0.03/10  step 3/1,000  123,457 images/s" in output
+    assert "\x1b" not in output
+
+
 # --- time
 
 

@@ -38,7 +38,10 @@ class Console:
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
-        self.rich = RichConsole()
+        # In a notebook, rich sends its output to the front end, which does not accept it from a process that
+        # `notebook_launcher` forked. There, the output is that of a log file, although Jupyter sets FORCE_COLOR.
+        notebook = RichConsole().is_jupyter
+        self.rich = RichConsole(force_jupyter=False, force_terminal=False if notebook else None)
         if not self.rich.is_terminal:
             self.rich.width = LOG_FILE_WIDTH
         self._bar: Live | None = None
