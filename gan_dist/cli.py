@@ -104,10 +104,10 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     ),
     "data": ("read and prepare a data set, and show what it is", data),
     "sample": ("generate images with a run's generator", sample),
-    "export": ("write a run's generator as a web page, an ONNX model, or to the hub", export),
     "evaluate": ("compare images of a run's generator with real ones", evaluate),
     "doctor": ("find the problems of a run, with advice", doctor),
     "diff": ("find the first step in which two runs differ", diff),
+    "export": ("write a run's generator as a web page, an ONNX model, or to the hub", export),
     "check": ("check that this machine or cluster supports a run, or forecast one", check),
 }
 
