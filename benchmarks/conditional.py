@@ -1,7 +1,7 @@
 """What a conditional preset reaches: obedience, accuracy score and distances, beside those of real images.
 
     python benchmarks/conditional.py --data DIR --folder DIR [--presets NAME ...] [--minutes M] [--seeds N ...]
-                                     [--threads N] [-- FLAG ...]
+                                     [--processes N] [--threads N] [-- FLAG ...]
 
 Trains each preset with each seed for M minutes from a cold start, stops it with SIGTERM, and evaluates 10,000 images of
 its generator (`gan-dist evaluate --accuracy-score` for conditional presets). FLAGS are passed to each training, such as
@@ -24,7 +24,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from launching import REPOSITORY, TRAIN, launcher
+
 GRACE = 60  # seconds until a stopped run has saved its checkpoint
 
 Figures = dict[str, Any]
@@ -33,7 +34,7 @@ Figures = dict[str, Any]
 
 def train(preset: str, seed: int, folder: Path, arguments: argparse.Namespace) -> None:
     """Train for the given minutes, unless the folder holds the result."""
-    words = [sys.executable, str(REPOSITORY / "gan_dist" / "train.py"), preset, "--data.root", str(arguments.data)]
+    words = [*launcher(arguments.processes), TRAIN, preset, "--data.root", str(arguments.data)]
     words += ["--train.seed", str(seed), "--run.dir", str(folder), "--wandb.mode", "disabled", *arguments.flags]
     if arguments.threads:
         words += ["--train.threads", str(arguments.threads)]
@@ -44,6 +45,9 @@ def train(preset: str, seed: int, folder: Path, arguments: argparse.Namespace) -
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGTERM)
             process.wait(GRACE)
+    state = json.loads((folder / "status.json").read_text())["state"] if (folder / "status.json").exists() else None
+    if state not in ("finished", "stopped"):
+        sys.exit(f"{folder} has failed; see {log.name}")
 
 
 def evaluate(folder: Path) -> Figures:
@@ -86,6 +90,7 @@ def main() -> int:
     parser.add_argument("--presets", nargs="+", default=["digits", "conv"])
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("flags", nargs="*", metavar="FLAG")
     arguments = parser.parse_args()

@@ -39,6 +39,7 @@ from gan_dist.evaluation.classifier_training import train_classifier
 from gan_dist.gan.labels import DrawnLabels, NoLabels, PairedLabels
 from gan_dist.gan.penalties import NoPenalty, OneCenteredPenalty, ZeroCenteredPenalty
 from gan_dist.models import ARCHITECTURES, build_pair, count_classes
+from gan_dist.models.labels import Projection
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.pictures import COLUMNS, first_of_classes
 from gan_dist.outputs.records import read_json, read_json_lines
@@ -129,6 +130,23 @@ def test_the_logit_is_that_of_all_classes_and_a_projection(name: str) -> None:
         embedding.weight[1] = 0
     without = discriminator(images, labels)
     assert torch.allclose((after - without)[1::2], 2 * (before - without)[1::2], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_the_embedding_of_the_discriminator_changes_as_slowly_as_that_of_the_generator(name: str) -> None:
+    """Adam's steps have the size of the learning rate, so slow means that the weights are large."""
+    pair = build_pair(ModelConfig(architecture=name, initialization="he"), SHAPE, 0, classes=50)
+    for network in pair:
+        (embedding,) = (module for module in network.modules() if isinstance(module, torch.nn.Embedding))
+        assert 0.9 < embedding.weight.std() < 1.1
+
+
+def test_a_projection_has_the_size_of_a_feature() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        features, projection = torch.randn(2_000, 256), Projection(50, 256)
+    added = projection(torch.zeros(2_000), features, torch.arange(2_000) % 50)
+    assert 0.9 < added.std() < 1.1
 
 
 # --- a step

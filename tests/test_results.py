@@ -175,6 +175,7 @@ def test_gan_dist_train_trains_the_same_generator(
         (["diff", "RUN"], "RUN RUN is incomplete; the command is: gan-dist diff RUN RUN"),
         (["diff", "RUN", "--typo", "RUN"], "there is no flag --typo"),
         (["diff", "--typo"], "there is no flag --typo"),
+        (["evaluate", "RUN", "--root", "DIR"], "there is no flag --root; did you mean --data.root?"),
         (["diff", "RUN", ""], "runs='' is not supported: it is empty"),
         (["sample", "RUN", "--output", ""], "output='' is not supported: it is empty"),
         (["diff", "RUN", "RUN"], "holds no hashes; train with --train.log-hashes N"),

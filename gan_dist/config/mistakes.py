@@ -32,14 +32,13 @@ class CommandLine:
         if option.metavar is None:
             example = "" if option.example is None else f", as in {option.flag} {option.example}"
             return InputError(f"{option.flag} needs a value: {option.wanted}{example}")
-        for word in self.words:  # a mistyped flag may be the cause
-            if word.startswith("--") and dashed(word) not in self._flags:
-                return self.with_unknown(word)
-        return InputError(f"{option.metavar} {problem}; the command is: {self.usage}")
+        return self._mistyped() or InputError(f"{option.metavar} {problem}; the command is: {self.usage}")
 
     def with_bad_value(self, key: str, value: str | None = None) -> InputError:
         """The error for a value of the wrong type, or not among the choices; None: the last value of the flag."""
         option = self._option(key)
+        if value is None and option.metavar is not None and (mistyped := self._mistyped()) is not None:
+            return mistyped
         value = self._value(option) if value is None else value
         if option.choices:
             return InputError(
@@ -74,6 +73,13 @@ class CommandLine:
             for text in value if isinstance(value, tuple) else (value,):
                 if isinstance(text, str | Path):
                     check_text(option.name, "" if empty else str(text), path=isinstance(text, Path))
+
+    def _mistyped(self) -> InputError | None:
+        """The error for a flag that does not exist. The parser takes it for a value of a positional field."""
+        for word in self.words:
+            if word.startswith("--") and dashed(word) not in self._flags:
+                return self.with_unknown(word)
+        return None
 
     @property
     def _flags(self) -> list[str]:

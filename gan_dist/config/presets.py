@@ -87,11 +87,17 @@ def r3_conv() -> Config:
 
 
 def digits() -> Config:
-    """conv with labels: a generator that is asked for a digit."""
+    """conv with labels: a generator that is asked for a digit.
+
+    With a smaller gamma, and a learning rate that falls faster and further.
+    """
     preset = conv()
     return dataclasses.replace(
         preset,
         model=dataclasses.replace(preset.model, labels="conditional"),
+        optimizer=dataclasses.replace(preset.optimizer, final_learning_rate=1e-4, decay_images=1_500_000),
+        train=dataclasses.replace(preset.train, epochs=30),
+        penalty=PenaltyConfig(r1=0.7),
         run=RunConfig(dir=Path("runs/digits")),
     )
 

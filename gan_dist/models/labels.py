@@ -32,18 +32,21 @@ class LatentsWithClass(nn.Module):
 
 class Projection(nn.Module):
     """The part of D's logit that depends on the class: the inner product of the last features with an embedding of the
-    class (Miyato and Koyama 2018, arXiv:1802.05637, equation 4).
+    class (Miyato and Koyama 2018, arXiv:1802.05637, equation 4), divided by the square root of the number of features.
+
+    The weights of the embedding are of size 1, and the division is done in each forward pass. Adam changes each weight
+    by about the learning rate in a step, so smaller initial weights without the division would change much faster in
+    relation to their size (equalized learning rate, Karras et al. 2018, arXiv:1710.10196, section 4.1).
 
     Args:
         classes: number of classes; 0: no such part.
-        features: size of D's last features.
+        features: number of D's last features.
     """
 
     def __init__(self, classes: int, features: int) -> None:
         super().__init__()
+        self.scale = features**-0.5
         self.embedding = nn.Embedding(classes, features) if classes else None
-        if self.embedding is not None:
-            nn.init.normal_(self.embedding.weight, std=features**-0.5)  # inner products of about the features' size
 
     def forward(
         self, logits: Float[Tensor, " n"], features: Float[Tensor, "n features"], labels: Labels | None
@@ -51,7 +54,7 @@ class Projection(nn.Module):
         """Returns the logits with this part added."""
         if self.embedding is None:
             return logits
-        return logits + (self.embedding(required(labels)) * features).sum(1)
+        return logits + self.scale * (self.embedding(required(labels)) * features).sum(1)
 
 
 def logits_of(
