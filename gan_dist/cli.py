@@ -105,12 +105,12 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     ),
     "data": ("read and prepare a data set, and show what it is", data),
     "sample": ("generate images with a run's generator", sample),
-    "export": ("write a run's generator as a web page, an ONNX model, or to the hub", export),
     "evaluate": ("compare images of a run's generator with real ones", evaluate),
     "doctor": ("find the problems of a run, with advice", doctor),
     "diff": ("find the first step in which two runs differ", diff),
     "report": ("write a run, or several beside each other, as one HTML page", report),
     "compare": ("print the evaluations of runs beside each other, with what does not differ", compare),
+    "export": ("write a run's generator as a web page, an ONNX model, or to the hub", export),
     "check": ("check that this machine or cluster supports a run, or forecast one", check),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from gan_dist import cli, train
 from gan_dist.data.pixels import quantize
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.results.discriminator import load_discriminator
+from gan_dist.results.export.html import generator_page
 from gan_dist.results.generator import read_generator
 from gan_dist.seeding import sample_latents
 
@@ -127,7 +129,7 @@ def test_the_page_generates_the_images_of_torch(
     assert difference.abs().max() <= 1
     assert (images - expected).abs().max() * 127.5 < 1
     discriminator, _ = load_discriminator(run, config, (*expected.shape[1:],), classes, print)
-    assert torch.allclose(torch.tensor(logits), discriminator(expected, labels), atol=0.1)
+    assert torch.allclose(torch.tensor(logits), discriminator(expected, labels), atol=0.05)
 
 
 def test_the_page_makes_no_request(driver: Any, run_of: Callable[[str], Path], tmp_path: Path) -> None:
@@ -236,6 +238,20 @@ def test_the_pad_shows_images_along_two_directions(driver: Any, run_of: Callable
     """)
     assert min(spread) > 0
     assert len({*spread}) > 40
+
+
+def test_the_page_works_in_a_frame(driver: Any, run_of: Callable[[str], Path], tmp_path: Path) -> None:
+    document, facts = generator_page(run_of("mlp"))
+    outer = tmp_path / "outer.html"
+    frame = f'<iframe sandbox="allow-scripts" width="900" height="600" srcdoc="{html.escape(document)}"></iframe>'
+    outer.write_text(f"<!doctype html><meta charset=utf-8><input autofocus>{frame}")
+    show(driver, outer)
+    driver.switch_to.frame(0)
+    before = shown(driver)
+    driver.find_element("css selector", '[data-action="draw"]').click()
+    assert (shown(driver) != before).any()
+    assert facts["Data"] == "mnist"
+    driver.switch_to.default_content()
 
 
 @pytest.mark.parametrize("width", [400, 1280])

@@ -97,7 +97,7 @@ def digits() -> Config:
         model=dataclasses.replace(preset.model, labels="conditional"),
         optimizer=dataclasses.replace(preset.optimizer, final_learning_rate=1e-4, decay_images=1_500_000),
         train=dataclasses.replace(preset.train, epochs=30),
-        penalty=PenaltyConfig(r1=0.5),
+        penalty=PenaltyConfig(r1=0.7),
         run=RunConfig(dir=Path("runs/digits")),
     )
 

@@ -180,7 +180,7 @@ def discriminator_operations(network: Any) -> tuple[Operation, ...]:
     *hidden, last = network.layers
     if type(last) is not nn.Linear:
         raise UnsupportedModule(repr(last))
-    table = {} if projection.embedding is None else {"embedding": projection.embedding.weight}
+    table = {} if projection.embedding is None else {"embedding": projection.scale * projection.embedding.weight}
     logit = Operation("logit", weights=parameters(last) | table, shape=(1,))
     return (*trace(hidden, torch.zeros(1, *network.shape)), logit)
 

@@ -132,7 +132,7 @@ const visible = new IntersectionObserver((entries) => {
       failed.textContent = `The generator can't run in this browser: ${error.message}`;
       failed.hidden = false;
     }
-    if (target.closest("[data-explorer-focus]")) target.focus({preventScroll: true});
+    if (window === window.top && target.closest("[data-explorer-focus]")) target.focus({preventScroll: true});
   }
 });
 document.querySelectorAll(".gan-explorer").forEach((root) => visible.observe(root));
