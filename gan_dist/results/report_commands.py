@@ -25,6 +25,8 @@ class ReportArguments:
     """HTML file to write. None: report.html in the run's folder; of several runs, comparison.html here."""
     force: bool = False
     """Replace the file if it exists."""
+    interactive: bool = False
+    """Add a section in which the generator runs, as in `gan-dist export --format html`. Of one run."""
 
 
 def report(arguments: Sequence[str]) -> int:
@@ -39,9 +41,12 @@ def report(arguments: Sequence[str]) -> int:
     output = parsed.output or (runs[0] / "report.html" if len(runs) == 1 else Path("comparison.html"))
     if output.suffix not in (".html", ".htm"):
         raise InputError(f"output={output} must end in .html")
+    if parsed.interactive and len(runs) > 1:
+        raise InputError("interactive is for the report of one run; omit it, or give one run")
+    from gan_dist.results.export.html import generator_page
     from gan_dist.results.report.page import write_report
 
-    write_report(runs, output, parsed.force)
+    write_report(runs, output, parsed.force, generator_page(runs[0])[0] if parsed.interactive else None)
     print(f"report of {len(runs)} run(s) in {output}, {output.stat().st_size / 1e6:.1f} MB")
     return 0
 
