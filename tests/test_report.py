@@ -451,6 +451,6 @@ def test_whatever_the_files_hold_a_page_is_made_or_refused(
         stream.write(json.dumps(row | {changed: drawn.draw(JSON_VALUES | NUMBERS)}) + "\n")
         stream.write(json.dumps(row | {"step": 800, "distance/frechet": drawn.draw(NUMBERS)}) + "\n")
     assert loads_or_is_refused(lambda: make_page(read_runs([path])), InputError)
-    assert loads_or_is_refused(lambda: make_page(read_runs([path, other])), InputError)
     runs = read_runs([path, other])
     print_comparison(runs, compare_runs(runs), [])
+    make_page(runs)

@@ -74,7 +74,7 @@ class Measured:
     @property
     def half_width(self) -> float:
         """Half of the interval's width; NaN without an interval."""
-        return (self.high - self.low) / 2
+        return self.high / 2 - self.low / 2  # their difference may overflow
 
 
 def info(name: str) -> FigureInfo:
