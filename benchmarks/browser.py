@@ -40,7 +40,7 @@ from gan_dist.outputs.checkpoint import save_generator
 from gan_dist.results.generator import load_generator
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from headless import chromium, show
+from chromium import browsing, open_page
 
 SHAPES = {"stacked": (3, 28, 28), "pictures": (3, 64, 64), "cifar10": (3, 32, 32)}
 CLASSES = tuple("0123456789")
@@ -92,7 +92,7 @@ def measure(driver: Any, page: Path, repeats: int, seconds: float) -> tuple[floa
     """Milliseconds until the first image, milliseconds per image, and frames per second of a walk."""
     opened = []
     for _ in range(repeats):
-        show(driver, page)
+        open_page(driver, page)
         while (ready := driver.execute_script(READY)) is None:
             time.sleep(0.02)
         opened.append(ready)
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
     table = Table("generator", "image", "weights", "page, MB", "opened, ms", "ms per image", "frames/s")
-    with tempfile.TemporaryDirectory() as folder, chromium() as driver:
+    with tempfile.TemporaryDirectory() as folder, browsing() as driver:
         for run in arguments.runs or [untrained(name, Path(folder)) for name in PRESETS]:
             page = Path(folder) / f"{run.stem}.html"
             with contextlib.redirect_stdout(io.StringIO()) as output:
@@ -123,7 +123,7 @@ def main() -> None:
             described = f"{weights:,} {precision}", size, f"{opened:.0f}", f"{each:.2f}", f"{frames:.0f}"
             table.add_row(run.stem, f"{width}x{height}x{channels}", *described)
         if arguments.picture is not None:
-            show(driver, page)
+            open_page(driver, page)
             time.sleep(2)  # until the pad has its images
             driver.save_screenshot(str(arguments.picture))
     Console(width=120).print(table)

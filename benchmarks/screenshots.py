@@ -34,8 +34,9 @@ def main() -> None:
     parser.add_argument("--section", help="id of the section to which the page is scrolled")
     parser.add_argument("--dark", action="store_true")
     arguments = parser.parse_args()
-    with browsing(arguments.width, arguments.height, arguments.dark) as driver:
-        open_page(driver, arguments.page)
+    with browsing() as driver:
+        scheme = "dark" if arguments.dark else "light"
+        open_page(driver, arguments.page, arguments.width, arguments.height, scheme)
         if arguments.section:
             driver.execute_script("document.getElementById(arguments[0]).scrollIntoView()", arguments.section)
         time.sleep(DRAWN)

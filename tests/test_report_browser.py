@@ -23,7 +23,7 @@ from gan_dist.results.report.page import make_page, write_report
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(chromium.CHROMIUM is None or chromium.DRIVER is None, reason=chromium.MISSING),
+    pytest.mark.skipif(bool(chromium.MISSING), reason=chromium.MISSING),
 ]
 
 LOSSES = "metrics-loss-discriminator-loss-generator"
@@ -50,10 +50,7 @@ def browser() -> Iterator[Any]:
 
 
 def opened(driver: Any, page: Path, width: int = 1280) -> Any:
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    chromium.requests(driver)  # those of earlier pages
-    chromium.open_page(driver, page)
+    chromium.open_page(driver, page, width)
     return driver
 
 
@@ -211,9 +208,9 @@ def test_the_axis_is_chosen_for_all_charts(browser: Any, page: Path, folder: Run
 def test_light_and_dark(page: Path) -> None:
     color = "return getComputedStyle(document.body).backgroundColor"
     found = []
-    for dark in (False, True):
-        with chromium.browsing(dark=dark) as driver:
-            chromium.open_page(driver, page)
+    for scheme in ("light", "dark"):
+        with chromium.browsing() as driver:
+            chromium.open_page(driver, page, scheme=scheme)
             before = driver.execute_script(color)
             driver.find_element("id", "theme").click()
             found.append((before, driver.execute_script(color)))

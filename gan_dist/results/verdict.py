@@ -96,7 +96,7 @@ def how_good(judged: Judged) -> Statement:
     if any(finding.name == "generator-copies" for finding in judged.examination.report.findings):
         detail += " The distance does not show that they are copies."
         return Statement(question, "Copies of training images", detail, "bad")
-    if found.has_interval and found.low <= real:
+    if _reaches_real_images(judged, name):
         return Statement(question, "As good as real images, within the interval", detail, "good")
     if ratio < CLOSE:
         return Statement(question, "Close to real images", detail, "good")
@@ -169,14 +169,14 @@ def can_stop(judged: Judged) -> Statement:
         f" The best was {number(figure(best, name))} at step {best['step']:,}: use --weights best." if behind else ""
     )
     match trend.course:
+        case Course.IMPROVING if _reaches_real_images(judged, name):
+            limit = " The interval of the latest one reaches real images: this figure can't show further progress."
+            return Statement(question, "Yes: as good as real images", fitted + limit, "good")
         case Course.IMPROVING:
-            more = figure(judged.row, name) * (1 + trend.change)
-            return Statement(
-                question,
-                "No: it is still improving",
-                f"{fitted} Twice the images would give about {more:.2g}.",
-                "caution",
-            )
+            more, real = figure(judged.row, name) * (1 + trend.change), figure(judged.floor, name)
+            expected = f"reach that of real images, {number(real)}" if more < real else f"give about {more:.2g}"
+            detail = f"{fitted} Twice the images would {expected}, if the trend lasts."
+            return Statement(question, "No: it is still improving", detail, "caution")
         case Course.WORSENING:
             return Statement(question, "Yes: it is getting worse", fitted + use_best, "bad")
         case Course.PLATEAU:
@@ -186,6 +186,12 @@ def can_stop(judged: Judged) -> Statement:
             )
         case _:
             return Statement(question, "Unclear: no plateau, and no certain improvement", fitted + use_best, "unknown")
+
+
+def _reaches_real_images(judged: Judged, name: str) -> bool:
+    """Whether the interval of a distance contains that of real images, or is below it."""
+    found = measured(judged.row, name)
+    return found is not None and found.has_interval and found.low <= figure(judged.floor, name)
 
 
 STATEMENTS: tuple[Callable[[Judged], Statement], ...] = (how_good, how_far, is_healthy, can_stop)
