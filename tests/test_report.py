@@ -203,7 +203,7 @@ def test_the_verdict_in_words(tmp_path: Path) -> None:
     assert bad["How far are they from real images?"].startswith("Recall is")
     assert bad["Can I stop?"] == "No: it is still improving"
     near = make_page(read_runs([write_recorded_run(tmp_path / "near", 6, distances=[500, 200, 60, 18, 5, 1.9]).path]))
-    assert "Twice the images would reach that of real images, 0.6971" in near
+    assert "Twice the images would reach that of real images, 0.7, if" in near
     best = answers(write_recorded_run(tmp_path / "best", 6, distances=[9, 4, 2, 1.4, 1, 0.7]).path)
     assert best["Can I stop?"] == "Yes: as good as real images"
     copies = write_recorded_run(tmp_path / "copies", 6, distances=[50, 20, 0.7, 0.7])
