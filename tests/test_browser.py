@@ -254,6 +254,16 @@ def test_the_page_works_in_a_frame(driver: Any, run_of: Callable[[str], Path], t
     driver.switch_to.default_content()
 
 
+def test_a_report_runs_the_generator(driver: Any, run_of: Callable[[str], Path], tmp_path: Path) -> None:
+    assert cli.main(["report", str(run_of("mlp")), "--interactive", "--output", str(tmp_path / "report.html")]) == 0
+    open_page(driver, tmp_path / "report.html")
+    driver.switch_to.frame(driver.find_element("css selector", "#generator iframe"))
+    before = shown(driver)
+    driver.find_element("css selector", '[data-action="draw"]').click()
+    assert (shown(driver) != before).any()
+    driver.switch_to.default_content()
+
+
 @pytest.mark.parametrize("width", [400, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fits_into_any_window(

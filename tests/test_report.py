@@ -286,6 +286,7 @@ def test_a_run_that_is_training_is_reported(tmp_path: Path) -> None:
             ["report", "EMPTY"],
             "EMPTY has no metrics yet: metrics.jsonl has no valid line; wait for its first log point",
         ),
+        (["report", "RUN", "EMPTY", "--interactive"], "interactive is for the report of one run"),
         (["report", "RUN", "RUN", "--output", "new.html"], "RUN is given twice; give each run once"),
         (["compare", "RUN"], "RUN is missing: 1 given; give 2 or more run folders"),
         (["compare", "RUN", "EMPTY"], "EMPTY has no metrics yet"),
