@@ -237,6 +237,7 @@ def test_a_run_finishes_with_unread_output(make_command: Callable[[int], list[st
     assert_finished(RunFolder(tmp_path / "run"), step=200)
 
 
+@pytest.mark.slow
 def test_a_run_continues_with_an_unread_terminal_and_is_saved_when_it_closes(
     make_command: Callable[[int], list[str | Path]], tmp_path: Path
 ) -> None:

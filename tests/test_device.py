@@ -166,7 +166,11 @@ def check_count(case: Case, operations: Counter[str]) -> None:
     )
 
 
-@pytest.mark.parametrize("row", ROWS, ids="-".join)
+# cifar10 at its depth takes as long as all others together; a whole run of it is among the tests below.
+SLOW_ROWS = [pytest.param(row, marks=pytest.mark.slow if row[0] == "cifar10" else ()) for row in ROWS]
+
+
+@pytest.mark.parametrize("row", SLOW_ROWS, ids="-".join)
 def test_steps_stay_on_the_device(row: tuple[str, str, str], run: Run) -> None:
     for ranks in RANKS:
         case = Case(*row, ranks)

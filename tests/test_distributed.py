@@ -243,6 +243,7 @@ def test_what_rank_0_finds_wrong_ends_every_rank(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.processes(1)
 def test_the_config_file_starts_one_process_unedited(flags: Callable[..., list[str]], tmp_path: Path) -> None:
     config = str(REPOSITORY / "accelerate_config.yaml")
@@ -421,6 +422,7 @@ def test_a_rank_lost_while_shared_memory_is_opened_is_named(
     assert "Traceback" not in log
 
 
+@pytest.mark.slow
 @pytest.mark.processes(2)
 def test_ranks_that_get_no_shared_memory_use_gloo_and_say_it_once(
     flags: Callable[..., list[str]], tmp_path: Path

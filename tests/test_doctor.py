@@ -806,6 +806,7 @@ FIGURE_NAMES = strategies.sampled_from(
 FIGURES = strategies.dictionaries(FIGURE_NAMES, FIGURE_VALUES)
 
 
+@pytest.mark.slow
 @pytest.mark.fuzz
 @given(
     metrics=strategies.lists(FIGURES, max_size=3),

@@ -48,6 +48,7 @@ def test_the_page_has_an_example_of_every_kind() -> None:
     assert tables == {"LOSSES", "TRANSFORMATIONS", "ARCHITECTURES", "READERS", "FIGURES", "FINDINGS", "TRACKERS"}
 
 
+@pytest.mark.slow
 def test_a_run_uses_what_the_page_adds(extended: Path, flags: Callable[..., list[str]], tmp_path: Path) -> None:
     _, command = COMMAND.findall(PAGE)
     variable, python, script, *words = shlex.split(command)

@@ -162,6 +162,7 @@ def test_a_run_folder_that_is_not_shared_is_no_place_to_begin(
     assert read_json(folders[1].status)["step"] == 60
 
 
+@pytest.mark.slow
 @pytest.mark.processes(1)
 def test_processes_that_do_not_meet_say_where(flags: Flags, start: Callable[..., Started], tmp_path: Path) -> None:
     words = ["python", str(TRAIN), *flags(tmp_path / "run", *COMMON, "--distributed.timeout", "5")]

@@ -43,6 +43,7 @@ def use_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GAN_DIST_CACHE", str(cache))
 
 
+@pytest.mark.slow
 @pytest.mark.processes(2)
 def test_two_processes_compute_the_same_figures_as_one(flags: Flags, tmp_path: Path) -> None:
     one, two = RunFolder(tmp_path / "one"), RunFolder(tmp_path / "two")

@@ -257,8 +257,9 @@ def write_colours(file: Path, side: int = 16) -> None:
     np.savez(file, x_train=images, y_train=labels)
 
 
+@pytest.mark.slow
 @pytest.mark.processes(2)
-@pytest.mark.parametrize("precision", [pytest.param("no", marks=pytest.mark.slow), "bf16"])
+@pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_one_process_and_two_train_bit_for_bit_alike_and_resume(
     precision: str, flags: Callable[..., list[str]], tmp_path: Path
 ) -> None:

@@ -229,6 +229,7 @@ def test_nan_ends_a_run_with_the_state_before_it(network: str, flags: Flags, tmp
     assert_same_end(folder, straight, 20)
 
 
+@pytest.mark.slow
 def test_nan_in_the_first_step_of_all_is_said_and_nothing_saved(flags: Flags, tmp_path: Path) -> None:
     ended = train_hurt("nan", "generator", 1, 9, tmp_path / "run", flags, "--train.steps", "20")
     assert ended.code == 1

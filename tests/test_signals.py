@@ -251,6 +251,7 @@ def in_namespace() -> Callable[..., list[str]]:
     return lambda *command: [*arguments, *command]
 
 
+@pytest.mark.slow
 @pytest.mark.processes(1)
 def test_a_launcher_that_is_process_1_trains_to_the_end(
     in_namespace: Callable[..., list[str]], flags: Flags, tmp_path: Path
@@ -379,6 +380,7 @@ def test_ctrl_c_in_a_terminal_shows_how_the_run_ended(flags: Flags, tmp_path: Pa
     assert folder.panel.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.processes(1)
 def test_a_closed_terminal_stops_a_run_with_a_checkpoint(flags: Flags, tmp_path: Path) -> None:
     folder, log = RunFolder(tmp_path / "run"), tmp_path / "log"

@@ -158,6 +158,7 @@ def test_a_suspended_service_does_not_stop_the_run(flags: Flags, tmp_path: Path)
     assert synced_file(problem) == synced_file(offline)
 
 
+@pytest.mark.slow
 @pytest.mark.processes(1)
 def test_a_process_that_does_not_finish_its_run_ends_in_time(tmp_path: Path) -> None:
     program = f"""
