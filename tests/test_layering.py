@@ -58,7 +58,7 @@ trainer.recovery trainer.networks trainer.build trainer.forecast trainer.loop
 trainer.preflight_checks trainer.preflight trainer
 results.preview results.classes results.hub results.generator results.discriminator results.sample results.evaluation
 results.image_sets results.evaluate results.recorded results.doctor results.diff results.figures results.trend
-results.verdict results.settings results.compare
+results.verdict results.settings results.compare results.page_policy
 results.export.layers results.export.weights results.export.directions results.export.opinion results.export.explorer
 results.export.request results.export.published results.export.measured results.export.card
 results.export.html results.export.onnx results.export.hub results.export.formats results.export.command

@@ -14,10 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from gan_dist.evaluation.doctor import diagnose
-from gan_dist.evaluation.history import Row
+from gan_dist.evaluation.history import Row, figure
 from gan_dist.results.figures import (
     Measured,
-    floor_of,
     general_figures,
     info,
     interval_text,
@@ -112,10 +111,10 @@ def compare_runs(runs: Sequence[RecordedRun]) -> Comparison:
     known = dict.fromkeys(name for row in rows for name in general_figures(row))
     order = general_figures(dict.fromkeys(known, 0.0))
     figures = []
-    for figure in order:
-        cells = _cells(rows, data, figure)
-        floors = {floor_of(floor, figure) for cell, (_, floor) in zip(cells, found, strict=True) if cell.is_compared}
-        figures.append(FigureRow(figure, cells, floors.pop() if len(floors) == 1 else math.nan))
+    for name in order:
+        cells = _cells(rows, data, name)
+        floors = {figure(floor, name) for cell, (_, floor) in zip(cells, found, strict=True) if cell.is_compared}
+        figures.append(FigureRow(name, cells, floors.pop() if len(floors) == 1 else math.nan))
     return Comparison(names, figures, notes + _incomparable(names, rows, data))
 
 

@@ -144,11 +144,6 @@ def interval_text(figure: Measured) -> str:
     return f"{value_text(figure, figure.low)} to {value_text(figure, figure.high)}" if figure.has_interval else ""
 
 
-def floor_of(floor: Mapping[str, float], name: str) -> float:
-    """A figure of real images; NaN if it is unknown."""
-    return figure(floor, name)
-
-
 def as_row(values: Mapping[str, Any]) -> Row:
     """The content of evaluation.json as a line of evaluations.jsonl."""
     figures = values.get("figures")

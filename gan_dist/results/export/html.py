@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 from gan_dist.config import Weights
 from gan_dist.results.export.explorer import TEMPLATES, explorer
 from gan_dist.results.export.request import ExportRequest, write_output
+from gan_dist.results.page_policy import security_policy
 
 
 def export_html(request: ExportRequest, announce: Callable[[str], None]) -> str:
@@ -34,21 +33,10 @@ def generator_page(
     document = TEMPLATES.get_template("page.html.j2").render(
         title=f"{run.absolute().name.removesuffix('.safetensors')}: generated images",
         introduction="This page computes each image from random numbers, the latent. Change it, and the image changes.",
-        policy=security_policy(style, parts.script),
+        policy=security_policy([parts.script], [style]),
         style=style,
         body=parts.body,
         script=parts.script,
         facts=parts.facts.items(),
     )
     return document, parts.facts
-
-
-def security_policy(style: str, script: str) -> str:
-    """A Content-Security-Policy that allows this style and this script, and no request."""
-    allowed = f"script-src {source_hash(script)}; style-src {source_hash(style)}; img-src data:"
-    return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
-
-
-def source_hash(text: str) -> str:
-    """An inline style or script, for a Content-Security-Policy."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from gan_dist.files import replacing
 from gan_dist.outputs.folder import timestamp
 from gan_dist.results.doctor import MAX_MOMENTS, examine
 from gan_dist.results.figures import info, interval_text, number, value_text
+from gan_dist.results.page_policy import security_policy
 from gan_dist.results.recorded import RecordedRun, names_of, read_runs
 from gan_dist.results.report.context import Context
 from gan_dist.results.report.sections import SECTIONS_OF_ONE, SECTIONS_OF_SEVERAL
@@ -100,27 +99,6 @@ def render(context: Context) -> str:
 def as_json(value: Any) -> str:
     """JSON for a script element, in which no text can end the element."""
     return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-
-
-def security_policy(scripts: Iterable[str], styles: Iterable[str]) -> str:
-    """A Content-Security-Policy that permits the given scripts and styles, embedded pictures, and nothing else.
-
-    So text from a run could not run as a script even if it were not escaped, and the page makes no request.
-    """
-
-    def hashes(texts: Iterable[str]) -> str:
-        digests = dict.fromkeys(hashlib.sha256(text.encode()).digest() for text in texts)
-        return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
-
-    policy: Mapping[str, str] = {
-        "default-src": "'none'",
-        "script-src": hashes(scripts),
-        "style-src": hashes(styles),
-        "img-src": "data:",
-        "base-uri": "'none'",
-        "form-action": "'none'",
-    }
-    return "; ".join(f"{name} {value}" for name, value in policy.items())
 
 
 def _environment() -> jinja2.Environment:
