@@ -83,20 +83,37 @@ def report(preset: str, seconds: list[float], results: list[dict[str, tuple[floa
         print(f"| {name} | {shown} | {'-' if real is None else f'{real:.4g}'} |", flush=True)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def training_parser(description: str | None, minutes: float) -> argparse.ArgumentParser:
+    """The options of a benchmark that calls `train`.
+
+    Args:
+        description: of the benchmark.
+        minutes: default of --minutes.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--presets", nargs="+", default=["digits", "conv"])
-    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--minutes", type=float, default=minutes)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("flags", nargs="*", metavar="FLAG")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Read the command line of `training_parser`, and create the folder of the results."""
     arguments = parser.parse_args()
     arguments.data, arguments.folder = arguments.data.resolve(), arguments.folder.resolve()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PYTHONPATH", str(REPOSITORY))
+    return arguments
+
+
+def main() -> int:
+    parser = training_parser(__doc__, minutes=30)
+    parser.add_argument("--presets", nargs="+", default=["digits", "conv"])
+    arguments = parse(parser)
     for preset in arguments.presets:
         results, seconds = [], []
         for seed in arguments.seeds:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from statistics import median
 import numpy as np
 import torch
 from augmented import CLASSIFIERS, read_pixels, visibly_augmented
-from conditional import train
+from conditional import parse, train, training_parser
 from launching import REPOSITORY
 
 from gan_dist.config import DataConfig
@@ -81,22 +80,13 @@ class Judge:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--folder", type=Path, required=True)
+    parser = training_parser(__doc__, minutes=20)
     parser.add_argument("--variants", nargs="+", default=["", "--augment.target 0.3 --augment.rise-images 200000"])
     parser.add_argument("--per-class", type=int, default=50)
     parser.add_argument("--preset", default="digits")
-    parser.add_argument("--minutes", type=float, default=20)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("flags", nargs="*", metavar="FLAG")
-    arguments = parser.parse_args()
-    os.environ.setdefault("PYTHONPATH", str(REPOSITORY))
-    folder = arguments.folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    whole = DataConfig(root=arguments.data.resolve(), source="local")
+    arguments = parse(parser)
+    folder = arguments.folder
+    whole = DataConfig(root=arguments.data, source="local")
     images = load_images(whole, print)
     few = folder / "few.npz"
     if not few.exists():

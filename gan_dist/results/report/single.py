@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from gan_dist.evaluation.history import Row, figure
+from gan_dist.outputs.pictures import MAX_ROWS
 from gan_dist.results.figures import number
 from gan_dist.results.recorded import MAX_TEXT, RecordedRun, Session, text, whole
 from gan_dist.results.report.context import Content, Context
@@ -16,8 +17,6 @@ from gan_dist.results.report.curves import THROUGHPUT, ChartSpec, metric_charts,
 from gan_dist.results.report.pictures import read_grids
 from gan_dist.results.settings import all_settings, nearest_preset
 from gan_dist.results.verdict import verdict
-
-MAX_CLASS_ROWS = 40  # as in the grids of conditional runs
 
 
 def verdict_section(context: Context) -> Content:
@@ -42,7 +41,7 @@ def samples_section(context: Context) -> Content | None:
     grids = read_grids(run, context.picture_bytes)
     if grids is None:
         return None
-    rows = run.classes[:MAX_CLASS_ROWS] if run.config.model.conditional else ()
+    rows = run.classes[:MAX_ROWS] if run.config.model.conditional else ()
     return Content(
         {"grids": grids, "rows": rows},
         {"epochs": grids.epochs, "pictures": grids.pictures},
