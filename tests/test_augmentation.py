@@ -511,6 +511,7 @@ def test_a_captured_update_reads_the_changed_probability(flags: Flags, tmp_path:
     assert_same_end(*folders, 220)
 
 
+@pytest.mark.slow
 def test_a_rollback_restores_the_probability(flags: Flags, tmp_path: Path) -> None:
     """NaN in step 102: back to the checkpoint of step 90, before the change."""
     straight, healed = RunFolder(tmp_path / "straight"), RunFolder(tmp_path / "healed")

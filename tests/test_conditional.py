@@ -208,8 +208,9 @@ def test_penalties_are_at_each_image_with_its_own_label() -> None:
 # --- runs
 
 
+@pytest.mark.slow
 @pytest.mark.processes(2)
-@pytest.mark.parametrize("labels", ["drawn", pytest.param("paired", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("labels", ["drawn", "paired"])
 def test_one_process_and_two_train_bit_for_bit_alike_and_resume(
     labels: str, arrays: Path, flags: Flags, tmp_path: Path
 ) -> None:

@@ -387,7 +387,7 @@ def test_a_download_is_verified_and_kept(tmp_path: Path, mirror: Path) -> None:
     assert again.provenance.source == "local"
 
 
-@pytest.mark.parametrize("name", ["mnist", "qmnist"])
+@pytest.mark.parametrize("name", ["mnist", pytest.param("qmnist", marks=pytest.mark.slow)])
 def test_a_download_has_labels_and_held_out_images(tmp_path: Path, mirror: Path, name: str) -> None:
     config = DataConfig(name=name, root=tmp_path / "root", source="download")  # type: ignore[arg-type]
     train, test = load_images(config, quiet), load_held_out(config, quiet)
@@ -407,6 +407,7 @@ def test_what_is_there_is_not_downloaded_again(tmp_path: Path, mirror: Path) -> 
     assert torch.equal(again.images, first.images)
 
 
+@pytest.mark.slow
 def test_a_download_goes_beside_what_is_left_of_another(tmp_path: Path, mirror: Path) -> None:
     config = DataConfig(root=tmp_path / "root", source="download")
     file = Path(load_images(config, quiet).provenance.file)
@@ -416,6 +417,7 @@ def test_a_download_goes_beside_what_is_left_of_another(tmp_path: Path, mirror: 
     assert [path.name for path in config.root.iterdir()] == ["MNIST"]
 
 
+@pytest.mark.slow
 def test_a_download_with_another_md5_leaves_nothing(tmp_path: Path, mirror: Path) -> None:
     (mirror / "train-images-idx3-ubyte.gz").write_bytes(b"something else")
     with pytest.raises(InputError, match=r"data\.name=mnist could not be downloaded .*--data\.root"):
@@ -453,7 +455,7 @@ def test_a_silent_server_ends_in_the_sample_announced_once(tmp_path: Path, silen
     assert not (tmp_path / "root").exists()
 
 
-@pytest.mark.parametrize("exception", [Stopped, KeyboardInterrupt])
+@pytest.mark.parametrize("exception", [Stopped, pytest.param(KeyboardInterrupt, marks=pytest.mark.slow)])
 def test_a_stop_ends_a_download(tmp_path: Path, silent_server: socket.socket, exception: type[BaseException]) -> None:
     connections: list[socket.socket] = []
 
@@ -491,6 +493,7 @@ except Stopped:
     return subprocess.Popen(words, env=environment() | {"PYTHONPATH": path}, start_new_session=True)
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_no_failed_download(tmp_path: Path, silent_server: socket.socket) -> None:
     """A terminal sends the signal to all processes of a job."""
     with start_to_load(tmp_path / "root") as loads:
@@ -501,6 +504,7 @@ def test_ctrl_c_is_no_failed_download(tmp_path: Path, silent_server: socket.sock
     assert not (tmp_path / "root").exists()
 
 
+@pytest.mark.slow
 def test_what_a_killed_download_leaves_is_removed_by_the_next(tmp_path: Path, silent_server: socket.socket) -> None:
     root = tmp_path / "root"
     stopped = contextlib.suppress(Stopped)

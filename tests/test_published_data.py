@@ -161,7 +161,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield url
 
 
-@pytest.mark.parametrize("name", ["cifar10", "svhn"])
+@pytest.mark.parametrize("name", ["cifar10", pytest.param("svhn", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("mirror")
 def test_a_download_is_kept(tmp_path: Path, name: str) -> None:
     root = tmp_path / "root"

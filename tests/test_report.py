@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, draw_images
 from damage import JSON_VALUES, loads_or_is_refused
-from hypothesis import given, strategies
+from hypothesis import given, settings, strategies
 from recorded_run import FLOOR, evaluation_row, metrics_row, write_recorded_run
 
 from gan_dist import cli, train
@@ -436,6 +436,7 @@ def test_the_package_declares_what_a_page_needs() -> None:
 
 @pytest.mark.fuzz
 @pytest.mark.slow
+@settings(max_examples=settings().max_examples // 4)  # an example makes two pages
 @given(drawn=strategies.data())
 def test_whatever_the_files_hold_a_page_is_made_or_refused(
     drawn: strategies.DataObject, tmp_path_factory: pytest.TempPathFactory

@@ -210,7 +210,7 @@ def train_hurt(fault: str, network: str, step: int, times: int, folder: Path, fl
     return run_command("python", INJECT, fault, network, str(step), "0", str(times), *words)
 
 
-@pytest.mark.parametrize("network", ["discriminator", "generator"])
+@pytest.mark.parametrize("network", [pytest.param("discriminator", marks=pytest.mark.slow), "generator"])
 def test_nan_ends_a_run_with_the_state_before_it(network: str, flags: Flags, tmp_path: Path) -> None:
     straight, folder = RunFolder(tmp_path / "straight"), RunFolder(tmp_path / "run")
     more = ["--train.steps", "20", "--checkpoint.every-steps", "5"]
