@@ -22,7 +22,16 @@ from gan_dist.config import InputError
 from gan_dist.files import BadFile, parse_json, read_file
 from gan_dist.outputs import lock
 from gan_dist.outputs.folder import RunFolder
-from gan_dist.outputs.records import StepLines, read_floor, read_json, read_json_lines, read_optional_json
+from gan_dist.outputs.record_reader import RecordReader
+from gan_dist.outputs.records import (
+    Records,
+    StepLines,
+    read_floor,
+    read_json,
+    read_json_lines,
+    read_optional_json,
+    read_records,
+)
 
 Flags = Callable[..., list[str]]
 QUIET = ("--wandb.mode", "disabled")
@@ -114,6 +123,56 @@ def test_the_lease_of_a_dead_or_silent_run_is_taken_over(tmp_path: Path, monkeyp
     assert lost == ["another run took its folder over"]
     folder.close()
     assert json.loads(lease.read_text())["token"] == "y"
+
+
+def test_whether_a_run_holds_a_folder_is_seen_without_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lock.is_held(tmp_path) is False
+    folder = RunFolder(tmp_path)
+    folder.lock(print, print)
+    assert lock.is_held(tmp_path) is True
+    left = (tmp_path / lock.LOCK).read_bytes()
+    folder.close()
+    assert lock.is_held(tmp_path) is False
+    (tmp_path / lock.LOCK).write_bytes(left)  # of a killed run
+    assert lock.is_held(tmp_path) is False
+    (tmp_path / lock.LOCK).write_bytes(b'{"pid": 1, "host": "elsewhere"}')
+    assert lock.is_held(tmp_path) is None
+    (tmp_path / lock.LOCK).unlink()
+    (lease := tmp_path / lock.LEASE).touch()
+    assert lock.is_held(tmp_path) is True
+    os.utime(lease, (time.time() - 100, time.time() - 100))
+    assert lock.is_held(tmp_path) is False
+    assert [file.name for file in tmp_path.iterdir()] == [lock.LEASE]
+    os.mkfifo(tmp_path / lock.LOCK)
+    assert lock.is_held(tmp_path) is None
+
+
+def test_a_growing_file_is_read_as_if_it_were_read_anew(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    reader = RecordReader(file)
+    assert reader.read() == read_records(file) == Records([], [])
+    lines = [json.dumps({"step": step, "epoch": 1.0}).encode() + b"\n" for step in (1, 2, 3, 3, 4)]
+    content = b"".join([*lines[:2], b"\n", b"\xff{\n", *lines[2:], b"no line\n", *lines[4:]])
+    for end in range(len(content) + 1):  # byte by byte, so that every line is seen half-written
+        file.write_bytes(content[:end])
+        assert reader.read() == read_records(file), end
+    file.write_bytes(content + b'{"step": 5, "epoch": 1}')  # complete but for its newline
+    assert [row["step"] for row in reader.read().rows] == [1, 2, 3, 4, 5]
+    longer = content.replace(b'"step": 2', b'"step": 9') + lines[2] * 9
+    file.write_bytes(longer)  # another file with the same inode that is longer
+    assert reader.read() == read_records(file)
+    file.write_bytes(lines[0])  # truncated
+    assert reader.read() == read_records(file)
+    StepLines(file).rewrite(Records([], [], complete=False), [{"step": 7, "epoch": 1}], print)  # replaced
+    assert [row["step"] for row in reader.read().rows] == [7]
+    file.unlink()
+    assert reader.read() == Records([], [])
+    file.write_bytes(lines[1])
+    assert [row["step"] for row in reader.read().rows] == [2]
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(InputError, match="is not a regular file"):
+        reader.read()
 
 
 def test_a_lock_that_is_no_regular_file_is_refused(tmp_path: Path) -> None:

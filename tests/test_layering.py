@@ -42,9 +42,9 @@ evaluation.floor evaluation.fingerprint evaluation.reference
 evaluation.inception_file evaluation.inception_network evaluation.inception evaluation.inception_judge
 evaluation.history evaluation.diagnosis
 evaluation.training_findings evaluation.image_findings evaluation.doctor evaluation
-outputs.lock outputs.records outputs.folder outputs.checkpoint_format outputs.checkpoint outputs.optimizer_state
-outputs.pictures outputs.curves outputs.console outputs.writer outputs.trackers.protocol outputs.trackers.worker
-outputs.trackers.background outputs.trackers.wandb outputs.trackers outputs
+outputs.lock outputs.records outputs.record_reader outputs.folder outputs.checkpoint_format outputs.checkpoint
+outputs.optimizer_state outputs.pictures outputs.curves outputs.console outputs.writer outputs.trackers.protocol
+outputs.trackers.worker outputs.trackers.background outputs.trackers.wandb outputs.trackers outputs
 distributed.openmp distributed.descriptors distributed.output_targets distributed.output_streams distributed.environment
 distributed.exit_codes distributed.signals distributed.preemption distributed.peers distributed.main_process
 distributed.broadcast
@@ -118,7 +118,15 @@ def test_nothing_in_the_package_hides_another_module() -> None:
 def test_the_configuration_is_read_without_torch() -> None:
     names = [name for name in ORDER if name.split(".")[0] == "config"] + ["files", "memory", "data.readers.location"]
     names.append("evaluation.inception_file")
-    names += ["outputs.lock", "outputs.records", "outputs.folder", "trainer.early", "train", "results.commands"]
+    names += [
+        "outputs.lock",
+        "outputs.records",
+        "outputs.record_reader",
+        "outputs.folder",
+        "trainer.early",
+        "train",
+        "results.commands",
+    ]
     names += ["results.report_commands", "results.export.command", "results.export", "cli"]
     standalone = "openmp descriptors output_targets output_streams environment exit_codes signals"
     names += [f"distributed.{name}" for name in standalone.split()]

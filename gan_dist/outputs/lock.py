@@ -178,13 +178,54 @@ class RunLock:
         return f" (process {holder['pid']} on {holder['host']})" if {"pid", "host"} <= holder.keys() else ""
 
     def _read(self, name: str) -> dict[str, Any]:
-        try:
-            return parse_json_object(read_file(self.folder / name, 4096))
-        except BadFile:
-            return {}
+        return read_holder(self.folder / name)
 
     def _description(self) -> bytes:
         return json.dumps({"pid": os.getpid(), **_pid_namespace(), "token": self._token}).encode()
+
+
+def is_held(folder: Path) -> bool | None:
+    """Returns whether a run holds the lock of a folder, without writing anything; None if that can't be known.
+
+    To find out, the lock is shared for a moment. A run that starts in this moment tries again. If a run on another host
+    left its lock file, a free lock proves nothing: some network file systems keep locks on each host.
+    """
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return _lease_is_fresh(folder / LEASE)
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    host = read_holder(folder / LOCK).get("host")
+    return False if host in (None, socket.gethostname()) else None
+
+
+def read_holder(file: Path) -> dict[str, Any]:
+    """Returns what a lock file or lease says about the process that wrote it, unchecked; empty if it is damaged."""
+    try:
+        return parse_json_object(read_file(file, 4096))
+    except BadFile:
+        return {}
+
+
+def _lease_is_fresh(lease: Path) -> bool | None:
+    """Whether a lease was touched lately. The clock of its file system is taken to be that of this host."""
+    try:
+        return time.time() - os.lstat(lease).st_mtime <= LEASE_SECONDS
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
 
 
 def _pid_namespace() -> dict[str, str]:

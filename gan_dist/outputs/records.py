@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,12 @@ def read_config(file: Path) -> Config:
 
 def read_floor(file: Path) -> dict[str, float]:
     """Returns the figures of real images in floor.json, without entries that are not numbers."""
-    return {name: float(value) for name, value in read_optional_json(file)[0].items() if is_number(value)}
+    return numbers_of(read_optional_json(file)[0])
+
+
+def numbers_of(values: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the entries of a JSON object that are numbers."""
+    return {name: float(value) for name, value in values.items() if is_number(value)}
 
 
 @dataclass(frozen=True)
@@ -100,22 +105,36 @@ def read_records(file: Path) -> Records:
         content = read_file(file, MAX_ROWS_BYTES)
     except BadFile as error:
         raise InputError(f"{file} {error}; move it away, or choose another folder") from error
-    check = _CHECKS.get(file.name, _no_check)
     rows: dict[int, Row] = {}
     damaged = []
     for number, line in enumerate(content.removesuffix(b"\n").split(b"\n") if content else [], 1):
         try:
-            row = parse_json_object(line)
-            step = row.get("step")
-            if not (is_whole(step) and 0 <= step <= MAX_STEP):
-                raise BadFile("has no step")
-            if step in rows:
-                raise BadFile(f"has step {step}, which an earlier line has")
-            check(row)
-            rows[step] = row
+            row = parse_row(line, file.name, rows)
+            rows[row["step"]] = row
         except BadFile as error:
             damaged.append(DamagedLine(number, line, str(error)))
     return Records(list(rows.values()), damaged, complete=content.endswith(b"\n") or not content)
+
+
+def parse_row(line: bytes, name: str, earlier: Container[int]) -> Row:
+    """Parse and check a line of a file with one JSON object per line.
+
+    Args:
+        line: without its newline.
+        name: of the file, which determines the checks.
+        earlier: the steps of the rows before it.
+
+    Raises:
+        BadFile: no run writes such a line there.
+    """
+    row = parse_json_object(line)
+    step = row.get("step")
+    if not (is_whole(step) and 0 <= step <= MAX_STEP):
+        raise BadFile("has no step")
+    if step in earlier:
+        raise BadFile(f"has step {step}, which an earlier line has")
+    _CHECKS.get(name, _no_check)(row)
+    return row
 
 
 def read_json_lines(file: Path) -> list[Row]:

@@ -11,7 +11,8 @@ from gan_dist.config import Config, InputError
 from gan_dist.data.spec import DataSpec
 from gan_dist.files import BadFile, is_whole
 from gan_dist.outputs.folder import RunFolder
-from gan_dist.outputs.records import MAX_STEP, Row, read_config, read_floor, read_optional_json, read_records
+from gan_dist.outputs.record_reader import RecordReader
+from gan_dist.outputs.records import MAX_STEP, Row, numbers_of, read_config, read_optional_json
 
 MAX_TEXT = 300  # characters of a text from a file
 MAX_SESSIONS = 1_000
@@ -95,36 +96,59 @@ def read_run(path: Path) -> RecordedRun:
     Raises:
         InputError: the folder does not hold a run, its configuration is damaged, or a file of records can't be read.
     """
-    folder = RunFolder(path)
-    if not folder.holds_a_run():
-        raise InputError(f"{path} holds no run: there is no {folder.config.name} in it; give the folder of a run")
-    damage: list[str] = []
-    config = read_config(folder.config)
-    rows, evaluations = (_read_lines(file, damage) for file in (folder.metrics, folder.evaluations))
-    environment, status, evaluation = (
-        _read_object(file, damage) for file in (folder.environment, folder.status, folder.evaluation)
-    )
-    _read_object(folder.floor, damage)
-    data = environment.get("data")
-    data = data if isinstance(data, dict) else {}
-    try:
-        spec = DataSpec.from_dict(data.get("spec"))
-    except BadFile:
-        spec = None
-    return RecordedRun(
-        folder=folder,
-        config=config,
-        rows=rows,
-        evaluations=evaluations,
-        floor=read_floor(folder.floor),
-        data=data,
-        spec=spec,
-        sessions=_sessions(environment),
-        status=Status(*(text(status, "state"), whole(status, "step"), text(status, "reason"), text(status, "time"))),
-        evaluation=evaluation,
-        epochs=folder.epochs_with_samples(),
-        damage=damage,
-    )
+    return RunReader(path).read()
+
+
+class RunReader:
+    """Reads the records of a run repeatedly: of the files that grow, each time only what was appended.
+
+    Args:
+        path: the run folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.folder = RunFolder(path)
+        self._readers = [RecordReader(file) for file in (self.folder.metrics, self.folder.evaluations)]
+
+    def read(self) -> RecordedRun:
+        """Read the records as they are now.
+
+        Raises:
+            InputError: as in `read_run`.
+        """
+        folder = self.folder
+        if not folder.holds_a_run():
+            raise InputError(
+                f"{folder.path} holds no run: there is no {folder.config.name} in it; give the folder of a run"
+            )
+        damage: list[str] = []
+        config = read_config(folder.config)
+        rows, evaluations = (_read_lines(reader, damage) for reader in self._readers)
+        environment, status, evaluation, floor = (
+            _read_object(file, damage) for file in (folder.environment, folder.status, folder.evaluation, folder.floor)
+        )
+        data = environment.get("data")
+        data = data if isinstance(data, dict) else {}
+        try:
+            spec = DataSpec.from_dict(data.get("spec"))
+        except BadFile:
+            spec = None
+        return RecordedRun(
+            folder=folder,
+            config=config,
+            rows=rows,
+            evaluations=evaluations,
+            floor=numbers_of(floor),
+            data=data,
+            spec=spec,
+            sessions=_sessions(environment),
+            status=Status(
+                *(text(status, "state"), whole(status, "step"), text(status, "reason"), text(status, "time"))
+            ),
+            evaluation=evaluation,
+            epochs=folder.epochs_with_samples(),
+            damage=damage,
+        )
 
 
 def read_runs(paths: Sequence[Path]) -> list[RecordedRun]:
@@ -170,9 +194,9 @@ def whole(values: Mapping[str, Any], name: str) -> int | None:
     return value if is_whole(value) and 0 <= value <= MAX_STEP else None
 
 
-def _read_lines(file: Path, damage: list[str]) -> list[Row]:
+def _read_lines(reader: RecordReader, damage: list[str]) -> list[Row]:
     """The valid lines of a file; others are added to `damage`. A last line without an end is being written."""
-    records = read_records(file)
+    records = reader.read()
     damaged = records.damaged
     if damaged and not records.complete and damaged[-1].number == len(records.rows) + len(damaged):
         damaged = damaged[:-1]
@@ -180,7 +204,7 @@ def _read_lines(file: Path, damage: list[str]) -> list[Row]:
         numbers = ", ".join(str(line.number) for line in damaged[:MAX_NAMED])
         more = ", …" if damaged[MAX_NAMED:] else ""
         damage.append(
-            f"{file.name}: {len(damaged)} damaged line(s) skipped (line {numbers}{more}: "
+            f"{reader.file.name}: {len(damaged)} damaged line(s) skipped (line {numbers}{more}: "
             f"the first {damaged[0].reason[:MAX_TEXT]})"
         )
     return records.rows
