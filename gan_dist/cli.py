@@ -23,7 +23,7 @@ from gan_dist.distributed.output_streams import nonblocking_output
 from gan_dist.memory import available_memory
 from gan_dist.results.commands import data, diff, doctor, evaluate, sample
 from gan_dist.results.export.command import export
-from gan_dist.results.report_commands import compare, report
+from gan_dist.results.report_commands import compare, report, watch
 
 PROCESSES = Range(1, 1_024, "no machine has more cores or GPUs")
 PROCESS_BYTES = 300_000_000  # of a process that has imported torch, without the memory that it shares with others
@@ -108,6 +108,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "evaluate": ("compare images of a run's generator with real ones", evaluate),
     "doctor": ("find the problems of a run, with advice", doctor),
     "diff": ("find the first step in which two runs differ", diff),
+    "watch": ("show a run in the terminal while it trains: curves, figures, findings, images", watch),
     "report": ("write a run, or several beside each other, as one HTML page", report),
     "compare": ("print the evaluations of runs beside each other, with what does not differ", compare),
     "export": ("write a run's generator as a web page, an ONNX model, or to the hub", export),

@@ -65,6 +65,8 @@ results.export.html results.export.onnx results.export.hub results.export.format
 results.export
 results.report.context results.report.pictures results.report.curves results.report.single results.report.evaluated
 results.report.several results.report.sections results.report.page results.report
+results.watch.text results.watch.plot results.watch.picture results.watch.state results.watch.view results.watch.panels
+results.watch.frame results.watch.terminal results.watch
 results.commands results.report_commands results
 __init__ train cli
 """

@@ -25,6 +25,7 @@ class RecordReader:
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        self._before = b""  # the last bytes before the position
         self._forget()
 
     def read(self) -> Records:
@@ -67,7 +68,7 @@ class RecordReader:
         self._damaged: list[DamagedLine] = []
         self._lines = self._position = 0
         self._file_id: tuple[int, int] | None = None
-        self._before = b""  # the last bytes before the position
+        self._before = b""
 
     def _continues(self, stream: io.BufferedReader) -> bool:
         """Whether the file begins with what was read before. The inode alone does not tell: it may be used again."""

@@ -9,12 +9,13 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from gan_dist.config import InputError
+from gan_dist.config import InputError, Range
 from gan_dist.config.arguments import read_arguments
 from gan_dist.config.suggestions import nearest
 
 MAX_RUNS = 100  # in one page or table
 ALL = "all"
+INTERVALS = Range(0.1, 3_600, "as good as no live view", whole=False)
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,33 @@ def compare(arguments: Sequence[str]) -> int:
                 f"figures={unknown[0]} is in no evaluation of these runs; {nearest(unknown[0], available)}"
             )
     print_comparison(read, comparison, known)
+    return 0
+
+
+@dataclass(frozen=True)
+class WatchArguments:
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Run folder; the run may be training, or over."""
+    interval: Annotated[float, INTERVALS] = 2.0
+    """Seconds between two looks at the folder."""
+    once: bool = False
+    """Print one frame and end, as without a terminal."""
+
+
+def watch(arguments: Sequence[str]) -> int:
+    """Show a run in the terminal, also while it trains."""
+    parsed = read_arguments(
+        WatchArguments,
+        arguments,
+        prog="gan-dist watch",
+        description=(
+            "Show a run in the terminal while it trains: curves, figures, findings and the newest images. q quits. "
+            "Reads the run folder only. In a pipe or a file, one frame is printed."
+        ),
+    )
+    from gan_dist.results.watch.terminal import watch as watch_run
+
+    watch_run(parsed.run, parsed.interval, parsed.once)
     return 0
 
 

@@ -1,0 +1,91 @@
+"""Lines of a frame. Texts come from files and paths, so nothing in them may control the terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rich.cells import cell_len
+from rich.text import Text
+
+# Controls (C0, C1, DEL), formats such as bidirectional overrides, surrogates, private and unassigned characters, line
+# and paragraph separators: a terminal obeys them, or their width is unknown.
+NOT_PRINTED = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+MAX_CHARACTERS = 1_000  # of a text; a line is cut at the width of the terminal anyway
+
+TONES = {"good": "green", "caution": "yellow", "bad": "bold red", "unknown": "default"}
+"""Tone of a statement -> style."""
+
+
+class Size(NamedTuple):
+    """Characters."""
+
+    columns: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What the terminal shows."""
+
+    colours: bool
+    unicode: bool
+    """False: ASCII only."""
+
+
+def printable(text: str) -> str:
+    """A text without what a terminal could obey: white space becomes a space, and other such characters become "?"."""
+    return "".join(
+        " " if letter in "\t\n\r" else "?" if unicodedata.category(letter) in NOT_PRINTED else letter
+        for letter in text[:MAX_CHARACTERS]
+    )
+
+
+def styled(text: str, style: str = "") -> Text:
+    """A printable line. Markup in the text is no markup."""
+    return Text(printable(text), style=style, no_wrap=True, overflow="crop")
+
+
+def joined(*parts: Text, gap: str = "  ") -> Text:
+    """Texts beside each other; empty ones are left out."""
+    return styled(gap).join([part for part in parts if part.plain])
+
+
+def fit(line: Text, width: int, fill: bool = False) -> Text:
+    """A copy of a line that takes at most `width` cells; with `fill`, exactly so many."""
+    copy = line.copy()
+    copy.truncate(max(width, 0), overflow="ellipsis", pad=fill)
+    return copy
+
+
+def wrapped(text: str, width: int, style: str = "") -> list[Text]:
+    """A text as lines of at most `width` cells, broken between words."""
+    lines = [""]
+    for word in printable(text).split():
+        longer = f"{lines[-1]} {word}".lstrip()
+        if lines[-1] and cell_len(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [fit(styled(line, style), width) for line in lines]
+
+
+def shortened_to(lines: list[Text], rows: int, width: int) -> list[Text]:
+    """The first `rows` lines; the last one ends with an ellipsis if lines are missing."""
+    if len(lines) <= rows:
+        return lines
+    kept = lines[: max(rows, 0)]
+    if kept:
+        last = fit(kept[-1], width - 1)
+        last.append("…")
+        kept[-1] = last
+    return kept
+
+
+def to_ascii(line: Text) -> Text:
+    """A line with its closest ASCII characters, of the same length."""
+    letters = ["~" if letter == "…" else unicodedata.normalize("NFKD", letter)[:1] for letter in line.plain]
+    copy = line.copy()
+    copy.plain = "".join(letters).encode("ascii", "replace").decode()
+    return copy
