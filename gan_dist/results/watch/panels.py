@@ -45,12 +45,11 @@ def progress_line(state: RunState, view: View, width: int, abilities: Abilities)
     parts = [f"step {state.step:,}" + (f" of {total:,}" if total else "")]
     if not math.isnan(epoch := figure(last, "epoch")):
         parts.append(f"epoch {epoch:.2f}")
-    if not math.isnan(state.images_per_second):
-        parts.append(f"{state.images_per_second:,.0f} images/s")
-    if not math.isnan(state.seconds_left):
-        parts.append(f"{clock(state.seconds_left)} left")
     if state.is_training and view.silent_seconds > SILENT_SECONDS and view.run.rows:
-        parts.append(f"no new line for {clock(view.silent_seconds)}")
+        parts.append(f"no new line for {clock(view.silent_seconds)}")  # during an evaluation, or it hangs
+    else:
+        parts += [f"{state.images_per_second:,.0f} images/s"] if state.images_per_second > 0 else []
+        parts += [f"{clock(state.seconds_left)} left"] if state.seconds_left >= 0 else []
     line = styled("  ".join(parts))
     room = width - line.cell_len - 7
     if total and room >= 5:

@@ -136,6 +136,6 @@ def density(picture: Image.Image, size: Size) -> list[Text]:
     return [styled("".join(RAMP[level] for level in row)) for row in levels.tolist()]
 
 
-HALF_BLOCKS = Drawing(1, 2, 10, half_blocks)
+HALF_BLOCKS = Drawing(1, 2, 13, half_blocks)
 DITHERED = Drawing(2, 4, 20, dithered)
 DENSITY = Drawing(1, 2, 10, density)

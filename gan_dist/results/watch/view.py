@@ -93,9 +93,9 @@ class Watcher:
         return judged
 
     def _newest_grid(self, run: RecordedRun) -> tuple[Grid | None, str]:
-        """The newest grid of generated images, or that of real images; and its title."""
+        """The newest readable grid of generated images, or that of real images; and its title."""
         side = None if run.spec is None else (run.spec.shape[2], run.spec.shape[1])
-        wanted = [(run.folder.epoch_samples(epoch), f"same latents, epoch {epoch:,}") for epoch in run.epochs[-1:]]
+        wanted = [(run.folder.epoch_samples(epoch), f"same latents, epoch {epoch:,}") for epoch in run.epochs[:-3:-1]]
         for file, title in [*wanted, (run.folder.real_samples, "real images")]:
             picture = self._read(file)
             if picture is not None:
