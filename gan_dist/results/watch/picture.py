@@ -126,7 +126,8 @@ def dithered(picture: Image.Image, size: Size) -> list[Text]:
     """Eight pixels a character, each a dot or none (Floyd & Steinberg 1976); bright pixels are dots."""
     dots = np.asarray(picture.convert("L").convert("1")).reshape(size.rows, 4, size.columns, 2)
     letters = BRAILLE + (dots * np.array(DOTS)[None, :, None, :]).sum(axis=(1, 3))
-    return [styled("".join(map(chr, row))) for row in letters.tolist()]
+    # A space where there are no dots: some fonts draw the empty Braille character as circles.
+    return [styled("".join(chr(code) if code > BRAILLE else " " for code in row)) for row in letters.tolist()]
 
 
 def density(picture: Image.Image, size: Size) -> list[Text]:
