@@ -61,9 +61,9 @@ def evaluation_section(context: Context) -> Content:
     curves = evaluation_curves(run)
     names = [name for name in general_figures(row) if name in curves.values] if len(run.evaluations) > 1 else []
     charts = [
-        chart(spec, "evaluations", ["evaluations"]) | {"floor": known if math.isfinite(known) else None}
+        chart(spec, "evaluations", ["evaluations"])
+        | {"floor": known if math.isfinite(known := figure(floor, spec.figures[0])) else None}
         for spec in evaluation_charts([curves], names, floor)
-        if (known := figure(floor, spec.figures[0])) is not None
     ]
     count = figure(row, "count")
     others = sum(not comparable(earlier, row, distance_name(row)) for earlier in run.evaluations)
