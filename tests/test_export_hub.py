@@ -23,6 +23,7 @@ from gan_dist.config.hub import model_address
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import read_json, read_json_lines
 from gan_dist.results.export.card import markdown
+from gan_dist.results.figures import info, interval_text, measured, value_text
 from gan_dist.tensors import read_tensors
 
 HOSTILE = "<img src=x>|*a*_b_"
@@ -86,9 +87,11 @@ def test_the_folder_has_the_generator_without_what_is_private(run: Path, folder:
 def test_the_card_has_what_was_measured(run: Path, folder: Path) -> None:
     card, (row,) = (folder / "README.md").read_text(), read_json_lines(RunFolder(run).evaluations)
     floor = read_json(RunFolder(run).floor)
-    value, (low, high) = row["distance/frechet"], row["intervals"]["distance/frechet"]
-    line = f"| Fréchet distance | {value:.4g} | {low:.4g} to {high:.4g} | {floor['distance/frechet']:.4g} |"
-    assert line in card.splitlines()
+    value, found = row["distance/frechet"], measured(row, "distance/frechet")
+    assert found is not None
+    real = value_text(found, floor["distance/frechet"])
+    assert f"| Fréchet distance | {value_text(found)} | {interval_text(found)} | {real} |" in card.splitlines()
+    assert f"| {info('coverage').title} | " in card
     assert read_json(RunFolder(run).environment)["data"]["sha256"] in card
     assert "100 generated images" in card
     assert 'load_generator("hf://me/digits")' in card
@@ -147,7 +150,7 @@ def test_a_card_without_facts_is_refused(run: Path, tmp_path: Path, capsys: pyte
         assert "has no evaluation of generator.safetensors, step 10" in refusal(capsys, *words)
     copy.evaluation.write_text(json.dumps(evaluation))
     assert cli.main([*map(str, ("export", *words))]) == 0
-    assert "| Fréchet distance | 1 | 0.5 to 2 | - |" in (output / "README.md").read_text()
+    assert "| Fréchet distance | 1.00 | 0.50 to 2.00 | - |" in (output / "README.md").read_text()
 
 
 def test_an_existing_folder_is_replaced_with_force_only(

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from torch import nn
 
 from gan_dist.config import Config, package_version
-from gan_dist.evaluation.estimates import Estimate
 from gan_dist.models.cost import count_weights
 from gan_dist.results.export.explorer import TEMPLATES
-from gan_dist.results.export.measured import SHOWN, Measured, TrainingData
+from gan_dist.results.export.measured import SHOWN, GeneratorFigures, TrainingData
+from gan_dist.results.figures import info, interval_text, value_text
 
 TASK = "unconditional-image-generation"
 """The hub's task of generators. It has none for classes."""
@@ -23,7 +23,7 @@ def model_card(
     generator: nn.Module,
     config: Config,
     step: int,
-    measured: Measured,
+    measured: GeneratorFigures,
     data: TrainingData,
     rows: Sequence[str],
     grid: tuple[int, int],
@@ -57,7 +57,7 @@ def model_card(
         grid_count=grid[0],
         seed=grid[1],
         measured=measured,
-        figures=[(label, *_figure(name, measured)) for name, label in SHOWN.items() if name in measured.figures],
+        figures=[_figure(name, measured) for name in SHOWN if name in measured.figures],
         training=[
             ("Data", f"{data.name}, {data.count:,} images"),
             ("SHA-256 of the images", data.sha256),
@@ -78,7 +78,7 @@ def markdown(text: str) -> str:
 TEMPLATES.filters["markdown"] = markdown
 
 
-def _front_matter(name: str, license: str, config: Config, measured: Measured, data: TrainingData) -> str:
+def _front_matter(name: str, license: str, config: Config, measured: GeneratorFigures, data: TrainingData) -> str:
     """The YAML that the hub reads."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -100,8 +100,7 @@ def _front_matter(name: str, license: str, config: Config, measured: Measured, d
     ).to_yaml()
 
 
-def _figure(name: str, measured: Measured) -> tuple[str, str, str]:
-    estimate: Estimate = measured.figures[name]
-    floor = measured.floor.get(name)
-    interval = f"{estimate.low:.4g} to {estimate.high:.4g}"
-    return f"{estimate.value:.4g}", interval, "-" if floor is None else f"{floor:.4g}"
+def _figure(name: str, measured: GeneratorFigures) -> tuple[str, str, str, str]:
+    """A row of the table: title, value, interval, and floor."""
+    found, floor = measured.figures[name], measured.floor.get(name)
+    return info(name).title, value_text(found), interval_text(found), "-" if floor is None else value_text(found, floor)

@@ -11,32 +11,25 @@ from typing import Any
 
 from gan_dist.config import InputError
 from gan_dist.data.spec import DataSpec
-from gan_dist.evaluation.estimates import Estimate, Figures
+from gan_dist.evaluation.history import Row, figure
 from gan_dist.files import BadFile, is_whole
 from gan_dist.outputs.folder import RunFolder
-from gan_dist.outputs.records import is_number, read_config, read_floor, read_optional_json, read_records
+from gan_dist.outputs.records import read_config, read_floor, read_optional_json, read_records
+from gan_dist.results.figures import Measured, as_row, measured
 
-# Figure -> its name on a card, in the order of the card.
-SHOWN = {
-    "distance/frechet": "Fréchet distance",
-    "inception/fid": "FID",
-    "inception/kid": "KID",
-    "distance/kernel": "Kernel distance",
-    "precision": "Precision",
-    "recall": "Recall",
-    "density": "Density",
-    "coverage": "Coverage",
-    "within/frechet": "Fréchet distance within the classes, mean",
-    "asked/obtained": "Images of the class that was asked for",
-}
+# Figures on a card, in its order.
+SHOWN = (
+    *("distance/frechet", "inception/fid", "inception/kid", "distance/kernel"),
+    *("precision", "recall", "density", "coverage", "within/frechet", "asked/obtained"),
+)
 
 
 @dataclass(frozen=True)
-class Measured:
+class GeneratorFigures:
     """The figures of one generator."""
 
-    figures: Figures
-    """Those of SHOWN that were measured; always distance/frechet."""
+    figures: Mapping[str, Measured]
+    """Those of SHOWN that were measured, with an interval; always distance/frechet."""
     floor: Mapping[str, float]
     """The same figures of real images, as far as they are known."""
     count: int
@@ -56,7 +49,7 @@ class TrainingData:
     """Of the training images."""
 
 
-def measured_figures(run: Path, file: Path, step: int, announce: Callable[[str], None]) -> Measured:
+def measured_figures(run: Path, file: Path, step: int, announce: Callable[[str], None]) -> GeneratorFigures:
     """The figures of a run's generator.
 
     Args:
@@ -100,21 +93,17 @@ def training_data(run: Path) -> TrainingData:
     return TrainingData(spec.name, spec.count, sha256)
 
 
-def _of_command(folder: RunFolder, file: Path, step: int) -> Measured | None:
+def _of_command(folder: RunFolder, file: Path, step: int) -> GeneratorFigures | None:
     """What `gan-dist evaluate` wrote to evaluation.json, if it is of this generator."""
     values, _ = read_optional_json(folder.evaluation)
-    generator, figures, real = values.get("generator"), values.get("figures"), values.get("real")
-    count, features = values.get("count"), values.get("classifier")
-    if values.get("step") != step or not isinstance(generator, str) or Path(generator).name != file.name:
+    generator, real = values.get("generator"), as_row({"figures": values.get("real")})
+    row = as_row(values)
+    if row.get("step") != step or not isinstance(generator, str) or Path(generator).name != file.name:
         return None
-    if not isinstance(figures, dict) or not isinstance(real, dict) or not is_whole(count) or count <= 0:
-        return None
-    read = {name: estimate for name in SHOWN if (estimate := _estimate(figures.get(name))) is not None}
-    floor = {name: estimate.value for name in SHOWN if (estimate := _estimate(real.get(name))) is not None}
-    return _measured(read, floor, count, features)
+    return _figures(row, {name: figure(real, name) for name in SHOWN}, row.get("count"))
 
 
-def _of_run(folder: RunFolder, step: int, announce: Callable[[str], None]) -> Measured | None:
+def _of_run(folder: RunFolder, step: int, announce: Callable[[str], None]) -> GeneratorFigures | None:
     """The line of evaluations.jsonl of this step."""
     records = read_records(folder.evaluations)
     if records.damaged:
@@ -123,29 +112,16 @@ def _of_run(folder: RunFolder, step: int, announce: Callable[[str], None]) -> Me
             f"{folder.evaluations}: {len(records.damaged)} damaged line(s) skipped (line {first.number} {first.reason})"
         )
     row = next((row for row in records.rows if row["step"] == step), {})
-    intervals, figures = row.get("intervals", {}), {}
-    for name in SHOWN:
-        low, high = intervals.get(name, (None, None))
-        estimate = _estimate({"value": row.get(name), "low": low, "high": high})
-        if estimate is not None:
-            figures[name] = estimate
-    floor = {name: value for name, value in read_floor(folder.floor).items() if math.isfinite(value)}
     count = row.get("count")
     if not is_whole(count) or count <= 0:  # earlier versions did not write it
         count = read_config(folder.config).evaluate.count
-    return _measured(figures, floor, count, row.get("classifier"))
+    return _figures(row, read_floor(folder.floor), count)
 
 
-def _measured(figures: Figures, floor: Mapping[str, float], count: int, features: Any) -> Measured | None:
-    if "distance/frechet" not in figures or not isinstance(features, str):
+def _figures(row: Row, floor: Mapping[str, float], count: Any) -> GeneratorFigures | None:
+    """The figures of a line of evaluations.jsonl; None if it lacks what a card has to tell."""
+    found = {name: known for name in SHOWN if (known := measured(row, name)) and known.has_interval}
+    features = row.get("classifier")
+    if "distance/frechet" not in found or not isinstance(features, str) or not is_whole(count) or count <= 0:
         return None
-    return Measured(figures, floor, count, features)
-
-
-def _estimate(values: Any) -> Estimate | None:
-    """An estimate from a file; None if a number is missing or not finite."""
-    if not isinstance(values, dict):
-        return None
-    numbers = [values.get(name) for name in ("value", "low", "high")]
-    finite = [float(number) for number in numbers if is_number(number) and math.isfinite(number)]  # type: ignore[arg-type]
-    return Estimate(*finite) if len(finite) == len(numbers) else None
+    return GeneratorFigures(found, {name: real for name, real in floor.items() if math.isfinite(real)}, count, features)
