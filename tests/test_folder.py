@@ -163,6 +163,13 @@ def test_a_growing_file_is_read_as_if_it_were_read_anew(tmp_path: Path) -> None:
     assert reader.read() == read_records(file)
     file.write_bytes(lines[0])  # truncated
     assert reader.read() == read_records(file)
+    content = b"".join(lines[2].replace(b"3", b"%d" % step) for step in range(10, 99))
+    file.write_bytes(content)
+    assert len(reader.read().rows) == 89
+    other = tmp_path / "other"  # differs only far from its end
+    other.write_bytes(content.replace(b'"step": 10', b'"step": 99'))
+    other.replace(file)
+    assert reader.read() == read_records(file)
     StepLines(file).rewrite(Records([], [], complete=False), [{"step": 7, "epoch": 1}], print)  # replaced
     assert [row["step"] for row in reader.read().rows] == [7]
     file.unlink()

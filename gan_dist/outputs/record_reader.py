@@ -73,7 +73,7 @@ class RecordReader:
     def _continues(self, stream: io.BufferedReader) -> bool:
         """Whether the file begins with what was read before. The inode alone does not tell: it may be used again."""
         status = os.fstat(stream.fileno())
-        if self._file_id != (status.st_dev, status.st_ino) or status.st_size < self._position:
+        if self._file_id != (status.st_dev, status.st_ino):
             return False
         try:
             stream.seek(self._position - len(self._before))
