@@ -396,8 +396,10 @@ def test_terminals_without_colours(start: Callable[..., Terminal], recorded: Pat
     assert dumb.process.wait(timeout=120) == 0
     dumb.wait_for("doctor: ")
     assert b"\x1b" not in dumb.output
-    plain = start(recorded, NO_COLOR="1")
+    plain = start(recorded, "--interval", "600", NO_COLOR="1")
     plain.wait_for("step 7,200")
+    plain.resize(Size(120, 40))
+    plain.wait_for("How far are they from real images?")  # at once, not after the interval
     plain.press(b"q")
     assert plain.process.wait(timeout=60) == 0
     assert not re.search(rb"\x1b\[[\d;]*(3|4)[0-9;]+m", plain.output)
