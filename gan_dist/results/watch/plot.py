@@ -51,13 +51,10 @@ class Chart:
 def draw_chart(chart: Chart, size: Size, last_step: int, abilities: Abilities) -> list[Text]:
     """A chart as lines: a title with the latest values, and the curves from step 0 to `last_step`."""
     lines = LINES if abilities.unicode else ASCII_LINES
-    title = joined(
-        styled(chart.title, "bold"),
-        *(
-            styled(f"{lines[i % len(lines)]} {curve.label} {number(curve.points[-1].value)}", STYLES[i % len(STYLES)])
-            for i, curve in enumerate(chart.curves)
-        ),
-    )
+    title = styled(chart.title, "bold")
+    for i, curve in enumerate(chart.curves):
+        label = " ".join(filter(None, (lines[i % len(lines)], curve.label, number(curve.points[-1].value))))
+        title = joined(title, styled(label, STYLES[i % len(STYLES)]))
     values = [point.value for curve in chart.curves for point in curve.points]
     low = min(values) if chart.low is None else chart.low
     high = max(values) if chart.high is None else chart.high
