@@ -30,6 +30,7 @@ from rich.console import Console
 
 from gan_dist import cli
 from gan_dist.files import write_json
+from gan_dist.outputs.console import NOT_PRINTED
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import StepLines
 from gan_dist.results.figures import number
@@ -38,7 +39,7 @@ from gan_dist.results.watch.frame import compose
 from gan_dist.results.watch.picture import Grid, draw_grid
 from gan_dist.results.watch.plot import draw_curves
 from gan_dist.results.watch.state import state_of
-from gan_dist.results.watch.text import NOT_PRINTED, Abilities, Size, wrapped
+from gan_dist.results.watch.text import Abilities, Size, wrapped
 from gan_dist.results.watch.view import Watcher
 
 COLOURS, PLAIN, ASCII = Abilities(True, True), Abilities(False, True), Abilities(False, False)
@@ -107,7 +108,9 @@ def test_large_terminals_use_their_room(recorded: Path) -> None:
     assert len(large.splitlines()) > 40
 
 
-def test_texts_from_files_do_not_control_the_terminal(tmp_path: Path) -> None:
+def test_texts_from_files_do_not_control_the_terminal(
+    recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = write_recorded_run(tmp_path / "run", 12, distances=[50, 20])
     values = json.loads(folder.environment.read_text())
     values["data"]["spec"]["classes"][3] = f"three{HOSTILE}\ud800"
@@ -140,6 +143,12 @@ def test_texts_from_files_do_not_control_the_terminal(tmp_path: Path) -> None:
         "damaged line",
     ):
         assert part in text
+    path = path.rename(folder.path)  # a command line with control characters is refused
+    for words, code in ((["doctor", path], 1), (["compare", path, recorded, "--figures", "all"], 0)):
+        assert cli.main([str(word) for word in words]) == code
+        out = capsys.readouterr().out
+        assert not [letter for letter in out if letter != "\n" and unicodedata.category(letter) in NOT_PRINTED]
+        assert "?[31m" in out
 
 
 @pytest.mark.parametrize(

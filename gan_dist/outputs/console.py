@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +16,11 @@ from rich.text import Text
 REFRESHES_PER_SECOND = 4  # of the bar
 MAX_BAR_WIDTH = 80  # columns: a wider terminal may become narrower, which would break longer lines
 LOG_FILE_WIDTH = 100_000  # columns
+
+# Controls (C0, C1, DEL), formats such as bidirectional overrides, surrogates, private and unassigned characters, line
+# and paragraph separators: a terminal obeys them, or their width is unknown.
+NOT_PRINTED = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+MAX_CHARACTERS = 1_000  # of a text; a line is cut at the width of the terminal anyway
 
 
 class Progress(NamedTuple):
@@ -132,6 +138,14 @@ class Console:
             f"loss D {_figure(self._row['loss/discriminator'], 3)} G {_figure(self._row['loss/generator'], 3)}  "
             f"score real {_figure(self._row['score/real'], 2)} fake {_figure(self._row['score/fake'], 2)}"
         )
+
+
+def printable(text: str) -> str:
+    """A text without what a terminal could obey: white space becomes a space, and other such characters become "?"."""
+    return "".join(
+        " " if letter in "\t\n\r" else "?" if unicodedata.category(letter) in NOT_PRINTED else letter
+        for letter in text[:MAX_CHARACTERS]
+    )
 
 
 def _figure(value: float | None, digits: int) -> str:

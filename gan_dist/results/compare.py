@@ -15,6 +15,7 @@ from rich.text import Text
 
 from gan_dist.evaluation.doctor import diagnose
 from gan_dist.evaluation.history import Row, figure
+from gan_dist.outputs.console import printable
 from gan_dist.results.figures import (
     Measured,
     general_figures,
@@ -172,7 +173,7 @@ def print_comparison(runs: Sequence[RecordedRun], comparison: Comparison, figure
     console = Console()
 
     def show(text: str) -> None:
-        console.print(Text(text), soft_wrap=True)
+        console.print(Text(printable(text)), soft_wrap=True)
 
     table = Table(title="runs", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in ("run", "step", "images", "state", "doctor", "evaluated"):
@@ -183,8 +184,12 @@ def print_comparison(runs: Sequence[RecordedRun], comparison: Comparison, figure
         latest, _ = latest_evaluation(run)
         images = run.rows[-1].get("images_seen")
         table.add_row(
-            *(Text(name), f"{run.step:,}", number(images) if isinstance(images, int | float) else "-"),
-            *(Text(run.status.state or "unknown"), Text(doctor), f"{latest['step']:,}" if "step" in latest else "-"),
+            *(Text(printable(name)), f"{run.step:,}", number(images) if isinstance(images, int | float) else "-"),
+            *(
+                Text(printable(run.status.state or "unknown")),
+                Text(doctor),
+                f"{latest['step']:,}" if "step" in latest else "-",
+            ),
         )
     console.print(table)
     shown = [row for row in comparison.figures if not figures or row.name in figures]
@@ -206,7 +211,9 @@ def default_figures(runs: Sequence[RecordedRun]) -> list[str]:
 def _figure_table(row: FigureRow, names: Sequence[str]) -> Table:
     real = "" if math.isnan(row.floor) else f", real images {number(row.floor)}"
     better = {"lower": " (lower is better)", "higher": " (higher is better)", "real": ""}[info(row.name).better]
-    table = Table(title=Text(f"{row.title}{better}{real}"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=Text(printable(f"{row.title}{better}{real}")), title_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
     for column in ("run", "value", "95 % interval", "", ""):
         table.add_column(
             column, justify="right" if column == "value" else "left", no_wrap=column != "run", overflow="fold"
@@ -222,7 +229,7 @@ def _figure_table(row: FigureRow, names: Sequence[str]) -> Table:
     for name, cell in sorted(known, key=order):
         assert cell.measured is not None
         plot = draw_interval(cell.measured, min(ends), max(ends)) if cell.is_compared else ""
-        table.add_row(Text(name), value_text(cell.measured), interval_text(cell.measured), plot, cell.mark)
+        table.add_row(Text(printable(name)), value_text(cell.measured), interval_text(cell.measured), plot, cell.mark)
     return table
 
 

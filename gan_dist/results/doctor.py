@@ -12,6 +12,7 @@ from rich.text import Text
 
 from gan_dist.evaluation.doctor import NEEDED, DoctorReport, Finding, Verdict, diagnose
 from gan_dist.evaluation.history import Row, figure
+from gan_dist.outputs.console import printable
 from gan_dist.results.recorded import RecordedRun, read_run
 
 MAX_MOMENTS = (
@@ -119,7 +120,8 @@ def print_examination(examination: Examination) -> None:
     run, rows, report, console = examination.run, examination.rows, examination.report, Console()
 
     def show(text: str) -> None:
-        console.print(Text(text), soft_wrap=True)
+        for line in text.split("\n"):
+            console.print(Text(printable(line)), soft_wrap=True)
 
     missing = " and ".join(report.missing)
     if not rows:

@@ -9,10 +9,7 @@ from typing import NamedTuple
 from rich.cells import cell_len
 from rich.text import Text
 
-# Controls (C0, C1, DEL), formats such as bidirectional overrides, surrogates, private and unassigned characters, line
-# and paragraph separators: a terminal obeys them, or their width is unknown.
-NOT_PRINTED = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-MAX_CHARACTERS = 1_000  # of a text; a line is cut at the width of the terminal anyway
+from gan_dist.outputs.console import printable
 
 TONES = {"good": "green", "caution": "yellow", "bad": "bold red", "unknown": "default"}
 """Tone of a statement -> style."""
@@ -32,14 +29,6 @@ class Abilities:
     colours: bool
     unicode: bool
     """False: ASCII only."""
-
-
-def printable(text: str) -> str:
-    """A text without what a terminal could obey: white space becomes a space, and other such characters become "?"."""
-    return "".join(
-        " " if letter in "\t\n\r" else "?" if unicodedata.category(letter) in NOT_PRINTED else letter
-        for letter in text[:MAX_CHARACTERS]
-    )
 
 
 def styled(text: str, style: str = "") -> Text:
