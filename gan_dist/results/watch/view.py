@@ -63,7 +63,7 @@ class Watcher:
         """Read the run as it is now. A run that was removed, replaced or resumed is no error."""
         try:
             run = self._reader.read()
-        except InputError as error:
+        except (InputError, OSError) as error:  # OSError: a network file system that is away for a moment
             return View(self._path, str(error))
         grid, title = self._newest_grid(run)
         return View(
