@@ -173,7 +173,8 @@ def test_bad_arguments_are_one_line_and_leave_nothing(
     for words, says in {
         (finished, "--output", existing): f"output={existing} exists; choose another, or pass --force to replace it",
         (finished, "--output", link): "c.html exists",
-        (finished, "--output", folder, "--force"): "b.html is not a file; choose another",
+        (finished, "--output", folder): "b.html is not a file; choose another",
+        (finished, "--output", link, "--force"): "c.html is a symbolic link, and is not replaced",
         (finished, "--output", tmp_path / "x.pdf"): "x.pdf must end in .html",
         (finished, "--output", tmp_path / "no" / "x.html"): f"there is no folder {tmp_path / 'no'}",
         (finished, "--format", "pdf"): "format",

@@ -56,7 +56,8 @@ trainer.inception trainer.evaluator trainer.state trainer.checkpointing trainer.
 trainer.session trainer.start
 trainer.recovery trainer.networks trainer.build trainer.forecast trainer.loop
 trainer.preflight_checks trainer.preflight trainer
-results.preview results.classes results.hub results.generator results.discriminator results.sample results.evaluation
+results.preview results.arguments results.output
+results.classes results.hub results.generator results.discriminator results.sample results.evaluation
 results.image_sets results.evaluate results.recorded results.doctor results.diff results.figures results.trend
 results.verdict results.settings results.compare results.page_policy
 results.export.layers results.export.weights results.export.directions results.export.opinion results.export.explorer
@@ -120,16 +121,9 @@ def test_nothing_in_the_package_hides_another_module() -> None:
 def test_the_configuration_is_read_without_torch() -> None:
     names = [name for name in ORDER if name.split(".")[0] == "config"] + ["files", "memory", "data.readers.location"]
     names.append("evaluation.inception_file")
-    names += [
-        "outputs.lock",
-        "outputs.records",
-        "outputs.record_reader",
-        "outputs.folder",
-        "trainer.early",
-        "train",
-        "results.commands",
-    ]
-    names += ["results.report_commands", "results.export.command", "results.export", "cli"]
+    names += ["outputs.lock", "outputs.records", "outputs.record_reader", "outputs.folder", "trainer.early", "train"]
+    names += ["results.commands", "results.report_commands", "results.arguments", "results.export.command"]
+    names += ["results.export", "cli"]
     standalone = "openmp descriptors output_targets output_streams environment exit_codes signals"
     names += [f"distributed.{name}" for name in standalone.split()]
     for name in names:

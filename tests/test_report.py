@@ -280,8 +280,11 @@ def test_a_run_that_is_training_is_reported(tmp_path: Path) -> None:
         (["report"], "RUN is missing: 0 given; give 1 or more run folders"),
         (["report", "NONE"], "NONE holds no run: there is no config.json in it; give the folder of a run"),
         (["report", "RUN", "--output", "page.txt"], "output=page.txt must end in .html"),
-        (["report", "RUN", "--output", "PLACE"], "PLACE exists; --force replaces it"),
-        (["report", "RUN", "--output", "NONE/page.html"], "there is no folder NONE; create it"),
+        (["report", "RUN", "--output", "PLACE"], "output=PLACE exists; choose another, or pass --force to replace it"),
+        (
+            ["report", "RUN", "--output", "NONE/page.html"],
+            "NONE/page.html can't be written (there is no folder NONE); choose another",
+        ),
         (
             ["report", "EMPTY"],
             "EMPTY has no metrics yet: metrics.jsonl has no valid line; wait for its first log point",

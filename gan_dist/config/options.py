@@ -105,12 +105,15 @@ def options_of(cls: type, default: Any = None, prefix: str = "") -> list[Option]
 
 def docstrings(cls: type, prefix: str = "") -> dict[str, str]:
     """The docstrings below the fields of a dataclass and of those inside it, each on one line, with the field's range.
+    Inherited fields are included; the docstring of the class that declares a field last counts.
 
     Returns:
         Dotted name -> text.
     """
     ranges, found = ranges_of(cls), {}
-    for field in parse_from_object(cls).params:
+    # The parser reads the source of one class, without those that it inherits from.
+    bases = [base for base in reversed(cls.__mro__) if dataclasses.is_dataclass(base)]
+    for field in (field for base in bases for field in parse_from_object(base).params):
         text = " ".join((field.description or "").split())
         accepted = ranges.get(field.arg_name)
         found[prefix + field.arg_name] = f"{text} Range: {accepted}." if accepted else text

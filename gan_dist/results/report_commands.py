@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-from tyro.conf import Positional, arg
 
 from gan_dist.config import InputError, Range
 from gan_dist.config.arguments import read_arguments
 from gan_dist.config.suggestions import nearest
+from gan_dist.results.arguments import OutputArguments, RunsArgument
 
 MAX_RUNS = 100  # in one page or table
 ALL = "all"
@@ -19,13 +17,9 @@ INTERVALS = Range(0.1, 3_600, "as good as no live view", whole=False)
 
 
 @dataclass(frozen=True)
-class ReportArguments:
-    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN")]
-    """Run folders; the runs may still be training. One run: its report. Several: a comparison."""
+class ReportArguments(OutputArguments, RunsArgument):
     output: Path | None = None
     """HTML file to write. None: report.html in the run's folder; of several runs, comparison.html here."""
-    force: bool = False
-    """Replace the file if it exists."""
     interactive: bool = False
     """Add a section in which the generator runs, as in `gan-dist export --format html`. Of one run."""
 
@@ -53,9 +47,7 @@ def report(arguments: Sequence[str]) -> int:
 
 
 @dataclass(frozen=True)
-class CompareArguments:
-    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN")]
-    """Folders of two or more runs, which may still be training."""
+class CompareArguments(RunsArgument):
     figures: str | None = None
     """Names of the figures to compare, separated by commas, such as distance/frechet,recall; or all. None: the
     distance, coverage, precision and recall, and whether conditional runs obey the class that is asked for."""

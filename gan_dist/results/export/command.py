@@ -6,13 +6,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from tyro.conf import Positional, arg
-
-from gan_dist.config import InputError, Weights
+from gan_dist.config import InputError
 from gan_dist.config.arguments import read_arguments
 from gan_dist.config.tables import keys_of
+from gan_dist.results.arguments import OutputArguments, RunArgument, WeightsArgument
 
 if TYPE_CHECKING:
     Format: TypeAlias = str
@@ -21,19 +20,12 @@ else:
 
 
 @dataclass(frozen=True)
-class ExportArguments:
-    run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Run folder, or one of its .safetensors files. The run may still be training."""
+class ExportArguments(OutputArguments, WeightsArgument, RunArgument):
+    output: Path | None = None
+    """Output file; with --dry-run, output folder. None: named after the run or repository, in the current folder."""
     format: Format = "html"
     """html: one page that runs the generator in a browser, from disk and without a network. onnx: a model for
     onnxruntime and others; needs the extra onnx. hub: a repository of the Hugging Face hub; needs the extra hub."""
-    output: Path | None = None
-    """Output file; with --dry-run, output folder. None: named after the run or repository, in the current folder."""
-    weights: Weights = "average"
-    """Which generator of the run. average: the exponential moving average if the run keeps one, else the trained
-    generator. live: the trained generator. best: as average, at the best evaluation."""
-    force: bool = False
-    """Replace an existing output."""
     discriminator: bool = False
     """html: include the discriminator of the newest checkpoint, which judges each image."""
     repo: str | None = None
@@ -53,7 +45,8 @@ def export(arguments: Sequence[str]) -> int:
         description="Write a run's generator in a format for other programs.",
     )
     from gan_dist.results.export.formats import EXPORTERS
-    from gan_dist.results.export.request import ExportFailed, ExportRequest, check_output
+    from gan_dist.results.export.request import ExportFailed, ExportRequest
+    from gan_dist.results.output import check_output
 
     exporter = EXPORTERS[parsed.format]
     for name, other in ((name, other) for other, known in EXPORTERS.items() for name in known.flags):
@@ -62,7 +55,7 @@ def export(arguments: Sequence[str]) -> int:
     options = {name: getattr(parsed, name) for name in exporter.flags}
     request = ExportRequest(parsed.run, _output(parsed, exporter.suffix), parsed.weights, parsed.force, **options)
     if exporter.suffix or parsed.dry_run:
-        check_output(request, folder=not exporter.suffix)
+        check_output(request.output, request.force, folder=not exporter.suffix)
     elif parsed.output is not None:
         raise InputError(f"output={parsed.output} needs --dry-run: otherwise format={parsed.format} uploads; omit it")
     try:

@@ -7,14 +7,16 @@ from pathlib import Path
 
 from gan_dist.config import Weights
 from gan_dist.results.export.explorer import TEMPLATES, explorer
-from gan_dist.results.export.request import ExportRequest, write_output
+from gan_dist.results.export.request import ExportRequest
+from gan_dist.results.output import output_file
 from gan_dist.results.page_policy import security_policy
 
 
 def export_html(request: ExportRequest, announce: Callable[[str], None]) -> str:
     """Write the page. For the arguments, see `formats.Exporter`."""
     content, facts = generator_page(request.run, request.weights, request.discriminator, announce)
-    write_output(request, content.encode())
+    with output_file(request.output) as temporary:
+        temporary.write_bytes(content.encode())
     return f"{request.output}: {len(content) / 1e6:.1f} MB, {facts['Weights']}"
 
 

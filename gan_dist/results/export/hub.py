@@ -13,14 +13,15 @@ from torch import nn
 
 from gan_dist.config import InputError, package_version, to_dict
 from gan_dist.config.hub import is_model_id
-from gan_dist.files import UNFINISHED, first_line, read_file
+from gan_dist.files import first_line, read_file
 from gan_dist.outputs.pictures import COLUMNS, COUNT
 from gan_dist.results.export.card import model_card
 from gan_dist.results.export.measured import measured_figures, training_data
 from gan_dist.results.export.published import published_config
-from gan_dist.results.export.request import ExportFailed, ExportRequest, require_packages
+from gan_dist.results.export.request import ExportFailed, ExportRequest
 from gan_dist.results.generator import MAX_BYTES, generator_file, is_generator_file, read_generator
 from gan_dist.results.hub import FILE, PACKAGE
+from gan_dist.results.output import output_folder, require_packages
 from gan_dist.results.sample import generate_pixels, save_pixels
 from gan_dist.tensors import read_tensors, tensor_bytes
 
@@ -32,7 +33,7 @@ LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{1,63}")
 
 def export_hub(request: ExportRequest, announce: Callable[[str], None]) -> str:
     """Write the folder, or upload it. For the arguments, see `formats.Exporter`."""
-    require_packages("hub", [PACKAGE])
+    require_packages("format=hub", "hub", [PACKAGE])
     if request.repo is None or not is_model_id(request.repo):
         raise InputError(f"repo={request.repo} is not of the form USER/NAME; pass --repo USER/NAME")
     if request.license is None or not LICENSE.fullmatch(request.license):
@@ -46,7 +47,9 @@ def export_hub(request: ExportRequest, announce: Callable[[str], None]) -> str:
         )
     files = repository_files(request, request.repo, request.license, announce)
     if request.dry_run:
-        write_folder(request, files)
+        with output_folder(request.output, replaceable=files.__contains__) as folder:
+            for name, content in files.items():
+                (folder / name).write_bytes(content)
         return f"{request.output}: {', '.join(sorted(files))}; nothing was uploaded"
     return f"uploaded to {upload(request, request.repo, files)}"
 
@@ -76,28 +79,6 @@ def repository_files(
         "config.json": json.dumps(to_dict(config), indent=2).encode(),
         "samples.png": _grid(generator, count, labels),
     }
-
-
-def write_folder(request: ExportRequest, files: Mapping[str, bytes]) -> None:
-    """Write a folder, completely or not at all.
-
-    Raises:
-        InputError: it can't be written, or replacing it would remove other files.
-    """
-    output = request.output
-    if output.exists() and (others := sorted({entry.name for entry in output.iterdir()} - files.keys())):
-        raise InputError(f"output={output} also holds {others[0]}, and is not replaced; choose another")
-    try:
-        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=output.parent) as beside:
-            made = Path(beside) / "new"
-            made.mkdir()
-            for name, content in files.items():
-                (made / name).write_bytes(content)
-            if output.exists():
-                output.rename(Path(beside) / "old")
-            made.rename(output)
-    except OSError as error:
-        raise InputError(f"output={output} can't be written ({error.strerror}); choose another") from error
 
 
 def upload(request: ExportRequest, repo: str, files: Mapping[str, bytes]) -> str:

@@ -16,8 +16,9 @@ from gan_dist.config import InputError, package_version, to_dict
 from gan_dist.models.cost import count_weights
 from gan_dist.results.classes import choose_labels
 from gan_dist.results.export.published import published_config
-from gan_dist.results.export.request import ExportFailed, ExportRequest, require_packages, write_output
+from gan_dist.results.export.request import ExportFailed, ExportRequest
 from gan_dist.results.generator import generator_file, read_generator
+from gan_dist.results.output import output_file, require_packages
 from gan_dist.seeding import sample_latents
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
@@ -36,7 +37,7 @@ def export_onnx(request: ExportRequest, announce: Callable[[str], None]) -> str:
     Raises:
         ExportFailed: the images differ from those of torch.
     """
-    require_packages("onnx", PACKAGES)
+    require_packages("format=onnx", "onnx", PACKAGES)
     generator, config, step = read_generator(generator_file(request.run, request.weights))
     if count_weights(generator) > MAX_WEIGHTS:
         raise InputError(f"run={request.run} has more than {MAX_WEIGHTS:,} weights, which one ONNX file can't hold")
@@ -53,7 +54,8 @@ def export_onnx(request: ExportRequest, announce: Callable[[str], None]) -> str:
             f"onnxruntime generates other images than torch from {request.run}: they differ by up to {difference:.2g}, "
             f"more than {MAX_DIFFERENCE:g}; nothing was written"
         )
-    write_output(request, content)
+    with output_file(request.output) as temporary:
+        temporary.write_bytes(content)
     compared = f"{sum(BATCHES)} images differ from torch by at most {difference:.2g}"
     return f"{request.output}: {len(content) / 1e6:.1f} MB; {compared} (range -1 to 1)"
 

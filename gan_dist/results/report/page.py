@@ -10,11 +10,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from gan_dist.config import InputError, package_version
-from gan_dist.files import replacing
+from gan_dist.config import package_version
 from gan_dist.outputs.folder import timestamp
 from gan_dist.results.doctor import MAX_MOMENTS, examine
 from gan_dist.results.figures import info, interval_text, number, value_text
+from gan_dist.results.output import check_output, output_file
 from gan_dist.results.page_policy import security_policy
 from gan_dist.results.recorded import RecordedRun, names_of, read_runs
 from gan_dist.results.report.context import Context
@@ -44,25 +44,8 @@ def write_report(paths: Sequence[Path], output: Path, force: bool = False, inter
     runs = read_runs(paths)
     check_output(output, force)
     page = make_page(runs, interactive)
-    try:
-        with replacing(output) as temporary:
-            temporary.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"output={output} can't be written ({error.strerror}); choose another --output") from error
-
-
-def check_output(output: Path, force: bool) -> None:
-    """Check that a file may be written.
-
-    Raises:
-        InputError: it exists and `force` is False, or it is no regular file, or its folder does not exist.
-    """
-    if output.is_dir():
-        raise InputError(f"output={output} is a folder; give a file, such as {output / 'report.html'}")
-    if output.exists() and not force:
-        raise InputError(f"output={output} exists; --force replaces it")
-    if not output.parent.is_dir():
-        raise InputError(f"output={output} can't be written: there is no folder {output.parent}; create it")
+    with output_file(output) as temporary:
+        temporary.write_text(page, encoding="utf-8")
 
 
 def make_page(runs: Sequence[RecordedRun], interactive: str | None = None) -> str:
