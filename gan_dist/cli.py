@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from gan_dist import train
-from gan_dist.config import Config, InputError, Range, package_version, shortened
+from gan_dist.config import Config, InputError, package_version, shortened
 from gan_dist.config.arguments import VERSION, read_arguments
 from gan_dist.config.helptext import show
 from gan_dist.config.mistakes import HELP, HELP_ALL
@@ -20,13 +20,11 @@ from gan_dist.data.readers import reader_for
 from gan_dist.distributed.exit_codes import exit_code
 from gan_dist.distributed.openmp import limit_spinning
 from gan_dist.distributed.output_streams import nonblocking_output
-from gan_dist.memory import available_memory
-from gan_dist.results.commands import data, diff, doctor, evaluate, sample
+from gan_dist.results.commands import data, diff, doctor, evaluate
 from gan_dist.results.export.command import export
 from gan_dist.results.report_commands import compare, report, watch
-
-PROCESSES = Range(1, 1_024, "no machine has more cores or GPUs")
-PROCESS_BYTES = 300_000_000  # of a process that has imported torch, without the memory that it shares with others
+from gan_dist.results.sample_command import PROCESSES, check_processes, sample
+from gan_dist.results.walk_command import walk
 
 
 @dataclass(frozen=True)
@@ -53,12 +51,7 @@ def check(arguments: Sequence[str]) -> int:
             "PRESET and flags of a training: forecast its memory, speed, duration and disk."
         ),
     )
-    available = available_memory()
-    if parsed.processes is not None and available is not None and parsed.processes * PROCESS_BYTES > available:
-        raise InputError(
-            f"processes={parsed.processes} is not supported: these take at least "
-            f"{parsed.processes * PROCESS_BYTES / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB are available"
-        )
+    check_processes(parsed.processes)
     if {"WORLD_SIZE", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys():  # of torchrun and others; of accelerate launch
         if parsed.processes is not None:
             raise InputError("processes is not supported under a launcher, which has started them already; omit it")
@@ -105,6 +98,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     ),
     "data": ("read and prepare a data set, and show what it is", data),
     "sample": ("generate images with a run's generator", sample),
+    "walk": ("write an animation: a walk through latents or classes, or the samples over the epochs", walk),
     "evaluate": ("compare images of a run's generator with real ones", evaluate),
     "doctor": ("find the problems of a run, with advice", doctor),
     "diff": ("find the first step in which two runs differ", diff),

@@ -57,7 +57,8 @@ trainer.session trainer.start
 trainer.recovery trainer.networks trainer.build trainer.forecast trainer.loop
 trainer.preflight_checks trainer.preflight trainer
 results.preview results.arguments results.output
-results.classes results.hub results.generator results.discriminator results.sample results.evaluation
+results.classes results.hub results.generator results.discriminator results.truncation results.sample
+results.sample_processes results.sample_formats results.sample_command results.evaluation
 results.image_sets results.evaluate results.recorded results.doctor results.diff results.figures results.trend
 results.verdict results.settings results.compare results.page_policy
 results.export.layers results.export.weights results.export.directions results.export.opinion results.export.explorer
@@ -68,6 +69,7 @@ results.report.context results.report.pictures results.report.curves results.rep
 results.report.several results.report.sections results.report.page results.report
 results.watch.text results.watch.plot results.watch.picture results.watch.state results.watch.view results.watch.panels
 results.watch.frame results.watch.terminal results.watch
+results.animation results.walk results.over_time results.walk_command
 results.commands results.report_commands results
 __init__ train cli
 """
@@ -122,8 +124,8 @@ def test_the_configuration_is_read_without_torch() -> None:
     names = [name for name in ORDER if name.split(".")[0] == "config"] + ["files", "memory", "data.readers.location"]
     names.append("evaluation.inception_file")
     names += ["outputs.lock", "outputs.records", "outputs.record_reader", "outputs.folder", "trainer.early", "train"]
-    names += ["results.commands", "results.report_commands", "results.arguments", "results.export.command"]
-    names += ["results.export", "cli"]
+    names += ["results.commands", "results.report_commands", "results.arguments", "results.sample_command"]
+    names += ["results.walk_command", "results.export.command", "results.export", "cli"]
     standalone = "openmp descriptors output_targets output_streams environment exit_codes signals"
     names += [f"distributed.{name}" for name in standalone.split()]
     for name in names:

@@ -24,7 +24,7 @@ from gan_dist.config import PRESETS, InputError, package_version
 from gan_dist.data.pixels import quantize
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import read_json, read_json_lines
-from gan_dist.results import sample
+from gan_dist.results import sample, sample_command
 from gan_dist.tensors import read_tensors
 
 
@@ -308,7 +308,7 @@ def test_no_damage_to_a_generator_is_a_traceback(damage: Damage, finished: Path,
 def test_check_does_not_start_more_processes_than_fit_into_memory(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "available_memory", lambda: 8 * 10**9)
+    monkeypatch.setattr(sample_command, "available_memory", lambda: 8 * 10**9)
     assert cli.main(["check", "--processes", "100"]) == 2
     assert (
         "processes=100 is not supported: these take at least 30.0 GB of memory, and 8.0 GB" in capsys.readouterr().err

@@ -44,7 +44,12 @@ def first_of_classes(labels: Int64[Tensor, " n"], classes: int) -> Int64[Tensor,
 
 
 def save_picture(pixels: UInt8[Tensor, "n c h w"], columns: int, file: Path) -> None:
-    """Save images as a grid on a gray background.
+    """Save the grid of `draw_grid`. The suffix of the file selects one of Pillow's formats."""
+    draw_grid(pixels, columns).save(file)
+
+
+def draw_grid(pixels: UInt8[Tensor, "n c h w"], columns: int) -> Image.Image:
+    """Draw images as a grid on a gray background.
 
     Does not use torchvision's make_grid and save_image: importing torchvision loads torch's compiler, which doubles the
     processor time that a process takes to start.
@@ -52,7 +57,6 @@ def save_picture(pixels: UInt8[Tensor, "n c h w"], columns: int, file: Path) -> 
     Args:
         pixels: n > 0 images with one or three channels.
         columns: images per row.
-        file: its suffix selects one of Pillow's formats.
     """
     count, _, height, width = pixels.shape
     columns = min(columns, count)
@@ -61,7 +65,7 @@ def save_picture(pixels: UInt8[Tensor, "n c h w"], columns: int, file: Path) -> 
     for position, image in enumerate(pixels):
         top, left = ((height + GAP) * (position // columns) + GAP, (width + GAP) * (position % columns) + GAP)
         canvas[:, top : top + height, left : left + width] = image
-    Image.fromarray(canvas.permute(1, 2, 0).contiguous().numpy()).save(file)
+    return Image.fromarray(canvas.permute(1, 2, 0).contiguous().numpy())
 
 
 def save_samples(

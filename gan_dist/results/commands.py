@@ -15,59 +15,6 @@ from gan_dist.config.rules import wrong_features
 from gan_dist.config.run_arguments import read_run_arguments
 from gan_dist.data.readers import reader_for
 
-SAMPLES = Range(1, 1_000_000, "all images are kept in memory")
-GRID_SAMPLES = Range(1, 10_000, "a larger grid is unreadable; use .npz")
-
-
-@dataclass(frozen=True)
-class SampleArguments:
-    run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Run folder, or one of its .safetensors files."""
-    count: Annotated[int, SAMPLES] = 64
-    """Number of images, at most 10,000 in a .png."""
-    output: Path = Path("samples.png")
-    """Output file: a grid (.png), or an array "images" of uint8 (n, C, H, W) and, of a conditional run, "labels" of
-    int64 (n,) (.npz)."""
-    label: str | None = None
-    """Name or number of the class of all images, of a conditional run."""
-    labels: str | None = None
-    """Names or numbers of classes, separated by commas. Each gets an equal share of the images, and a row of the grid.
-    None: as label, else drawn with the frequencies of the training images."""
-    seed: Annotated[int, SEEDS] = 0
-    """Random seed of the latents."""
-    weights: Weights = "average"
-    """Which generator of the run. average: the exponential moving average if the run keeps one, else the trained
-    generator. live: the trained generator. best: as average, at the best evaluation."""
-
-
-def sample(arguments: Sequence[str]) -> int:
-    """Generate images with a run's generator."""
-    parsed = read_arguments(
-        SampleArguments,
-        arguments,
-        prog="gan-dist sample",
-        description="Generate images with a run's generator.",
-    )
-    if parsed.output.suffix not in (".png", ".npz"):
-        raise InputError(f"output={parsed.output} must end in .png (a grid) or .npz (an array)")
-    if parsed.output.suffix == ".png":
-        GRID_SAMPLES.check("count", parsed.count)
-    if parsed.label is not None and parsed.labels is not None:
-        raise InputError("label and labels exclude each other; omit one of them")
-    from gan_dist.results.classes import choose_labels
-    from gan_dist.results.generator import load_generator
-    from gan_dist.results.sample import generate_pixels, save_pixels
-
-    field, asked = "labels", None if parsed.labels is None else parsed.labels.split(",")
-    if parsed.label is not None:
-        field, asked = "label", [parsed.label]
-    generator = load_generator(parsed.run, parsed.weights)
-    labels = choose_labels(generator, parsed.count, parsed.seed, asked, field)
-    pixels = generate_pixels(generator, parsed.count, parsed.seed, labels)
-    save_pixels(pixels, parsed.output, labels, rows=parsed.labels is not None)
-    print(f"{parsed.count} images in {parsed.output}")
-    return 0
-
 
 @dataclass(frozen=True)
 class EvaluateData:

@@ -1,23 +1,83 @@
-"""Images of a generator: generating them, and writing them as a grid or an array."""
+"""Images of a generator, as functions of the seed and their index."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from gan_dist.config import InputError
+from gan_dist.data.batch import Labels
 from gan_dist.data.pixels import quantize
 from gan_dist.evaluation.features import CHUNK
-from gan_dist.files import replacing
 from gan_dist.memory import available_memory
-from gan_dist.outputs.pictures import BACKGROUND, save_picture
+from gan_dist.results.truncation import truncate
 from gan_dist.seeding import sample_latents
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Generates the images of a command in chunks.
+
+    Chunks bound the memory. They are as in an evaluation, so that the bits are the same, and each is a function of its
+    number, so that several processes can generate them.
+    """
+
+    generator: nn.Module
+    """From `load_generator`, on `device`."""
+    count: int
+    """Number of images."""
+    seed: int
+    """Random seed of the latents."""
+    labels: Callable[[int, int], Labels | None] = lambda start, stop: None
+    """(start, stop) -> the labels of these images, such as `LabelSequence`."""
+    truncation: float | None = None
+    """Threshold of `truncate`; None: normal latents."""
+    device: torch.device = CPU
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks."""
+        return -(-self.count // CHUNK)
+
+    @property
+    def latent_dim(self) -> int:
+        assert isinstance(self.generator.latent_dim, int)
+        return self.generator.latent_dim
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return tuple(self.generator.shape)  # type: ignore[arg-type, return-value]
+
+    def to(self, device: torch.device) -> Sampler:
+        """A copy with the generator, which is moved, on another device."""
+        return replace(self, generator=self.generator.to(device), device=device)
+
+    def span(self, chunk: int) -> tuple[int, int]:
+        """The indices of the images in a chunk: the first, and the one after the last."""
+        return chunk * CHUNK, min((chunk + 1) * CHUNK, self.count)
+
+    @torch.no_grad()
+    def images(self, chunk: int) -> Float[Tensor, "n c h w"]:
+        """The images of a chunk in [-1, 1], on the device."""
+        start, stop = self.span(chunk)
+        # Drawn on the CPU: other devices have other random numbers.
+        latents = sample_latents(stop - start, self.latent_dim, self.seed, start=start)
+        if self.truncation is not None:
+            latents = truncate(latents, self.truncation)
+        labels = self.labels(start, stop)
+        images: Tensor = self.generator(latents.to(self.device), None if labels is None else labels.to(self.device))
+        return images
+
+    def pixels(self, chunk: int) -> UInt8[Tensor, "n c h w"]:
+        """The images of a chunk, rounded to 8 bits, on the CPU."""
+        return quantize(self.images(chunk)).cpu()
 
 
 def generate_images(
@@ -31,7 +91,8 @@ def generate_images(
         seed: random seed of the latents.
         labels: of a conditional generator, from `choose_labels`.
     """
-    return torch.cat(list(_chunks(generator, count, seed, labels)))
+    sampler = _sampler(generator, count, seed, labels)
+    return torch.cat([sampler.images(chunk) for chunk in range(sampler.chunks)])
 
 
 def generate_pixels(
@@ -42,67 +103,31 @@ def generate_pixels(
     Raises:
         InputError: there is not enough memory.
     """
-    with torch.no_grad():
-        latent = torch.zeros(1, _latent_dim(generator))
-        pixels = generator(latent, None if labels is None else labels[:1]).numel()
-    # Concatenating the chunks needs the pixels twice; all latents are drawn at once.
-    needed, available = count * (2 * pixels + 4 * _latent_dim(generator)), available_memory()
-    if available is not None and needed > available:
-        raise InputError(
-            f"count={count} is not supported: these images take {needed / 1e9:,.1f} GB of memory, and "
-            f"{available / 1e9:,.1f} GB are available; use a lower count, several times with different --seed"
-        )
-    return torch.cat([quantize(chunk) for chunk in _chunks(generator, count, seed, labels)])
+    return collect(_sampler(generator, count, seed, labels), lambda sampler: map(sampler.pixels, range(sampler.chunks)))
 
 
-def save_pixels(
-    pixels: UInt8[Tensor, "n c h w"], file: Path, labels: Int64[Tensor, " n"] | None = None, rows: bool = False
-) -> None:
-    """Write images as a grid (.png), or as arrays "images" (n, C, H, W) and "labels" (n,) (any other suffix).
+def collect(
+    sampler: Sampler, generate: Callable[[Sampler], Iterator[UInt8[Tensor, "n c h w"]]]
+) -> UInt8[Tensor, "count c h w"]:
+    """All images of a sampler in one tensor.
 
     Args:
-        pixels: the images.
-        file: to write.
-        labels: of a conditional generator.
-        rows: each run of equal labels begins a row of the grid.
+        sampler: generates them.
+        generate: returns the pixels of its chunks.
 
     Raises:
-        InputError: the file can't be written.
+        InputError: there is not enough memory.
     """
-    try:
-        with replacing(file) as beside:
-            if file.suffix == ".png":
-                columns = math.ceil(math.sqrt(len(pixels)))
-                if rows and labels is not None:
-                    pixels, columns = _fill_rows(pixels, labels)
-                save_picture(pixels, columns, beside)
-            else:
-                arrays = {"images": pixels.numpy()} | ({} if labels is None else {"labels": labels.numpy()})
-                np.savez_compressed(beside, allow_pickle=False, **arrays)
-    except OSError as error:
-        raise InputError(f"output={file} can't be written ({error.strerror}); choose another") from error
+    channels, height, width = sampler.image_shape
+    # Concatenating the chunks needs the pixels twice.
+    needed, available = 2 * sampler.count * channels * height * width, available_memory()
+    if available is not None and needed > available:
+        raise InputError(
+            f"count={sampler.count} is not supported: these images take {needed / 1e9:,.1f} GB of memory, and "
+            f"{available / 1e9:,.1f} GB are available; use a lower count, several times with different --seed"
+        )
+    return torch.cat(list(generate(sampler)))
 
 
-def _fill_rows(pixels: UInt8[Tensor, "n c h w"], labels: Int64[Tensor, " n"]) -> tuple[UInt8[Tensor, "m c h w"], int]:
-    """The images with empty ones at the end of each run of equal labels, so that all are as long as the longest, and
-    the length."""
-    lengths = labels.unique_consecutive(return_counts=True)[1].tolist()
-    columns, empty = max(lengths), torch.full_like(pixels[:1], BACKGROUND)
-    rows = [torch.cat([row, empty.expand(columns - len(row), -1, -1, -1)]) for row in pixels.split(lengths)]
-    return torch.cat(rows), columns
-
-
-def _chunks(
-    generator: nn.Module, count: int, seed: int, labels: Int64[Tensor, " count"] | None
-) -> Iterator[Float[Tensor, "n c h w"]]:
-    latents = sample_latents(count, _latent_dim(generator), seed).split(CHUNK)
-    of_chunks = [None] * len(latents) if labels is None else labels.split(CHUNK)
-    with torch.no_grad():
-        # Chunks bound the memory. They are as in an evaluation, so that the bits are the same.
-        for chunk, asked in zip(latents, of_chunks, strict=True):
-            yield generator(chunk, asked)
-
-
-def _latent_dim(generator: nn.Module) -> int:
-    assert isinstance(generator.latent_dim, int)
-    return generator.latent_dim
+def _sampler(generator: nn.Module, count: int, seed: int, labels: Int64[Tensor, " count"] | None) -> Sampler:
+    return Sampler(generator, count, seed, lambda start, stop: None if labels is None else labels[start:stop])

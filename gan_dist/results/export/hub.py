@@ -22,7 +22,8 @@ from gan_dist.results.export.request import ExportFailed, ExportRequest
 from gan_dist.results.generator import MAX_BYTES, generator_file, is_generator_file, read_generator
 from gan_dist.results.hub import FILE, PACKAGE
 from gan_dist.results.output import output_folder, require_packages
-from gan_dist.results.sample import generate_pixels, save_pixels
+from gan_dist.results.sample import generate_pixels
+from gan_dist.results.sample_formats import save_grid
 from gan_dist.tensors import read_tensors, tensor_bytes
 
 SEED = 0  # of the grid
@@ -125,5 +126,5 @@ def _grid(generator: nn.Module, count: int, labels: torch.Tensor | None) -> byte
     """A grid of generated images, as the content of a PNG."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "samples.png"
-        save_pixels(generate_pixels(generator, count, SEED, labels), file, labels, rows=labels is not None)
+        save_grid(generate_pixels(generator, count, SEED, labels), file, rows=labels)
         return file.read_bytes()
