@@ -20,10 +20,11 @@ from gan_dist.data.readers import reader_for
 from gan_dist.distributed.exit_codes import exit_code
 from gan_dist.distributed.openmp import limit_spinning
 from gan_dist.distributed.output_streams import nonblocking_output
+from gan_dist.results.arguments import PROCESSES, check_processes
 from gan_dist.results.commands import data, diff, doctor, evaluate
 from gan_dist.results.export.command import export
 from gan_dist.results.report_commands import compare, report, watch
-from gan_dist.results.sample_command import PROCESSES, check_processes, sample
+from gan_dist.results.sample_command import sample
 from gan_dist.results.walk_command import walk
 
 

@@ -351,7 +351,7 @@ def test_sample_draws_a_row_for_each_class_that_is_asked_for(
     with np.load(array) as content:
         assert content["labels"].tolist() == [1] * 9
         assert content["images"].shape == (9, *SHAPE)
-    assert cli.main(["sample", str(trained.path), "--count", "300", "--output", str(array)]) == 0
+    assert cli.main(["sample", str(trained.path), "--count", "300", "--output", str(array), "--force"]) == 0
     with np.load(array) as content:
         assert np.array_equal(content["labels"], sample_labels(300, torch.tensor(COUNTS), 0).numpy())
 

@@ -112,7 +112,8 @@ def _write_mp4(frames: Iterator[Frame], file: Path, fps: int) -> None:
     import imageio_ffmpeg
 
     first = next(frames)
-    size = tuple(side + side % 2 for side in first.picture.size)  # as the codec requires
+    width, height = first.picture.size
+    size = width + width % 2, height + height % 2  # as the codec requires
     writer = imageio_ffmpeg.write_frames(
         str(file),
         size,

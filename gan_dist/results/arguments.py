@@ -1,4 +1,4 @@
-"""Arguments that several commands share. Imports no torch, so --help is answered at once.
+"""Arguments that several commands share, and their checks. Imports no torch, so --help is answered at once.
 
 A command's dataclass inherits from them. The fields of the base that is named last come first on the command line.
 """
@@ -11,7 +11,13 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from gan_dist.config import Weights
+from gan_dist.config import InputError, Range, Weights
+from gan_dist.distributed.environment import read_environment
+from gan_dist.memory import available_memory
+
+PROCESSES = Range(1, 1_024, "no machine has more cores or GPUs")
+PROCESS_BYTES = 300_000_000  # of a process that has imported torch, without the memory that it shares with others
+THRESHOLDS = Range(0.01, 10, "no latent is as large", whole=False)
 
 
 @dataclass(frozen=True)
@@ -47,3 +53,33 @@ class OutputArguments:
     """Output file."""
     force: bool = False
     """Replace an existing output."""
+
+
+def check_processes(processes: int | None) -> None:
+    """Check that processes fit into the memory.
+
+    Args:
+        processes: their number; None: not known yet.
+
+    Raises:
+        InputError: they do not.
+    """
+    available = available_memory()
+    if processes is not None and processes > 1 and available is not None and processes * PROCESS_BYTES > available:
+        raise InputError(
+            f"processes={processes} is not supported: these take at least "
+            f"{processes * PROCESS_BYTES / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB are available"
+        )
+
+
+def check_not_launched(instead: str = "") -> None:
+    """Check that a command that writes one output does not run in several processes of a launcher.
+
+    Args:
+        instead: what the user may do, for the message.
+
+    Raises:
+        InputError: it does.
+    """
+    if (ranks := read_environment().ranks) > 1:
+        raise InputError(f"a launcher started {ranks} processes of a command that needs one; omit it{instead}")

@@ -53,7 +53,7 @@ class Sampler:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
-        return tuple(self.generator.shape)  # type: ignore[arg-type, return-value]
+        return tuple(self.generator.shape)  # type: ignore[arg-type]
 
     def to(self, device: torch.device) -> Sampler:
         """A copy with the generator, which is moved, on another device."""

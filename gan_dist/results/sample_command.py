@@ -9,13 +9,17 @@ from typing import Annotated
 
 from gan_dist.config import SEEDS, InputError, Range
 from gan_dist.config.arguments import read_arguments
-from gan_dist.memory import available_memory
-from gan_dist.results.arguments import OutputArguments, RunArgument, WeightsArgument
+from gan_dist.results.arguments import (
+    PROCESSES,
+    THRESHOLDS,
+    OutputArguments,
+    RunArgument,
+    WeightsArgument,
+    check_not_launched,
+    check_processes,
+)
 
 SAMPLES = Range(1, 1_000_000_000, "these take days")
-PROCESSES = Range(1, 1_024, "no machine has more cores or GPUs")
-PROCESS_BYTES = 300_000_000  # of a process that has imported torch, without the memory that it shares with others
-THRESHOLDS = Range(0.01, 10, "no latent is as large", whole=False)
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ def sample(arguments: Sequence[str]) -> int:
     )
     if parsed.label is not None and parsed.labels is not None:
         raise InputError("label and labels exclude each other; omit one of them")
+    check_not_launched(", and pass --processes N")
     check_processes(parsed.processes)
     from gan_dist.results.classes import label_sequence
     from gan_dist.results.generator import load_generator
@@ -77,20 +82,3 @@ def sample(arguments: Sequence[str]) -> int:
     chosen.write(SampleJob(sampler, parsed.processes, devices, rows=parsed.labels is not None), parsed.output)
     print(f"{parsed.count:,} images in {parsed.output}")
     return 0
-
-
-def check_processes(processes: int | None) -> None:
-    """Check that processes fit into the memory.
-
-    Args:
-        processes: their number; None: not known yet.
-
-    Raises:
-        InputError: they do not.
-    """
-    available = available_memory()
-    if processes is not None and processes > 1 and available is not None and processes * PROCESS_BYTES > available:
-        raise InputError(
-            f"processes={processes} is not supported: these take at least "
-            f"{processes * PROCESS_BYTES / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB are available"
-        )

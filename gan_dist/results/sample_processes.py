@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import multiprocessing
 import pickle
 import signal
@@ -76,11 +77,12 @@ def generate_ahead(
         InputError: a process died.
     """
     fix_kernels()
-    with single_thread(), _executor(sampler, processes, devices) as executor:
+    executor, work = _workers(sampler, processes, devices)
+    with single_thread(), executor:
         pending: collections.deque[Future[Result]] = collections.deque()
         try:
             for chunk in range(sampler.chunks):
-                pending.append(executor.submit(_work, finish, chunk))
+                pending.append(executor.submit(work, finish, chunk))
                 if len(pending) > AHEAD * processes:
                     yield pending.popleft().result()
             while pending:
@@ -94,31 +96,33 @@ def generate_ahead(
                 future.cancel()
 
 
-def _executor(sampler: Sampler, processes: int, devices: Sequence[torch.device]) -> Executor:
+def _workers(
+    sampler: Sampler, processes: int, devices: Sequence[torch.device]
+) -> tuple[Executor, Callable[[Finish[Any], int], Any]]:
+    """What generates, and the function that it calls with (finish, number of the chunk)."""
     if processes == 1:
-        return ThreadPoolExecutor(1, initializer=_start, initargs=(lambda: sampler, iter([devices[0]]).__next__))
+        return ThreadPoolExecutor(1), functools.partial(_generate, sampler.to(devices[0]))
     context: Any = multiprocessing.get_context("spawn")  # CUDA can't be used in a forked process
     turns = context.SimpleQueue()
     for process in range(processes):
-        turns.put(devices[process % len(devices)])
+        turns.put(str(devices[process % len(devices)]))
     # Pickled here, so that every process has this generator, also if a run that is training writes a newer one.
-    load = pickle.dumps(sampler)
-    return ProcessPoolExecutor(processes, context, _start_process, (load, turns))
+    return ProcessPoolExecutor(processes, context, _start_process, (pickle.dumps(sampler), turns)), _generate_here
 
 
-_samplers: dict[str, Sampler] = {}  # of this process
+def _generate(sampler: Sampler, finish: Finish[Result], chunk: int) -> Result:
+    return finish(sampler, chunk, sampler.pixels(chunk))
+
+
+_SAMPLERS: list[Sampler] = []  # of a process that `_start_process` has started
 
 
 def _start_process(pickled: bytes, turns: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the processes
     torch.set_num_threads(1)
-    _start(lambda: pickle.loads(pickled), turns.get)
+    sampler: Sampler = pickle.loads(pickled)
+    _SAMPLERS.append(sampler.to(torch.device(turns.get())))
 
 
-def _start(load: Callable[[], Sampler], device: Callable[[], torch.device]) -> None:
-    _samplers["current"] = load().to(device())
-
-
-def _work(finish: Finish[Result], chunk: int) -> Result:
-    sampler = _samplers["current"]
-    return finish(sampler, chunk, sampler.pixels(chunk))
+def _generate_here(finish: Finish[Result], chunk: int) -> Result:
+    return _generate(_SAMPLERS[0], finish, chunk)

@@ -9,8 +9,13 @@ from typing import Annotated
 
 from gan_dist.config import SEEDS, InputError, Range
 from gan_dist.config.arguments import read_arguments
-from gan_dist.results.arguments import OutputArguments, RunArgument, WeightsArgument
-from gan_dist.results.sample_command import THRESHOLDS
+from gan_dist.results.arguments import (
+    THRESHOLDS,
+    OutputArguments,
+    RunArgument,
+    WeightsArgument,
+    check_not_launched,
+)
 
 FRAMES = Range(2, 10_000, "a longer animation is too large")
 STOPS = Range(2, 1_000, "a longer animation is too large")
@@ -67,6 +72,7 @@ def walk(arguments: Sequence[str]) -> int:
             "samples of the same latents after each epoch."
         ),
     )
+    check_not_launched()
     from gan_dist.results.animation import check_format
     from gan_dist.results.output import check_output
 
