@@ -138,7 +138,7 @@ def test_gan_dist_train_trains_the_same_generator(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["paint"], "no command 'paint'; choose from train, data, sample, evaluate, doctor, diff"),
+        (["paint"], "no command 'paint'; choose from train, data, sample, walk, evaluate, doctor, diff"),
         (["trian"], "no command 'trian'; did you mean train?"),
         (["sample", "RUN", "--count", "0"], "count=0 is not supported: it must be a whole number from 1 to 1,000,000"),
         (
@@ -330,7 +330,7 @@ def test_generate_pixels_rounds_chunk_by_chunk(finished: Path, monkeypatch: pyte
     monkeypatch.setattr(sample, "quantize", quantized)
     sample.generate_pixels(generator, count, seed=1)
     assert largest == sample.CHUNK
-    monkeypatch.setattr(sample, "available_memory", lambda: 10**6)
+    monkeypatch.setattr(sample, "available_memory", lambda: 10**5)
     with pytest.raises(InputError, match=r"count=576 is not supported: .* 0.0 GB are available; use a lower count"):
         sample.generate_pixels(generator, count, seed=1)
 

@@ -13,7 +13,7 @@ from gan_dist.config import InputError
 from gan_dist.outputs.pictures import BACKGROUND
 from gan_dist.results.output import output_file, require_packages
 
-WIDTH = 500  # pixels up to which small pictures are enlarged
+WIDTH = 600  # pixels up to which small pictures are enlarged
 MAX_PIXELS = 5 * 10**8  # of all frames, which Pillow needs at once
 GIF_UNIT = 10  # milliseconds
 

@@ -46,7 +46,7 @@ class WalkArguments(OutputArguments, WeightsArgument, RunArgument):
     rows: Annotated[int, SIDES] = 4
     """Images below each other."""
     scale: Annotated[int, SCALES] | None = None
-    """Factor by which the images are enlarged. None: as large as fits into a width of 500 pixels."""
+    """Factor by which the images are enlarged. None: as large as fits into a width of 600 pixels."""
     latents: Annotated[int, STOPS] | None = None
     """Number of latents that each image visits, in a walk through latents. None: 6. Of a conditional run, each image
     keeps its class: that of label, else one drawn with the frequencies of the training images."""
