@@ -47,18 +47,17 @@ def main() -> None:
     parser.add_argument("--script-up-to", type=int, default=100_000, help="largest count of the script")
     arguments = parser.parse_args()
     table = Table()
-    for column in ("", "images", "seconds", "images/s", "peak memory, GB", "output, MB"):
+    for column in ("", "images", "seconds", "images/s", "memory, GB", "file, MB"):
         table.add_column(column, justify="left" if not column else "right")
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "samples.npz"
         for count in arguments.counts:
             rows = {"script": ["-c", SCRIPT, str(arguments.run), str(count), str(output)]}
-            if count > arguments.script_up_to:
-                rows = {}
+            rows = rows if count <= arguments.script_up_to else {}
             command = ["-m", "gan_dist.cli", "sample", str(arguments.run), "--force", "--output", str(output)]
             for processes in arguments.processes:
                 words = [*command, "--count", str(count), "--processes", str(processes)]
-                rows[f"gan-dist sample, {processes} process(es)"] = words
+                rows[f"--processes {processes}"] = words
             for name, words in rows.items():
                 seconds, memory = measure(words)
                 size = f"{output.stat().st_size / 1e6:,.1f}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,13 +14,15 @@ import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 from PIL import Image
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
 from gan_dist.config import InputError, Range
 from gan_dist.outputs.pictures import BACKGROUND, save_picture
 from gan_dist.results.output import output_file, output_folder
 from gan_dist.results.sample import Sampler, collect
-from gan_dist.results.sample_processes import as_array, generate_ahead
+from gan_dist.results.sample_processes import Finish, Result, as_array, generate_ahead
 
 COMPRESSION = 1  # of .npz: the fastest; 6, the default of zlib, takes several times as long for a few percent
 MAX_NAME = 60  # characters of a class in the name of a file
@@ -38,6 +40,13 @@ class SampleJob:
     rows: bool = False
     """Whether each run of equal labels begins a row of the grid."""
 
+    def generate(self, finish: Finish[Result]) -> Iterator[Result]:
+        """As `generate_ahead`. On a terminal, a bar shows the progress."""
+        results = generate_ahead(self.sampler, finish, self.processes, self.devices)
+        console = Console(stderr=True)
+        hidden = not console.is_terminal
+        yield from track(results, "images", self.sampler.chunks, console=console, transient=True, disable=hidden)
+
 
 class SampleFormat(NamedTuple):
     """How images are written."""
@@ -52,10 +61,7 @@ class SampleFormat(NamedTuple):
 def write_grid(job: SampleJob, output: Path) -> None:
     """Write a grid of all images."""
     check_channels(job.sampler.image_shape[0])
-    pixels = collect(
-        job.sampler,
-        lambda sampler: map(torch.from_numpy, generate_ahead(sampler, as_array, job.processes, job.devices)),
-    )
+    pixels = collect(job.sampler, lambda _: map(torch.from_numpy, job.generate(as_array)))
     with output_file(output) as beside:
         save_grid(pixels, beside, job.sampler.labels(0, job.sampler.count) if job.rows else None)
 
@@ -72,7 +78,7 @@ def write_arrays(job: SampleJob, output: Path) -> None:
     """Write arrays as `numpy.savez_compressed` does, part by part: "images" of uint8 (n, C, H, W) and, of a conditional
     generator, "labels" of int64 (n,)."""
     sampler = job.sampler
-    pixels = generate_ahead(sampler, as_array, job.processes, job.devices)
+    pixels = job.generate(as_array)
     with output_file(output) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED, True, COMPRESSION) as file:
         _write_array(file, "images", (sampler.count, *sampler.image_shape), np.dtype(np.uint8), pixels)
         if sampler.labels(0, 1) is not None:
@@ -98,7 +104,7 @@ def write_pictures(job: SampleJob, output: Path) -> None:
     """Write a folder of .png files, one an image, named by index and class."""
     check_channels(job.sampler.image_shape[0])
     with output_folder(output, lambda name: PICTURE.fullmatch(name) is not None) as folder:
-        for _ in generate_ahead(job.sampler, SavePictures(folder), job.processes, job.devices):
+        for _ in job.generate(SavePictures(folder)):
             pass
 
 
