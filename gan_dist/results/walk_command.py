@@ -115,8 +115,9 @@ def _walk(parsed: WalkArguments) -> str:
     shape: tuple[int, int, int] = generator.shape  # type: ignore[assignment]
     check_channels(shape[0])
     asked = None if parsed.labels is None else parsed.labels.split(",")
-    if asked is None and generator.classes is not None and parsed.label is None and parsed.latents is None:
-        asked = [str(name) for name in list(generator.classes)[:MAX_CLASSES]]  # type: ignore[arg-type]
+    names = [str(name) for name in generator.classes or ()][:MAX_CLASSES]  # type: ignore[union-attr]
+    if not given and parsed.latents is None and len(names) > 1:
+        asked = names
     classes = None if asked is None else find_classes(generator, asked, "labels")
     if classes is not None and len(classes) < 2:
         raise InputError(f"labels={parsed.labels} is one class; use --label for a walk that shows it, or name more")
