@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+import resource
 import subprocess
 from pathlib import Path
 
@@ -276,6 +277,26 @@ def test_walk_writes_a_video(run: Path, tmp_path: Path) -> None:
     latents, labels = sample_latents(3, 8, 0), torch.zeros(3, dtype=torch.int64)
     wanted = quantize(load_generator(run)(latents, labels))[0, 0].int().numpy()
     assert np.abs(first[2:14, 2:12] - wanted).mean() < 12  # compressed with losses
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".mp4"])
+def test_a_file_that_can_not_grow_leaves_nothing(
+    suffix: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if suffix == ".mp4":
+        pytest.importorskip("imageio_ffmpeg", reason="needs the extra video")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, limits[1]))
+    try:
+        code = cli.main(["walk", str(run), "--output", str(tmp_path / f"walk{suffix}"), "--frames", "12"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2
+    error = capsys.readouterr().err
+    assert "can't be written (" in error
+    assert ("ffmpeg: exit code" if suffix == ".mp4" else "File too large") in error  # ffmpeg gets a signal
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_over_time_shows_the_grids_of_a_run_that_is_training(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -109,31 +112,30 @@ def _write_by_pillow(frames: Iterator[Frame], file: Path, form: str, unit: int, 
 
 
 def _write_mp4(frames: Iterator[Frame], file: Path, fps: int) -> None:
-    import imageio_ffmpeg
+    import imageio_ffmpeg  # whose own writer does not tell when ffmpeg fails
 
     first = next(frames)
-    width, height = first.picture.size
-    size = width + width % 2, height + height % 2  # as the codec requires
-    writer = imageio_ffmpeg.write_frames(
-        str(file),
-        size,
-        pix_fmt_in="rgb24",
-        fps=fps,
-        codec="libx264",
-        quality=8,
-        macro_block_size=1,
-        ffmpeg_log_level="error",
-        output_params=["-movflags", "+faststart"],  # so that a browser can begin before it has the whole file
-    )
-    writer.send(None)
-    try:
-        for frame in itertools.chain([first], frames):
-            canvas = Image.new("RGB", size, (BACKGROUND,) * 3)
-            canvas.paste(frame.picture)
-            for _ in range(max(1, round(frame.seconds * fps))):
-                writer.send(canvas.tobytes())
-    finally:
-        writer.close()
+    width, height = (side + side % 2 for side in first.picture.size)  # as the codec requires
+    pixels = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps}", "-i", "-"]
+    # yuv420p and the index at the beginning are what browsers need.
+    codec = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "20", "-movflags", "+faststart", "-f", "mp4"]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *pixels, *codec, f"file:{file}"]
+    with tempfile.TemporaryFile() as messages:
+        # ffmpeg has the reason for a closed pipe.
+        with (
+            contextlib.suppress(BrokenPipeError),
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=messages) as ffmpeg,
+        ):
+            assert ffmpeg.stdin is not None
+            for frame in itertools.chain([first], frames):
+                canvas = Image.new("RGB", (width, height), (BACKGROUND,) * 3)
+                canvas.paste(frame.picture)
+                for _ in range(max(1, round(frame.seconds * fps))):
+                    ffmpeg.stdin.write(canvas.tobytes())
+        if ffmpeg.returncode:
+            messages.seek(0)
+            reason = messages.read().decode(errors="replace").partition("\n")[0]
+            raise OSError(f"ffmpeg: {reason.rpartition('] ')[2] or f'exit code {ffmpeg.returncode}'}")
 
 
 # Suffix of the output -> format.
