@@ -61,10 +61,21 @@ def main(arguments: Sequence[str] | None = None, prog: str = "gan_dist/train.py"
         _announce_import()
         from gan_dist.trainer.loop import run_to_end
 
-        return run_to_end(config)
+        return run_to_end(config, make_report)
 
     with exit_on_signals():
         return exit_code("gan_dist", work)
+
+
+def make_report(run: Path) -> str:
+    """The report of a run as HTML, for its trackers.
+
+    It is made of a run folder, by `results`, of which the trainer knows nothing: an entry point brings them together.
+    """
+    from gan_dist.results.recorded import read_runs
+    from gan_dist.results.report.page import make_page
+
+    return make_page(read_runs([run]))
 
 
 def _announce_import() -> None:

@@ -16,7 +16,7 @@ PACKAGE = REPOSITORY / "gan_dist"
 MODULES = """
 files memory seeding tensors
 config.errors config.version config.hub config.ranges config.tables config.sections config.presets config.derived
-config.stored config.resume
+config.stored config.resume config.nearest_preset config.trackers
 config.suggestions config.rules config
 config.options config.helptext config.mistakes config.arguments config.run_arguments config.reference
 data.cache data.progress data.spec data.prepared data.preparation data.pixels data.batch data.readers.reader
@@ -43,8 +43,10 @@ evaluation.inception_file evaluation.inception_network evaluation.inception eval
 evaluation.history evaluation.diagnosis
 evaluation.training_findings evaluation.image_findings evaluation.doctor evaluation
 outputs.lock outputs.records outputs.record_reader outputs.folder outputs.checkpoint_format outputs.checkpoint
-outputs.optimizer_state outputs.pictures outputs.curves outputs.console outputs.writer outputs.trackers.protocol
-outputs.trackers.worker outputs.trackers.background outputs.trackers.wandb outputs.trackers outputs
+outputs.optimizer_state outputs.pictures outputs.curves outputs.console outputs.writer outputs.trackers.media
+outputs.trackers.protocol outputs.trackers.worker outputs.trackers.background outputs.trackers.wandb_files
+outputs.trackers.wandb outputs.trackers.tensorboard outputs.trackers.trackio outputs.trackers.several outputs.trackers
+outputs
 distributed.openmp distributed.descriptors distributed.output_targets distributed.output_streams distributed.environment
 distributed.exit_codes distributed.signals distributed.preemption distributed.peers distributed.main_process
 distributed.broadcast
@@ -52,7 +54,8 @@ distributed.local_sockets distributed.shared_memory distributed.machine distribu
 distributed.agreement distributed
 trainer.early trainer.images trainer.schedule trainer.timing trainer.meter trainer.hyperparameters
 trainer.profiling trainer.threads trainer.augmentation
-trainer.inception trainer.evaluator trainer.state trainer.checkpointing trainer.evaluation trainer.reporting
+trainer.inception trainer.evaluator trainer.state trainer.checkpointing trainer.tracking trainer.evaluation
+trainer.reporting
 trainer.session trainer.start
 trainer.recovery trainer.networks trainer.build trainer.forecast trainer.loop
 trainer.preflight_checks trainer.preflight trainer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import wandb_file
-from conftest import REPOSITORY, TRAIN, Ended, environment, run_command, wait_for_step
+from conftest import REPOSITORY, TRAIN, Ended, environment, run_command, train_here, wait_for_step
 from PIL import Image
 from wandb_server import serving
 
@@ -98,7 +99,11 @@ def test_everything_is_uploaded_in_order(flags: Flags, tmp_path: Path) -> None:
     for row, line in zip(figures, read_json_lines(folder.metrics), strict=True):
         assert {name: row[name] for name in line} == line
     pictures = [content for name, content in server.files.items() if name.endswith(".png")]
-    assert pictures == [file.read_bytes() for file in folder.samples.glob("epoch-*.png")]
+    sent = {file.read_bytes() for file in (folder.real_samples, folder.panel, folder.curves)}
+    assert set(pictures) == sent
+    assert len(pictures) == 3
+    (report,) = [content for name, content in server.files.items() if name.endswith(".html")]
+    assert report.startswith(b"<!doctype html>")
 
 
 @pytest.mark.slow
@@ -173,7 +178,7 @@ from gan_dist.outputs.trackers import make_tracker
 accelerator = launcher.start_accelerator(None, 1, 60.0)
 config = Config(wandb=WandbConfig(mode="offline", timeout={TIMEOUT}))
 tracker = make_tracker(config, accelerator, RunFolder(Path(sys.argv[1])), print)
-tracker.start({{}}, None, 0)
+tracker.start({{}}, {{}}, 0)
 tracker.log(1, {{"loss/generator": 1.0}})
 (service,) = psutil.Process().children()
 service.suspend()
@@ -191,6 +196,30 @@ sys.exit(3)
     assert len(ended.out.splitlines()) == 2
 
 
+@pytest.mark.slow
+@pytest.mark.processes(1)
+def test_sync_of_a_run_that_was_killed_and_resumed_shows_each_step_once(flags: Flags, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    more = ("--log.every-steps", "1", "--samples.every-epochs", "1", "--wandb.mode", "offline", "--train.steps")
+    arguments = [sys.executable, str(TRAIN), *flags(folder.path, *more, "3000")]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment(), "cwd": REPOSITORY}
+    with subprocess.Popen(arguments, **quiet, start_new_session=True) as process:  # type: ignore[call-overload]
+        wait_for_step(folder, 200, process)
+        os.killpg(process.pid, signal.SIGKILL)  # with W&B's service, as a killed container
+    (killed,) = folder.wandb.glob("offline-run-*")
+    (file,) = killed.glob("run-*.wandb")
+    recorded = [row["train/step"] for row in wandb_file.history(file)]
+    assert max(recorded, default=0) < max(row["step"] for row in read_json_lines(folder.metrics))
+    steps = max(row["step"] for row in read_json_lines(folder.metrics)) + 50
+    assert train_here([*arguments[2:-1], str(steps)]) == 0
+    with serving("works") as server:
+        for session in sorted(folder.wandb.glob("offline-run-*")):
+            synced = run_command(sys.executable, "-m", "wandb", "sync", session, **server.environment())
+            assert synced.code == 0, synced.out + synced.err
+    for name, expected in {"loss/generator": range(1, steps + 1), "samples": range(10, steps + 1, 10)}.items():
+        assert [row["train/step"] for row in server.rows if name in row] == list(expected), name
+
+
 @pytest.fixture
 def tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracker:
     """An open offline run."""
@@ -198,8 +227,8 @@ def tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracker:
     accelerator = launcher.start_accelerator(None, 1, 60.0)
     config = Config(wandb=WandbConfig(mode="offline"))
     tracker = make_tracker(config, accelerator, RunFolder(tmp_path), lambda line: None)
-    tracker.start({"train": {"seed": 1}}, resume_id=None, logged_through=0)
-    assert tracker.describe()["mode"] == "offline"
+    tracker.start({"train": {"seed": 1}}, resume_ids={}, logged_through=0)
+    assert tracker.mode == "offline"
     return tracker
 
 
@@ -207,9 +236,9 @@ def test_a_picture_is_sent_with_the_content_when_it_was_logged(tracker: Tracker,
     picture = tmp_path / "picture.png"
     Image.new("L", (8, 8)).save(picture)
     content = picture.read_bytes()
-    tracker.log_samples(7, picture)
+    tracker.log_picture(7, "samples", picture, "epoch 1")
     picture.write_bytes(b"something else")
-    tracker.alert("title", "text")
+    tracker.alert(7, "title", "text")
     tracker.finish(exit_code=0)
     (sent,) = tmp_path.glob("wandb/offline-run-*/files/media/images/*.png")
     assert sent.read_bytes() == content

@@ -96,11 +96,24 @@ class _Handler(BaseHTTPRequestHandler):
             bucket = {"id": "bucket", **names, "config": "{}", "historyLineCount": 0, "project": project}
             return {"upsertBucket": {"bucket": bucket, "inserted": True}}
         if operation == "RunResumeStatus":
-            return {"model": {"id": "project", "name": "gan_dist", "entity": entity, "bucket": None}}
+            return {
+                "model": {"id": "project", "name": "gan_dist", "entity": entity, "bucket": self._resumed(variables)}
+            }
         if operation == "CreateRunFiles":
             files = [{"name": name, "uploadUrl": f"{self.server.url}/storage/{name}"} for name in variables["files"]]
             return {"createRunFiles": {"runID": "bucket", "uploadHeaders": [], "files": files}}
         return {}
+
+    def _resumed(self, variables: dict[str, Any]) -> dict[str, Any] | None:
+        """What is known of the run; None if it has no history yet."""
+        rows = self.server.rows
+        if not rows:
+            return None
+        tail, config = json.dumps([json.dumps(rows[-1])]), json.dumps({})
+        lines = {"historyLineCount": len(rows), "eventsLineCount": 0, "logLineCount": 0}
+        tails = {"historyTail": tail, "eventsTail": "[]", "summaryMetrics": json.dumps(rows[-1])}
+        names = {"name": variables.get("name"), "displayName": "run", "id": "bucket"}
+        return {**names, **lines, **tails, "config": config, "wandbConfig": config, "tags": []}
 
     def _answer(self, status: int, content: dict[str, Any] | None = None) -> None:
         body = json.dumps(content or {}).encode()

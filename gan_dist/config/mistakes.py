@@ -88,7 +88,7 @@ class CommandLine:
 
     def _option(self, key: str) -> Option:
         """The option with a name as tyro writes it: "train.batch-size"."""
-        return next(option for option in self.options if option.name == key.replace("-", "_"))
+        return next(option for option in self.options if option.name.rstrip("_") == key.replace("-", "_"))
 
     def _value(self, option: Option) -> str | None:
         """The word after the last flag of an option; None if there is none."""

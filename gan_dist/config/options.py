@@ -35,8 +35,8 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """ "train.batch_size" -> "--train.batch-size"."""
-        return "--" + self.name.replace("_", "-")
+        """ "train.batch_size" -> "--train.batch-size". The underscore after a keyword, as in "with_", is left out."""
+        return "--" + self.name.rstrip("_").replace("_", "-")
 
     @property
     def off_flag(self) -> str:

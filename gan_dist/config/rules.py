@@ -9,13 +9,21 @@ from pathlib import Path
 from gan_dist.config.errors import InputError
 from gan_dist.config.hub import HUB_EXAMPLE, hub_id
 from gan_dist.config.ranges import check_ranges, check_text, shortened
-from gan_dist.config.sections import DATA_NAMES, INCEPTION, TRANSFORMATION_NAMES, AugmentConfig, Config
+from gan_dist.config.sections import (
+    DATA_NAMES,
+    INCEPTION,
+    TRACKER_NAMES,
+    TRANSFORMATION_NAMES,
+    AugmentConfig,
+    Config,
+)
 from gan_dist.config.stored import flatten
 from gan_dist.config.suggestions import nearest
 
 OWN_FILES = ("folder", "arrays")
 COLOUR = ("cifar10", "svhn")
 CHARACTERS = ("mnist", "qmnist", "kmnist", "svhn")  # digits and letters
+MAX_TAG = 64  # characters, as W&B allows
 SAFE_PROBABILITY = 0.8  # of an augmentation; above it the generator may learn to augment, too
 
 
@@ -65,6 +73,7 @@ def contradictions(config: Config) -> Iterator[str]:
     if wrong := wrong_features("evaluate.features", config.evaluate.features):
         yield wrong
     yield from _wrong_augmentation(config.augment)
+    yield from _wrong_tracking(config)
     if train.exact_shards is not None and train.accumulation > 1:
         yield "train.accumulation is incompatible with train.exact_shards: both split the batch; omit one of them"
     if train.compile and train.mixed_precision == "fp16":
@@ -105,6 +114,18 @@ def _wrong_augmentation(augment: AugmentConfig) -> Iterator[str]:
             f"augment.probability={augment.probability:g} is incompatible with augment.target: an adaptive probability "
             f"is at most {SAFE_PROBABILITY:g}; use a lower one, or omit it"
         )
+
+
+def _wrong_tracking(config: Config) -> Iterator[str]:
+    names, tags = config.tracking.names, config.wandb.tag_names
+    for name in names:
+        if name not in TRACKER_NAMES:
+            yield f"tracking.with={shortened(name)} is not supported; {nearest(name, TRACKER_NAMES)}"
+    if len(set(names)) < len(names):
+        yield f"tracking.with={config.tracking.with_} names a tracker twice; name each once"
+    for tag in tags:
+        if not 1 <= len(tag) <= MAX_TAG:
+            yield f"wandb.tags={shortened(tag)} is not supported: a tag has 1 to {MAX_TAG} characters"
 
 
 def wrong_features(name: str, features: Path) -> str | None:

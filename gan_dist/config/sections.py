@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
+from tyro.conf import arg
+
 from gan_dist.config.hub import HUB_EXAMPLE
 from gan_dist.config.ranges import Range
 from gan_dist.config.tables import keys_of
 
 DATA_NAMES = keys_of("data/readers/__init__.py", "READERS")
 TRANSFORMATION_NAMES = keys_of("gan/augmentation.py", "TRANSFORMATIONS")
+TRACKER_NAMES = keys_of("outputs/trackers/__init__.py", "TRACKERS")
 if TYPE_CHECKING:
     ArchitectureName: TypeAlias = str
     LossName: TypeAlias = str
@@ -292,16 +295,46 @@ class DistributedConfig:
 
 
 @dataclass(frozen=True)
+class TrackingConfig:
+    with_: Annotated[str | None, arg(name="with")] = "wandb"
+    """Trackers that receive the figures and images, separated by commas: wandb, tensorboard, trackio. wandb also
+    depends on wandb.mode. None: no tracker."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The trackers."""
+        return () if self.with_ is None else tuple(name.strip() for name in self.with_.split(","))
+
+
+@dataclass(frozen=True)
 class WandbConfig:
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     """Weights & Biases. auto: as WANDB_MODE says, else online if there is an API key, else offline."""
     project: str = "gan_dist"
     """W&B project."""
+    entity: str | None = None
+    """User or team that owns the project. None: the default one of the account."""
     name: str | None = None
     """Name of the run on the dashboard. None: the name of the run folder."""
+    group: str | None = None
+    """Group of the run, such as the runs of one recipe with several seeds. None: no group."""
+    job_type: str = "train"
+    """Job type, which divides the runs of a group."""
+    tags: str | None = None
+    """Tags of the run, separated by commas. Each has at most 64 characters. None: no tags."""
+    notes: str | None = None
+    """Description of the run, in one line. None: no description."""
+    artifacts: bool = False
+    """Upload the generator to use and the best one when a session ends, as versions of one artifact with the aliases
+    latest and best."""
     timeout: Timeout = 30.0
     """Maximum wait for W&B in seconds: at the start (once more for the offline attempt), at the end, and for an
     unresponsive service, after which tracking is turned off."""
+
+    @property
+    def tag_names(self) -> tuple[str, ...]:
+        """The tags."""
+        return () if self.tags is None else tuple(tag.strip() for tag in self.tags.split(","))
 
 
 @dataclass(frozen=True)
@@ -343,6 +376,8 @@ class Config:
     """Checkpoints."""
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     """Multiple processes."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """Experiment trackers."""
     wandb: WandbConfig = field(default_factory=WandbConfig)
     """Weights & Biases."""
     run: RunConfig = field(default_factory=RunConfig)

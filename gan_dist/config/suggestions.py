@@ -73,7 +73,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "n-cpu": ("--train.threads",),
     "wandb": ("--wandb.mode online",),
     "no-wandb": ("--wandb.mode disabled",),
-    "report-to": ("--wandb.mode",),
+    "report-to": ("--tracking.with",),
     "offline": ("--wandb.mode offline",),
     "run-name": ("--wandb.name",),
     "project-name": ("--wandb.project",),

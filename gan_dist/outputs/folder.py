@@ -44,6 +44,7 @@ class RunFolder:
         self.panel = path / "panel.png"
         self.summary = path / "summary.json"
         self.wandb = path / "wandb"
+        self.tensorboard = path / "tensorboard"
         self.profile = path / "profile"
 
     def epoch_samples(self, epoch: int) -> Path:

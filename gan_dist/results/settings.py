@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gan_dist.config import PRESETS, Config, to_flat
-from gan_dist.config.derived import RULES
+from gan_dist.config.nearest_preset import PLACES, changed_settings, nearest_preset_name
 from gan_dist.config.options import docstrings
-
-# Where a run was made, not what was trained.
-PLACES = ("run.dir", "data.root", "data.source", "wandb.mode", "wandb.project", "wandb.name", "run.resume")
-
-# Settings that are None in a preset and are resolved when a run begins -> the usual result, which is no difference.
-RESOLVED = {"train.mixed_precision": "no"}
 
 
 @dataclass(frozen=True)
@@ -40,18 +34,17 @@ class NearestPreset:
 
 
 def nearest_preset(config: Config) -> NearestPreset:
-    """The preset with the fewest settings that differ from those of a run; the first one of several.
-
-    Runs do not record from which preset they were started. Settings that a preset derives from the data do not count.
-    """
-    candidates = [(name, _compare([make(), config], derived=True)) for name, make in PRESETS.items()]
-    name, differences = min(candidates, key=lambda candidate: len(candidate[1]))
-    return NearestPreset(name, differences)
+    """The preset with the fewest settings that differ from those of a run; the first one of several."""
+    name = nearest_preset_name(config)
+    flat = [to_flat(PRESETS[name]()), to_flat(config)]
+    return NearestPreset(name, [_difference(field, flat) for field in changed_settings(PRESETS[name](), config)])
 
 
 def config_differences(configs: Sequence[Config]) -> list[Difference]:
     """The settings in which runs differ, without those that say where they were made."""
-    return _compare(configs)
+    flat = [to_flat(config) for config in configs]
+    differ = [name for name, first in flat[0].items() if any(values.get(name) != first for values in flat)]
+    return [_difference(name, flat) for name in differ if not name.startswith(PLACES)]
 
 
 def all_settings(config: Config) -> list[Difference]:
@@ -71,19 +64,6 @@ def _meanings() -> dict[str, str]:
     return docstrings(Config)
 
 
-def _compare(configs: Sequence[Config], derived: bool = False) -> list[Difference]:
-    """The differences between configurations.
-
-    Args:
-        derived: None in the first configuration means that the value is derived from the data.
-    """
-    explained, flat = _meanings(), [to_flat(config) for config in configs]
-    found = []
-    for name, first in flat[0].items():
-        values = [values.get(name) for values in flat]
-        if name in PLACES or all(value == first for value in values):
-            continue
-        if derived and first is None and (name in RULES or RESOLVED.get(name, ...) == values[-1]):
-            continue
-        found.append(Difference(name, tuple(map(show, values)), explained.get(name, "")))
-    return found
+def _difference(name: str, flat: Sequence[Mapping[str, Any]]) -> Difference:
+    """The values of a field in flat configurations."""
+    return Difference(name, tuple(show(values.get(name)) for values in flat), _meanings().get(name, ""))

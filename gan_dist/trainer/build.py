@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
@@ -27,6 +28,7 @@ from gan_dist.gan.latents import fixed_latents as draw_fixed_latents
 from gan_dist.models import count_classes
 from gan_dist.models.average import make_average
 from gan_dist.outputs.checkpoint import Checkpoints
+from gan_dist.outputs.checkpoint_format import Checkpoint
 from gan_dist.outputs.console import Console
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.pictures import COLUMNS, COUNT, MAX_ROWS
@@ -217,13 +219,21 @@ def fixed_inputs(config: Config, images: ImageSet, device: torch.device) -> tupl
     return latents[:COLUMNS].repeat(len(rows), 1), rows.repeat_interleave(COLUMNS)
 
 
+def tracker_ids(found: Checkpoint | None) -> Mapping[str, str]:
+    """What identifies the run in each tracker, as a checkpoint says; earlier versions had W&B only."""
+    if found is None:
+        return {}
+    earlier = found.state.get("wandb_id")
+    return found.state.get("tracker_ids", {"wandb": earlier} if earlier else {})
+
+
 def begin(trainer: Trainer, start: Start) -> None:
     """Load the checkpoint that a run resumes from, and open its outputs."""
     found = start.checkpoint
     if found:
         restore(trainer, found)
     if trainer.step < trainer.schedule.total_steps:
-        on_main_process(trainer.accelerator, lambda: session.begin(trainer, found.state["wandb_id"] if found else None))
+        on_main_process(trainer.accelerator, lambda: session.begin(trainer, tracker_ids(found)))
     else:
         trainer.console.announce(
             f"the run in {trainer.folder.path} is finished; a larger --train.epochs trains it further"

@@ -39,7 +39,7 @@ def save_checkpoint(trainer: Trainer) -> None:
         "evaluating_seconds": trainer.timing.evaluating,
         "best": trainer.best,
         "scaler": scaler.state_dict() if scaler is not None else {},
-        "wandb_id": trainer.tracker.id,
+        "tracker_ids": dict(trainer.tracker.ids),
         "metrics_window": window,
         "augmentation": augmentation,
         "updates_skipped": trainer.updates_skipped,

@@ -6,6 +6,7 @@ import dataclasses
 import os
 
 from gan_dist.config import Config, InputError, check_processes, differences
+from gan_dist.config.trackers import check_trackers
 from gan_dist.data.readers import reader_for
 from gan_dist.evaluation.inception_file import check_inception
 from gan_dist.outputs.folder import RunFolder
@@ -36,6 +37,7 @@ def check_early(config: Config) -> None:
     folder.check_usable()
     check_resume(config, folder)
     check_inception(config.evaluate.features)
+    check_trackers(config)
     reader_for(config.data.name).check(config.data)
 
 

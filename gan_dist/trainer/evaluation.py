@@ -8,7 +8,8 @@ from typing import Any
 from gan_dist.evaluation.doctor import DoctorReport, Verdict, diagnose
 from gan_dist.files import write_json
 from gan_dist.outputs.records import StepLines
-from gan_dist.trainer.state import Best, Trainer
+from gan_dist.trainer.state import Best, FindingEvent, Trainer
+from gan_dist.trainer.tracking import log_evaluation, log_finding
 
 
 def evaluate(trainer: Trainer) -> None:
@@ -33,7 +34,7 @@ def evaluate(trainer: Trainer) -> None:
     trainer.writer.save(lambda: StepLines(trainer.folder.evaluations).append(row))
     trainer.floor = trainer.evaluator.floor
     trainer.writer.save(lambda: write_json(trainer.folder.floor, trainer.floor))
-    trainer.tracker.log(trainer.step, {name: value for name, value in row.items() if name != "intervals"})
+    log_evaluation(trainer, row)
     line = (
         f"epoch {row['epoch']:.4g}: Fréchet distance {_with_interval(trainer, row, 'distance/frechet', 2)}, coverage "
         f"{row['coverage']:.3f} (real images {trainer.floor['coverage']:.3f}), precision {row['precision']:.3f}, "
@@ -64,9 +65,10 @@ def report_diagnosis(trainer: Trainer) -> int | None:
     for name, finding in findings.items():
         if name not in trainer.active_findings:
             trainer.console.announce(f"doctor, step {finding.step:,}: {name}: {finding.evidence}; {finding.advice}")
-            trainer.tracker.alert(name, f"step {finding.step:,}: {finding.evidence}; {finding.advice}")
-    for name in trainer.active_findings - findings.keys():
+            log_finding(trainer, FindingEvent(finding.step, "found", name, finding.evidence, finding.advice))
+    for name in sorted(trainer.active_findings - findings.keys()):
         trainer.console.announce(f"doctor, step {trainer.step:,}: resolved: {name}")
+        log_finding(trainer, FindingEvent(trainer.step, "resolved", name, "", ""))
     trainer.active_findings = set(findings)
     return None if report.verdict is Verdict.TOO_EARLY else len(findings)
 

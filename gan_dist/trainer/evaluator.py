@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -67,6 +68,8 @@ class Evaluator:
         self._classifier: TrainedClassifier | None = None
         self._reference: Reference | None = None
         self._inception = InceptionEvaluator(config.evaluate, accelerator, images, announce)
+        self.logits: dict[str, np.ndarray] = {}
+        """D's logits at the latest evaluation, (n,): of real training images, and of generated ones."""
         self._scored: Tensor | None = None
         """On rank 0, the held-out images that the discriminator rates."""
 
@@ -104,7 +107,7 @@ class Evaluator:
             **({"inception": inception.weights} if inception else {}),
             "count": self.config.evaluate.count,
             **{name: figure.value for name, figure in figures.items()},
-            **self._memorization(discriminator),
+            **self._memorization(discriminator, images),
             "intervals": {name: [figure.low, figure.high] for name, figure in figures.items()},
         }
 
@@ -205,25 +208,22 @@ class Evaluator:
         """A copy of an input of a network."""
         return None if tensor is None else tensor.to(self.accelerator.device, copy=True)
 
-    def _memorization(self, discriminator: Discriminator) -> dict[str, float]:
-        """Whether the discriminator memorizes the training images.
+    def _memorization(self, discriminator: Discriminator, images: ImageFeatures) -> dict[str, float]:
+        """Whether the discriminator memorizes the training images. Also stores its logits.
 
         score/train: the probability that D rates a random training image as more real than a random held-out one (the
         area under the ROC curve); score/held_out: the reverse. Both are 0.5 without memorization.
         """
         assert self._reference is not None
+        pixels, labels = self.images.images, self.images.labels
+        seen = subset_indices(len(pixels), SCORED, "scored", pixels.device)
+        train = self._logits(discriminator, pixels[seen], None if labels is None else labels[seen])
+        asked = None if images.labels is None else images.labels[:SCORED]
+        generated = self._logits(discriminator, images.pixels[:SCORED], asked)
+        self.logits = {"real": train.cpu().numpy(), "generated": generated.cpu().numpy()}
         if self._reference.held_out_pixels is None:
             return {}
-        pixels = self.images.images
-        seen = subset_indices(len(pixels), SCORED, "scored", pixels.device)
-        labels = self.images.labels
-        train, held_out = (
-            self._logits(discriminator, *chosen)
-            for chosen in (
-                (pixels[seen], None if labels is None else labels[seen]),
-                (self._reference.held_out_pixels, self._reference.held_out_labels),
-            )
-        )
+        held_out = self._logits(discriminator, self._reference.held_out_pixels, self._reference.held_out_labels)
         ahead = (train[:, None] - held_out[None, :]).sign().mean().item()
         return {"score/train": (1 + ahead) / 2, "score/held_out": (1 - ahead) / 2}
 

@@ -86,8 +86,12 @@ def train_with_rollbacks(trainer: Trainer) -> str:
     return "finished" if trainer.step >= trainer.schedule.total_steps else "stopped"
 
 
-def run_to_end(config: Config) -> int:
+def run_to_end(config: Config, report: session.Report | None = None) -> int:
     """Build a trainer, train, and leave the process as it was.
+
+    Args:
+        config: of the run.
+        report: run folder -> a page about the run, for the trackers. Made from the finished run folder.
 
     Returns:
         The exit code: 0 finished, 75 stopped and resumable.
@@ -108,7 +112,7 @@ def run_to_end(config: Config) -> int:
                 state = train_with_rollbacks(trainer)
                 # Every rank waits here for rank 0's pictures: a launcher that sees one worker end stops the others.
                 reason = request.reason or "requested on another rank"
-                on_main_process(accelerator, partial(session.conclude, trainer, state, reason))
+                on_main_process(accelerator, partial(session.conclude, trainer, state, reason, report))
             except (InputError, Stopped, TrainingFailed) as error:  # every rank is here
                 if isinstance(error, InputError):
                     error.common = True

@@ -94,5 +94,5 @@ def restore(trainer: Trainer, found: Checkpoint | None) -> None:
 
 def _latest_checkpoint(trainer: Trainer) -> Checkpoint | None:
     trainer.writer.wait()
-    trainer.tracker.logged_through = max([trainer.tracker.logged_through, *(row["step"] for row in trainer.rows)])
+    trainer.tracker.skip_through(max([0, *(row["step"] for row in trainer.rows)]))
     return latest_checkpoint(trainer.checkpoints, trainer.config, trainer.images.spec, trainer.console.announce)

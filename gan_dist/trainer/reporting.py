@@ -15,6 +15,7 @@ from gan_dist.outputs.records import StepLines
 from gan_dist.trainer.checkpointing import tensors_of
 from gan_dist.trainer.evaluation import report_diagnosis
 from gan_dist.trainer.state import Trainer
+from gan_dist.trainer.tracking import figures_of_steps, log_samples
 
 
 def log(trainer: Trainer) -> None:
@@ -39,7 +40,7 @@ def log(trainer: Trainer) -> None:
         row["updates_skipped"] = trainer.updates_skipped
     trainer.rows.append(row)
     trainer.writer.save(lambda: StepLines(trainer.folder.metrics).append(row))
-    trainer.tracker.log(step, row | {"doctor/findings": report_diagnosis(trainer)})
+    trainer.tracker.log(step, {**figures_of_steps(trainer, row), "doctor/findings": report_diagnosis(trainer)})
     trainer.console.progress(row)
 
 
@@ -85,7 +86,7 @@ def sample(trainer: Trainer) -> None:
     except OSError as error:  # a checkpoint can reproduce the picture
         trainer.console.announce(f"{file} is not writable ({error.strerror or error})")
     else:
-        trainer.tracker.log_samples(trainer.step, file)
+        log_samples(trainer, file)
 
 
 def fingerprint(tensor: Tensor) -> str:

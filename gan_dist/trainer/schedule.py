@@ -68,6 +68,10 @@ class Schedule:
         """Whether the learning rate and the penalty factor never change."""
         return self.config.optimizer.final_learning_rate is None and self.config.penalty.final_factor == 1
 
+    def step_after(self, epoch: int) -> int:
+        """The step that completes an epoch."""
+        return -(-epoch * self.dataset_size // self.config.train.batch_size)
+
     def epochs_completed(self, step: int) -> int:
         return self.images_seen(step) // self.dataset_size
 

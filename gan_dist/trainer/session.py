@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,16 +21,19 @@ from gan_dist.outputs.curves import draw_curves
 from gan_dist.outputs.folder import timestamp
 from gan_dist.outputs.pictures import COUNT, draw_panel, first_of_classes, save_grid
 from gan_dist.outputs.records import StepLines, read_floor, read_json_lines, read_optional_json
+from gan_dist.trainer import tracking
 from gan_dist.trainer.checkpointing import checkpoint_bytes
 from gan_dist.trainer.state import Trainer
 
+Report = Callable[[Path], str]
 
-def begin(trainer: Trainer, tracker_id: str | None) -> None:
+
+def begin(trainer: Trainer, tracker_ids: Mapping[str, str]) -> None:
     """Prepare the run folder, start the tracker and show a summary of the run. Rank 0 only.
 
     Args:
         trainer: in the state from which the session starts.
-        tracker_id: `Tracker.id` of the earlier sessions; None: the first session.
+        tracker_ids: `Tracker.ids` of the earlier sessions.
 
     Raises:
         TrainingFailed: the disk has too little space for the run.
@@ -49,7 +53,8 @@ def begin(trainer: Trainer, tracker_id: str | None) -> None:
     write_json(folder.config, to_dict(trainer.config))
     images = trainer.images
     save_grid(first_real_images(trainer), folder.real_samples)
-    trainer.tracker.start(to_dict(trainer.config), tracker_id, sent)
+    trainer.tracker.start(tracking.describe_run(trainer), tracker_ids, sent)
+    tracking.log_earlier(trainer)
     if trainer.step:
         console.announce(f"resuming after step {trainer.step:,} from {folder.checkpoints}")
     session = {
@@ -58,7 +63,7 @@ def begin(trainer: Trainer, tracker_id: str | None) -> None:
         "from_step": trainer.step,
         **describe_machine(trainer.accelerator),
         "data": images.provenance.to_dict() | {"spec": images.spec.to_dict(), "ranks": trainer.images_access},
-        "wandb": trainer.tracker.describe(),
+        "trackers": trainer.tracker.describe(),
     }
     sessions = earlier.pop("earlier_sessions", [])
     history = [*(sessions if isinstance(sessions, list) else []), earlier] if earlier else []
@@ -79,7 +84,7 @@ def begin(trainer: Trainer, tracker_id: str | None) -> None:
             f"{session['threads_per_process']} thread(s) per process",
             "steps": f"{trainer.step:,} done of {trainer.schedule.total_steps:,}, "
             f"{trainer.schedule.epoch(trainer.schedule.total_steps):.4g} epochs",
-            "W&B": trainer.tracker.mode,
+            "tracking": describe_tracking(trainer),
             **describe_derived(trainer.derived),
         },
     )
@@ -117,12 +122,19 @@ def describe_augmentation(config: Config) -> dict[str, str]:
     return {"augmentation": f"{', '.join(augment.names)}, each with probability {augment.probability:g}{steered}"}
 
 
+def describe_tracking(trainer: Trainer) -> str:
+    """The trackers and how they send, such as "wandb online"."""
+    modes = {name: entry["mode"] for name, entry in trainer.tracker.describe().items()}
+    return ", ".join(f"{name} {mode}" for name, mode in modes.items()) or "off"
+
+
 def logged_through(trainer: Trainer, earlier: Mapping[str, Any]) -> int:
-    """The last step that the tracker has received, according to the run folder."""
-    tracking = earlier.get("wandb")
-    noted = tracking.get("logged_through") if isinstance(tracking, dict) else None
+    """The last step that the trackers have received, according to the run folder."""
+    trackers = earlier.get("trackers")
+    entries = list(trackers.values()) if isinstance(trackers, dict) else [earlier.get("wandb")]  # earlier versions
+    noted = [entry.get("logged_through") for entry in entries if isinstance(entry, dict)]
     steps = [row["step"] for row in StepLines(trainer.folder.metrics).read().rows]
-    return max([*steps, noted if isinstance(noted, int) else 0])
+    return max([0, *steps, *(step for step in noted if isinstance(step, int))])
 
 
 def truncate_records(trainer: Trainer, step: int) -> None:
@@ -142,12 +154,13 @@ def truncate_records(trainer: Trainer, step: int) -> None:
     trainer.floor = read_floor(trainer.folder.floor)
 
 
-def conclude(trainer: Trainer, state: str, stopped_by: str) -> None:
+def conclude(trainer: Trainer, state: str, stopped_by: str, report: Report | None = None) -> None:
     """End a session. Rank 0 only.
 
     Args:
         state: finished, stopped or failed.
         stopped_by: the reason, if it was stopped.
+        report: see `tracking.log_end`.
 
     Raises:
         TrainingFailed: a write to the disk failed.
@@ -167,7 +180,7 @@ def conclude(trainer: Trainer, state: str, stopped_by: str) -> None:
         reason = f"{trainer.schedule.epoch(trainer.step):.4g} epochs done"
     else:
         reason = stopped_by
-    end(trainer, state, reason)
+    end(trainer, state, reason, report)
 
 
 def reason_of_failure(trainer: Trainer) -> str:
@@ -180,19 +193,22 @@ def reason_of_failure(trainer: Trainer) -> str:
     return f"{trainer.failure.describe()}{tries}; {saved}; --train.on-nonfinite skip skips such updates"
 
 
-def end(trainer: Trainer, state: str, reason: str) -> None:
+def end(trainer: Trainer, state: str, reason: str, report: Report | None = None) -> None:
     """Record how the session ended, finish the tracker and draw the curves and the panel. Rank 0 only.
 
     Args:
         state: finished, stopped or failed.
         reason: why, in one line.
+        report: see `tracking.log_end`.
     """
     folder, console = trainer.folder, trainer.console
     console.end()
     trainer.writer.wait()
     seconds, evaluating = trainer.timing.seconds(), trainer.timing.evaluating
     folder.write_status(state, trainer.step, reason)
-    trainer.tracker.finish(exit_code=1 if state == "failed" else 0)
+    tracking.log_generators(trainer)
+    if state != "finished":  # a launcher may not wait for long: first what only the tracker has
+        trainer.tracker.finish(exit_code=1 if state == "failed" else 0)
     rows = read_json_lines(folder.metrics)
     summary = {
         "state": state,
@@ -211,6 +227,12 @@ def end(trainer: Trainer, state: str, reason: str) -> None:
             draw(folder)
         except Exception as error:  # the run is saved already; a missing picture is no failure
             console.announce(f"{draw.__name__} failed: {error}")
+    if state == "finished":
+        try:
+            tracking.log_end(trainer, report)
+        except Exception as error:
+            console.announce(f"the report for the tracker failed: {error}")
+    trainer.tracker.finish(exit_code=0)
     how_to_resume = "; the same command resumes it" if state == "stopped" else ""
     console.table(
         f"{state}: {reason}{how_to_resume}",

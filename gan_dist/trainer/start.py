@@ -14,6 +14,7 @@ from torch import Tensor
 from gan_dist.config import Config, InputError, differences
 from gan_dist.config.derived import derive
 from gan_dist.config.rules import SAFE_PROBABILITY
+from gan_dist.config.trackers import check_trackers
 from gan_dist.data.images import ImageSet
 from gan_dist.data.readers.names import quoted
 from gan_dist.data.sources import load_images
@@ -65,6 +66,7 @@ def find_start(
     """
     there, suffix = _take_folder(config, folder, announce, request), ""
     check_inception(config.evaluate.features)
+    check_trackers(config)
     images = load_images(config.data, announce, lambda: request.pending)
     if images.provenance.fallback is not None and not there:
         # A later start with the requested data must find its folder unused.
@@ -217,7 +219,7 @@ def check_state(state: dict[str, Any], config: Config) -> None:
     spec, labels = state.get("data_spec"), state.get("labels_sha256")
     adaptive = config.augment.target is not None
     figures = len(METRICS) + sum(map(bool, (penalty.r1, penalty.r2, penalty.gradient, adaptive)))
-    window, best = state.get("metrics_window"), state.get("best")
+    window, best, ids = state.get("metrics_window"), state.get("best"), state.get("tracker_ids", {})
     for name, ok in {
         "config": isinstance(state.get("config"), dict),
         "data_sha256": isinstance(state.get("data_sha256"), str),
@@ -227,7 +229,8 @@ def check_state(state: dict[str, Any], config: Config) -> None:
         "evaluating_seconds": _is_duration(state.get("evaluating_seconds")),
         "best": best is None or (_is_list(best, 2) and all(map(is_number, best)) and isinstance(best[0], int)),
         "scaler": isinstance(state.get("scaler"), dict) and all(map(is_number, state["scaler"].values())),
-        "wandb_id": isinstance(state.get("wandb_id"), str | None),
+        "wandb_id": isinstance(state.get("wandb_id"), str | None),  # of earlier versions
+        "tracker_ids": isinstance(ids, dict) and all(isinstance(id, str) for id in ids.values()),
         "updates_skipped": isinstance(state.get("updates_skipped"), int),
         "metrics_window": isinstance(window, list)
         and all(_is_list(row, figures) and all(map(is_number, row)) for row in window),

@@ -39,6 +39,17 @@ class Best(NamedTuple):
     distance: float
 
 
+class FindingEvent(NamedTuple):
+    """A change in the doctor's findings."""
+
+    step: int
+    state: str
+    """found or resolved."""
+    finding: str
+    evidence: str
+    advice: str
+
+
 @dataclass
 class Trainer:
     """The state of a run on one rank. Every rank has one; only rank 0 writes files."""
@@ -88,6 +99,8 @@ class Trainer:
     """Figures of real images; empty before the first evaluation."""
     active_findings: set[str] = field(default_factory=set)
     """Names of the findings of the latest diagnosis."""
+    finding_events: list[FindingEvent] = field(default_factory=list)
+    """What changed in the findings in this session."""
     updates_skipped: int = 0
     """Number of updates skipped because of NaN or infinity, over all sessions."""
     failure: NonfiniteUpdate | None = None

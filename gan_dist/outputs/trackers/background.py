@@ -7,15 +7,18 @@ import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from gan_dist.files import first_line
-from gan_dist.outputs.trackers.protocol import DISABLED, Tracker
+from gan_dist.outputs.trackers.media import Image, Media, size_of
+from gan_dist.outputs.trackers.protocol import DISABLED, Tracker, Values
 from gan_dist.outputs.trackers.worker import QUEUED_BYTES, Worker
 
 T = TypeVar("T")
 _INTERRUPTED_SECONDS = 1.0  # for an interrupted call to return
+_ROWS = 100  # in one call
 _NOTHING_LOST = "metrics.jsonl has all figures"
 
 
@@ -25,6 +28,8 @@ class Opened(NamedTuple):
     id: str
     announcement: str
     """Where to see the run, in one line."""
+    received: int | None = None
+    """The last step of which the dashboard, or a file that will be sent to it, has figures. None: not known."""
 
 
 @runtime_checkable
@@ -43,6 +48,10 @@ class Backend(Protocol):
     warning: str | None
     """The last warning of the client, in one line. Read by other threads."""
 
+    @property
+    def media(self) -> tuple[type, ...]:
+        """The kinds of media that it can show."""
+
     def load(self) -> None:
         """Import the client. Called without a time limit, in the thread of the trainer."""
 
@@ -53,12 +62,12 @@ class Backend(Protocol):
         """Open a run. May be called again after a failure."""
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Send figures."""
+        """Send figures: numbers, and some names."""
 
-    def log_image(self, step: int, name: str, png: bytes) -> None:
-        """Send an image, the content of a PNG file."""
+    def log_media(self, step: int, name: str, media: Media) -> None:
+        """Send a medium whose kind is in `media`."""
 
-    def alert(self, title: str, text: str) -> None:
+    def alert(self, step: int, title: str, text: str) -> None:
         """Notify those who watch the run."""
 
     def close(self, exit_code: int) -> None:
@@ -77,22 +86,26 @@ class BackgroundTracker(Tracker):
     The trainer queues calls and continues. Only `start` and `finish` wait, for a limited time.
 
     Args:
+        name: in the table of trackers.
         backend: makes the calls.
         announce: called with one line for each message, by the thread that calls the tracker.
     """
 
-    def __init__(self, backend: Backend, announce: Callable[[str], None]) -> None:
+    def __init__(self, name: str, backend: Backend, announce: Callable[[str], None]) -> None:
+        self.name = name
         self.backend = backend
         self.announce = announce
         self.mode = DISABLED
-        self.id: str | None = None
+        self.ids: Mapping[str, str] = {}
         self.logged_through = 0
         self._worker: Worker | None = None
         self._exit_code = 1  # until `finish` sets it
         self._limit = f"{backend.timeout:g} s ({backend.timeout_field})"
 
-    def start(self, run_config: dict[str, Any], resume_id: str | None, logged_through: int) -> None:
+    def start(self, run_config: dict[str, Any], resume_ids: Mapping[str, str], logged_through: int) -> None:
         """Open the run in the first mode that works. Waits up to the backend's timeout for each mode."""
+        resume_id = resume_ids.get(self.name)
+        self.ids = {} if resume_id is None else {self.name: resume_id}
         self.logged_through = logged_through if resume_id else 0
         try:
             self.backend.load()
@@ -107,23 +120,43 @@ class BackgroundTracker(Tracker):
             worker.close()
             worker.join(_INTERRUPTED_SECONDS)
 
-    def log(self, step: int, values: Mapping[str, Any]) -> None:
+    def log(self, step: int, values: Values) -> None:
         if step > self.logged_through:
-            measured = {name: value for name, value in values.items() if value is not None}
-            self._put(lambda: self.backend.log(step, measured))
+            self._put(lambda: self.backend.log(step, _measured(values)))
 
-    def log_samples(self, step: int, picture: Path) -> None:
-        if self.mode == DISABLED or step <= self.logged_through:
+    def log_earlier(self, rows: Sequence[tuple[int, Values]]) -> None:
+        """A call of the backend sends several rows: they are in memory anyway, and the number of calls is limited."""
+        lacking = [(step, values) for step, values in rows if step > self.logged_through]
+        for first in range(0, len(lacking), _ROWS):
+            self._put(partial(self._log_rows, lacking[first : first + _ROWS]))
+
+    def log_media(self, step: int, name: str, media: Media, final: bool = False) -> None:
+        if (final or self._is_new(step)) and isinstance(media, self.backend.media):
+            self._put(lambda: self.backend.log_media(step, name, media), size_of(media))
+
+    def log_picture(self, step: int, name: str, file: Path, caption: str, final: bool = False) -> None:
+        if not self.accepts(Image) or not (final or self._is_new(step)):
             return
         try:
-            png = picture.read_bytes()
+            png = file.read_bytes()
         except OSError as error:
             self._disable(f"failed ({first_line(error)})")
             return
-        self._put(lambda: self.backend.log_image(step, "samples", png), len(png))
+        self.log_media(step, name, Image(png, caption), final)
 
-    def alert(self, title: str, text: str) -> None:
-        self._put(lambda: self.backend.alert(title, text))
+    def accepts(self, kind: type) -> bool:
+        return self.mode != DISABLED and kind in self.backend.media
+
+    def skip_through(self, step: int) -> None:
+        self.logged_through = max(self.logged_through, step)
+
+    def alert(self, step: int, title: str, text: str) -> None:
+        if step > self.logged_through:
+            self._put(lambda: self.backend.alert(step, title, text))
+
+    def describe(self) -> dict[str, Any]:
+        id = self.ids.get(self.name)
+        return {self.name: {"mode": self.mode, "id": id, "logged_through": self.logged_through}}
 
     def finish(self, exit_code: int) -> None:
         """Send what is still queued and close the run. Waits up to the backend's timeout."""
@@ -161,11 +194,21 @@ class BackgroundTracker(Tracker):
         except (Exception, SystemExit) as error:
             self.announce(f"{self.backend.title} {mode} is unavailable ({first_line(error)})")
             return False
-        self.mode, self.id = mode, opened.id
+        self.mode, self.ids = mode, {self.name: opened.id}
+        if opened.received is not None:
+            self.logged_through = opened.received
         # Registered after the client's own handler, so called before it: that one may wait without a limit.
         atexit.register(self.finish, 1)
         self.announce(opened.announcement)
         return True
+
+    def _is_new(self, step: int) -> bool:
+        """Whether no earlier session sent media of a step; those of step 0 belong to a new run."""
+        return step > self.logged_through or self.logged_through == 0
+
+    def _log_rows(self, rows: Sequence[tuple[int, Values]]) -> None:
+        for step, values in rows:
+            self.backend.log(step, _measured(values))
 
     def _new_worker(self) -> Worker:
         return Worker(last=lambda: self.backend.close(self._exit_code))
@@ -231,6 +274,10 @@ class BackgroundTracker(Tracker):
         with contextlib.suppress(Exception):
             return self.backend.advice()
         return ""
+
+
+def _measured(values: Values) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 class _Unresponsive(Exception):

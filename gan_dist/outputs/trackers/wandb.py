@@ -14,13 +14,24 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import psutil
 from accelerate import Accelerator
 
 from gan_dist.config import Config
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.trackers.background import Backend, Opened
+from gan_dist.outputs.trackers.media import Histogram, Image, Lines, Media, Model, Page, Table
 from gan_dist.outputs.trackers.protocol import DISABLED
+from gan_dist.outputs.trackers.wandb_files import STEP, last_recorded_step
+
+# Pattern of figures -> what W&B's table of runs shows of them. All others: the last value.
+SUMMARIES = {
+    "distance/*": "min,last",
+    "inception/*": "min,last",
+    "loss/*": "last",
+}
+_MEDIA = (Image, Histogram, Table, Lines, Page)
 
 _OWN_SHARE = 0.8  # of wandb.timeout for wandb's own waiting; the rest is for its cleanup
 _INTERRUPTED_SECONDS = 0.5  # for an interrupted service to write its file
@@ -58,6 +69,10 @@ class WandbBackend:
         self._run: Any = None  # wandb's, or None
         self._sync_dir: Path | None = None
 
+    @property
+    def media(self) -> tuple[type, ...]:
+        return (*_MEDIA, *((Model,) if self.config.artifacts else ()))
+
     def load(self) -> None:
         import wandb  # noqa: F401, here because the import takes a second
 
@@ -69,50 +84,36 @@ class WandbBackend:
         import wandb
 
         self.accelerator.log_with, self.accelerator.trackers = ["wandb"], []
-        seconds = _OWN_SHARE * self.timeout
         try:
             _silence(None)
-            init_kwargs = {
-                "mode": mode,
-                "name": self.config.name or self.folder.path.absolute().name,
-                "dir": str(self.folder.path),
-                "id": resume_id,
-                "resume": "allow" if resume_id else None,
-                # silent: no prompts and no banners; the tracker announces the one line that matters.
-                "settings": wandb.Settings(
-                    silent=True,
-                    console="off",
-                    init_timeout=seconds,
-                    finish_timeout=seconds,
-                    finish_timeout_raises=True,
-                ),
-            }
-            self.accelerator.init_trackers(self.config.project, config=run_config, init_kwargs={"wandb": init_kwargs})
+            kwargs = {"wandb": self._init_kwargs(mode, resume_id)}
+            self.accelerator.init_trackers(self.config.project, config=run_config, init_kwargs=kwargs)
             self._run = self.accelerator.get_tracker("wandb", unwrap=True)
-            self._run.define_metric("train/step")
-            self._run.define_metric("*", step_metric="train/step")
+            self._define_metrics()
         except BaseException:
-            self._run, self.accelerator.trackers = None, []
+            self._run = None
             wandb.teardown()  # otherwise the next attempt in this process fails like this one
             raise
+        finally:
+            self.accelerator.trackers = []  # another tracker may use the list
         _silence(_Messages(self))
         self._sync_dir = Path(self._run.sync_dir)
+        received = self._received(resume_id)
         if mode == "online":
-            return Opened(self._run.id, f"W&B: {self._run.url}")
-        return Opened(self._run.id, f"W&B is offline; to upload this run: {self._sync_command()}")
+            return Opened(self._run.id, f"W&B: {self._run.url}", received)
+        return Opened(self._run.id, f"W&B is offline; to upload this run: {self._sync_command()}", received)
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        self.accelerator.log({"train/step": step, **values})
+        self._run.log({STEP: step, **values})
 
-    def log_image(self, step: int, name: str, png: bytes) -> None:
-        import wandb
+    def log_media(self, step: int, name: str, media: Media) -> None:
+        if isinstance(media, Model):
+            self._log_artifact(name, media)
+            return
+        with tempfile.TemporaryDirectory() as folder:  # W&B copies the file before `log` returns
+            self.log(step, {name: _as_wandb(name, media, Path(folder))})
 
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / f"{name}.png"
-            file.write_bytes(png)
-            self.log(step, {name: wandb.Image(str(file), file_type="png")})
-
-    def alert(self, title: str, text: str) -> None:
+    def alert(self, step: int, title: str, text: str) -> None:
         self._run.alert(title=title, text=text)
 
     def close(self, exit_code: int) -> None:
@@ -144,8 +145,78 @@ class WandbBackend:
             return ""
         return f"; to upload what W&B has recorded: {self._sync_command()}"
 
+    def _init_kwargs(self, mode: str, resume_id: str | None) -> dict[str, Any]:
+        """The arguments of wandb.init, except the project."""
+        import wandb
+
+        seconds = _OWN_SHARE * self.timeout
+        return {
+            "mode": mode,
+            "entity": self.config.entity,
+            "name": self.config.name or self.folder.path.absolute().name,
+            "group": self.config.group,
+            "job_type": self.config.job_type,
+            "tags": list(self.config.tag_names) or None,
+            "notes": self.config.notes,
+            "dir": str(self.folder.path),
+            "id": resume_id,
+            "resume": "allow" if resume_id else None,
+            # silent: no prompts and no banners; the tracker announces the one line that matters.
+            "settings": wandb.Settings(
+                silent=True,
+                console="off",
+                init_timeout=seconds,
+                finish_timeout=seconds,
+                finish_timeout_raises=True,
+            ),
+        }
+
+    def _define_metrics(self) -> None:
+        """The x axis of all figures, and what the table of runs shows of each. The first pattern that fits counts."""
+        self._run.define_metric(STEP)
+        for pattern, summary in SUMMARIES.items():
+            self._run.define_metric(pattern, step_metric=STEP, summary=summary)
+        self._run.define_metric("*", step_metric=STEP)
+
+    def _received(self, resume_id: str | None) -> int | None:
+        """The last step that the server has, or that a file has, which the user may upload; None if neither tells."""
+        if resume_id is None:
+            return None
+        found = [last_recorded_step(self.folder.wandb, resume_id), self._run.summary.get(STEP)]
+        steps = [step for step in found if isinstance(step, int)]
+        return max(steps) if steps else None
+
+    def _log_artifact(self, name: str, model: Model) -> None:
+        """Upload a file as a version of an artifact of the run."""
+        import wandb
+
+        artifact = wandb.Artifact(f"{name}-{self._run.id}", type="model", metadata=dict(model.metadata))
+        artifact.add_file(str(model.file))
+        self._run.log_artifact(artifact, aliases=[model.alias])
+
     def _sync_command(self) -> str:
         return f"wandb sync {shlex.quote(str(self._sync_dir))}"
+
+
+def _as_wandb(name: str, media: Media, folder: Path) -> Any:
+    """W&B's object for a medium, which may refer to a file in `folder`."""
+    import wandb
+
+    match media:
+        case Image(png, caption):
+            file = folder / "image.png"
+            file.write_bytes(png)
+            return wandb.Image(str(file), file_type="png", caption=caption)
+        case Histogram(counts, edges):
+            return wandb.Histogram(np_histogram=(np.asarray(counts), np.asarray(edges)))
+        case Table(columns, rows):
+            return wandb.Table(columns=list(columns), data=[list(row) for row in rows])
+        case Lines(steps, lines):
+            ys = [list(values) for values in lines.values()]
+            return wandb.plot.line_series(list(steps), ys, list(lines), title=name.partition("/")[2], xname="step")
+        case Page(html):
+            return wandb.Html(html, inject=False)
+    raise AssertionError(media)
 
 
 class _Messages:

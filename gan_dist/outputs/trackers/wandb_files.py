@@ -1,0 +1,70 @@
+"""Reads from W&B's own files which steps they have: a killed process leaves less in them than it has logged.
+
+The files are sequences of protobuf messages in LevelDB's log format: after a header of 7 bytes, blocks of 32 KiB, whose
+chunks have a checksum, a length and a type.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gan_dist.files import BadFile, read_file
+
+STEP = "train/step"  # the key of the steps on the dashboard
+MAX_BYTES = 2**30
+_MAGIC = b":W&B"
+_BLOCK = 32 * 1024
+_HEADER = 7  # of the file and of each chunk: checksum (4 bytes), length (2), type (1)
+_FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+
+
+def last_recorded_step(folder: Path, run_id: str) -> int | None:
+    """The last step with figures in the files of a run, of all its sessions; None if there is no file of it.
+
+    Args:
+        folder: in which W&B keeps its files.
+        run_id: W&B's.
+    """
+    files = [file for file in folder.glob("*/run-*.wandb") if file.name == f"run-{run_id}.wandb"]
+    return max((step for file in files for step in _steps(file)), default=0) if files else None
+
+
+def _steps(file: Path) -> Iterator[int]:
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
+    try:
+        content = read_file(file, MAX_BYTES)
+    except BadFile:
+        return
+    for message in _messages(content):
+        try:
+            record = Record.FromString(message)
+            values = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
+            step: Any = json.loads(values.get(STEP, "null"))
+        except Exception:  # protobuf's errors are not documented; the end of the file may be damaged
+            return
+        if isinstance(step, int):
+            yield step
+
+
+def _messages(content: bytes) -> Iterator[bytes]:
+    """The messages up to the first damage."""
+    if content[:4] != _MAGIC:
+        return
+    parts, at = b"", _HEADER
+    while at + _HEADER <= len(content):
+        if _BLOCK - at % _BLOCK < _HEADER:  # no space for a chunk: the rest of the block is padding
+            at += _BLOCK - at % _BLOCK
+            continue
+        length, kind = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
+        chunk = content[at + _HEADER : at + _HEADER + length]
+        if kind not in (_FULL, _FIRST, _MIDDLE, _LAST) or len(chunk) < length:
+            return
+        parts = chunk if kind in (_FULL, _FIRST) else parts + chunk
+        at += _HEADER + length
+        if kind in (_FULL, _LAST):
+            yield parts
+            parts = b""
