@@ -29,6 +29,8 @@ class WandbServer(ThreadingHTTPServer):
         """The uploaded history, in order."""
         self.files: dict[str, bytes] = {}
         """Name -> uploaded content."""
+        self.sweep: list[dict[str, Any]] = [{}, {}]
+        """A sweep's configuration, and the parameters of the one run that an agent is asked to start."""
         self.ended = threading.Event()
 
     @property
@@ -93,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
         if operation == "UpsertBucket":
             project = {"id": "project", "name": "gan_dist", "entity": entity}
             names = {name: variables.get(name) for name in ("name", "displayName")}
-            bucket = {"id": "bucket", **names, "config": "{}", "historyLineCount": 0, "project": project}
+            bucket = {"id": "bucket", **names, "config": "{}", "historyLineCount": len(self.server.rows), "project": project}
             return {"upsertBucket": {"bucket": bucket, "inserted": True}}
         if operation == "RunResumeStatus":
             return {
@@ -102,6 +104,16 @@ class _Handler(BaseHTTPRequestHandler):
         if operation == "CreateRunFiles":
             files = [{"name": name, "uploadUrl": f"{self.server.url}/storage/{name}"} for name in variables["files"]]
             return {"createRunFiles": {"runID": "bucket", "uploadHeaders": [], "files": files}}
+        if operation == "SweepWithRuns":
+            config = json.dumps(self.server.sweep[0])
+            return {"project": {"sweep": {"id": "sweep", "name": "sweep", "config": config, "runs": {"edges": []}}}}
+        if operation == "CreateAgent":
+            return {"createAgent": {"agent": {"id": "agent"}}}
+        if operation == "Heartbeat":
+            arguments, self.server.sweep[1] = self.server.sweep[1], {}
+            values = {name: {"value": value} for name, value in arguments.items()}
+            run = {"type": "run", "run_id": "run-of-sweep", "program": "", "args": values}
+            return {"agentHeartbeat": {"agent": {"id": "agent"}, "commands": json.dumps([run] if values else [])}}
         return {}
 
     def _resumed(self, variables: dict[str, Any]) -> dict[str, Any] | None:

@@ -67,7 +67,8 @@ class WandbBackend:
         self.folder = folder
         self.mode = mode
         self._run: Any = None  # wandb's, or None
-        self._sync_dir: Path | None = None
+        self._sync_dir: Path | None = None  # of this session
+        self._id = ""
 
     @property
     def media(self) -> tuple[type, ...]:
@@ -97,7 +98,7 @@ class WandbBackend:
         finally:
             self.accelerator.trackers = []  # another tracker may use the list
         _silence(_Messages(self))
-        self._sync_dir = Path(self._run.sync_dir)
+        self._sync_dir, self._id = Path(self._run.sync_dir), self._run.id
         received = self._received(resume_id)
         if mode == "online":
             return Opened(self._run.id, f"W&B: {self._run.url}", received)
@@ -195,7 +196,12 @@ class WandbBackend:
         self._run.log_artifact(artifact, aliases=[model.alias])
 
     def _sync_command(self) -> str:
-        return f"wandb sync {shlex.quote(str(self._sync_dir))}"
+        """The command that uploads this session. Of a resumed run also earlier ones, which W&B orders by their time."""
+        assert self._sync_dir is not None
+        earlier = [folder for folder in self._sync_dir.parent.glob(f"*-{self._id}") if folder != self._sync_dir]
+        if not earlier:
+            return f"wandb sync {shlex.quote(str(self._sync_dir))}"
+        return f"wandb sync {shlex.quote(str(self._sync_dir.parent))}/*-{self._id}"
 
 
 def _as_wandb(name: str, media: Media, folder: Path) -> Any:

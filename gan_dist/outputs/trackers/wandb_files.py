@@ -1,4 +1,4 @@
-"""Reads from W&B's own files which steps they have: a killed process leaves less in them than it has logged.
+"""Which steps W&B's own files have: a killed process leaves less in them than it has logged.
 
 The files are sequences of protobuf messages in LevelDB's log format: after a header of 7 bytes, blocks of 32 KiB, whose
 chunks have a checksum, a length and a type.
@@ -7,6 +7,7 @@ chunks have a checksum, a length and a type.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,34 +25,45 @@ _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 def last_recorded_step(folder: Path, run_id: str) -> int | None:
     """The last step with figures in the files of a run, of all its sessions; None if there is no file of it.
 
+    The last message of a killed session may be incomplete. It is removed: `wandb sync` would upload neither the rest of
+    that file nor those of later sessions.
+
     Args:
-        folder: in which W&B keeps its files.
+        folder: in which W&B keeps its files; no process writes the files of the run.
         run_id: W&B's.
     """
     files = [file for file in folder.glob("*/run-*.wandb") if file.name == f"run-{run_id}.wandb"]
-    return max((step for file in files for step in _steps(file)), default=0) if files else None
+    return max((_repair(file) for file in files), default=0) if files else None
 
 
-def _steps(file: Path) -> Iterator[int]:
-    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
-
+def _repair(file: Path) -> int:
+    """Remove an incomplete message at the end of a file. Returns the last step in it, 0 if there is none."""
     try:
         content = read_file(file, MAX_BYTES)
     except BadFile:
-        return
-    for message in _messages(content):
-        try:
-            record = Record.FromString(message)
-            values = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
-            step: Any = json.loads(values.get(STEP, "null"))
-        except Exception:  # protobuf's errors are not documented; the end of the file may be damaged
-            return
-        if isinstance(step, int):
-            yield step
+        return 0
+    last, end = 0, len(content)
+    for message, end in _messages(content):  # noqa: B007, the last one is used
+        last = max(last, _step(message))
+    if _HEADER < end < len(content):
+        os.truncate(file, end)
+    return last
 
 
-def _messages(content: bytes) -> Iterator[bytes]:
-    """The messages up to the first damage."""
+def _step(message: bytes) -> int:
+    """The step of a message; 0 if it has none."""
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
+    try:
+        items = Record.FromString(message).history.item
+        step: Any = next((json.loads(item.value_json) for item in items if STEP in (item.key, *item.nested_key)), 0)
+    except Exception:  # protobuf's errors are not documented
+        return 0
+    return step if isinstance(step, int) else 0
+
+
+def _messages(content: bytes) -> Iterator[tuple[bytes, int]]:
+    """The messages up to the first damage, each with the position of its end."""
     if content[:4] != _MAGIC:
         return
     parts, at = b"", _HEADER
@@ -66,5 +78,5 @@ def _messages(content: bytes) -> Iterator[bytes]:
         parts = chunk if kind in (_FULL, _FIRST) else parts + chunk
         at += _HEADER + length
         if kind in (_FULL, _LAST):
-            yield parts
+            yield parts, at
             parts = b""
