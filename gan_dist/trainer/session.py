@@ -160,7 +160,7 @@ def conclude(trainer: Trainer, state: str, stopped_by: str, report: Report | Non
     Args:
         state: finished, stopped or failed.
         stopped_by: the reason, if it was stopped.
-        report: see `tracking.log_end`.
+        report: see `tracking.log_pictures`.
 
     Raises:
         TrainingFailed: a write to the disk failed.
@@ -199,15 +199,15 @@ def end(trainer: Trainer, state: str, reason: str, report: Report | None = None)
     Args:
         state: finished, stopped or failed.
         reason: why, in one line.
-        report: see `tracking.log_end`.
+        report: see `tracking.log_pictures`.
     """
     folder, console = trainer.folder, trainer.console
     console.end()
     trainer.writer.wait()
     seconds, evaluating = trainer.timing.seconds(), trainer.timing.evaluating
     folder.write_status(state, trainer.step, reason)
-    tracking.log_generators(trainer)
     if state != "finished":  # a launcher may not wait for long: first what only the tracker has
+        tracking.log_end(trainer)
         trainer.tracker.finish(exit_code=1 if state == "failed" else 0)
     rows = read_json_lines(folder.metrics)
     summary = {
@@ -229,10 +229,11 @@ def end(trainer: Trainer, state: str, reason: str, report: Report | None = None)
             console.announce(f"{draw.__name__} failed: {error}")
     if state == "finished":
         try:
-            tracking.log_end(trainer, report)
+            tracking.log_pictures(trainer, report)
         except Exception as error:
-            console.announce(f"the report for the tracker failed: {error}")
-    trainer.tracker.finish(exit_code=0)
+            console.announce(f"the report for the trackers failed: {error}")
+        tracking.log_end(trainer)
+        trainer.tracker.finish(exit_code=0)
     how_to_resume = "; the same command resumes it" if state == "stopped" else ""
     console.table(
         f"{state}: {reason}{how_to_resume}",

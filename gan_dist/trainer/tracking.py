@@ -82,12 +82,9 @@ def figures_of_evaluation(trainer: Trainer, row: Row) -> Values:
 
 
 def log_evaluation(trainer: Trainer, row: Row) -> None:
-    """Send an evaluation: its figures, a chart of each since the first evaluation, and the histograms of D's logits."""
+    """Send an evaluation: its figures and the histograms of D's logits."""
     step, tracker = row["step"], trainer.tracker
     tracker.log(step, figures_of_evaluation(trainer, row))
-    for name in row:
-        if _interval(row, name) is not None and not _OF_A_CLASS.search(name):
-            tracker.log_media(step, f"evaluation/{name}", _chart(trainer, name))
     logits = trainer.evaluator.logits
     if logits:
         finite = [value for values in logits.values() for value in values.tolist() if abs(value) < float("inf")]
@@ -97,16 +94,14 @@ def log_evaluation(trainer: Trainer, row: Row) -> None:
 
 
 def log_finding(trainer: Trainer, event: FindingEvent) -> None:
-    """Alert those who watch the run if a finding is new, and send the table of all findings."""
+    """Alert those who watch the run if a finding is new, and keep it for the table at the end."""
     if event.state == "found":
         text = f"step {event.step:,}: {event.evidence}; {event.advice}"
         trainer.tracker.alert(trainer.step, event.finding, text)
     trainer.finding_events.append(event)
-    table = Table(FindingEvent._fields, [tuple(event) for event in trainer.finding_events])
-    trainer.tracker.log_media(trainer.step, "doctor/table", table)
 
 
-def log_end(trainer: Trainer, report: Callable[[Path], str] | None) -> None:
+def log_pictures(trainer: Trainer, report: Callable[[Path], str] | None) -> None:
     """Send what belongs to a run that is finished.
 
     Args:
@@ -121,18 +116,26 @@ def log_end(trainer: Trainer, report: Callable[[Path], str] | None) -> None:
         tracker.log_media(step, "report", Page(report(folder.path)), final=True)
 
 
-def log_generators(trainer: Trainer) -> None:
-    """Send the best generator and the one to use, with where they come from."""
+def log_end(trainer: Trainer) -> None:
+    """Send what a session ends with: charts of the evaluations, the table of findings, and the generators.
+
+    These are the last calls, since W&B makes requests for them which its server may refuse or not answer.
+    """
+    tracker, step = trainer.tracker, trainer.step
+    latest = trainer.evaluations[-1] if trainer.evaluations else {}
+    for name in latest:
+        if _interval(latest, name) is not None and not _OF_A_CLASS.search(name):
+            tracker.log_media(step, f"evaluation/{name}", _chart(trainer, name), final=True)
+    if trainer.finding_events:
+        table = Table(FindingEvent._fields, [tuple(event) for event in trainer.finding_events])
+        tracker.log_media(step, "doctor/table", table, final=True)
     folder, run = trainer.folder, describe_run(trainer)
     origin = {name: run[name] for name in ("preset", "data_name", "data_sha256", "architecture", "run_id", "gan_dist")}
     if trainer.best is not None and folder.best_generator.exists():
         measured = {"step": trainer.best.step, "distance/frechet": trainer.best.distance}
-        trainer.tracker.log_media(
-            trainer.step, "generator", Model(folder.best_generator, "best", origin | measured), final=True
-        )
+        tracker.log_media(step, "generator", Model(folder.best_generator, "best", origin | measured), final=True)
     if folder.generator.exists():
-        model = Model(folder.generator, "latest", origin | {"step": trainer.step})
-        trainer.tracker.log_media(trainer.step, "generator", model, final=True)
+        tracker.log_media(step, "generator", Model(folder.generator, "latest", origin | {"step": step}), final=True)
 
 
 def _caption(epoch: int, step: int) -> str:
