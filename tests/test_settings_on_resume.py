@@ -64,10 +64,18 @@ CHANGES = {
         ["--checkpoint.every-steps", "2", "--checkpoint.keep", "1"],
     ),
     "dashboard": Change(
-        ("wandb.mode", "wandb.project", "wandb.name", "wandb.timeout"),
+        (
+            *("wandb.mode", "wandb.project", "wandb.name", "wandb.timeout", "wandb.entity", "wandb.group"),
+            *("wandb.job_type", "wandb.tags", "wandb.notes", "wandb.artifacts"),
+        ),
         ["--wandb.mode", "disabled"],
-        ["--wandb.mode", "offline", "--wandb.project", "a", "--wandb.name", "b", "--wandb.timeout", "7"],
+        [
+            *("--wandb.mode", "offline", "--wandb.project", "a", "--wandb.name", "b", "--wandb.timeout", "7"),
+            *("--wandb.entity", "c", "--wandb.group", "d", "--wandb.job-type", "e", "--wandb.tags", "f,g"),
+            *("--wandb.notes", "h", "--wandb.artifacts"),
+        ],
     ),
+    "no trackers": Change(("tracking.with_",), ["--wandb.mode", "offline"], ["--tracking.with", "None"]),
     "everything else": Change(
         (
             *("data.source", "data.download_timeout", "train.on_nonfinite", "train.max_rollbacks", "train.compile"),
