@@ -27,6 +27,8 @@ from gan_dist.outputs.pictures import COUNT, draw_panel, save_grid, save_samples
 from gan_dist.outputs.records import StepLines, read_json, read_json_lines
 from gan_dist.outputs.trackers import make_tracker
 from gan_dist.outputs.trackers.background import BackgroundTracker
+from gan_dist.outputs.trackers.several import SeveralTrackers
+from gan_dist.outputs.trackers.wandb import WandbBackend
 from gan_dist.outputs.writer import Writer
 
 # --- folder
@@ -303,18 +305,21 @@ def test_wandb_that_fails_during_the_run_is_announced_once(tmp_path: Path, monke
     announced: list[str] = []
     config = Config(wandb=WandbConfig(mode="offline"))
     tracker = make_tracker(config, accelerator, RunFolder(tmp_path), announced.append)
-    assert isinstance(tracker, BackgroundTracker)
-    tracker.start({"train": {"seed": 1}}, resume_id=None, logged_through=0)
+    assert isinstance(tracker, SeveralTrackers)
+    (only,) = tracker.trackers
+    assert isinstance(only, BackgroundTracker)
+    tracker.start({"train": {"seed": 1}}, resume_ids={}, logged_through=0)
     tracker.log(1, {"loss/generator": 1.0})
     assert len(announced) == 1
     sent = threading.Event()
-    assert tracker._worker is not None
-    tracker._worker.put(sent.set)
+    assert only._worker is not None
+    only._worker.put(sent.set)
     assert sent.wait(60)
-    accelerator.get_tracker("wandb", unwrap=True).finish()  # without the tracker
+    assert isinstance(only.backend, WandbBackend)
+    only.backend._run.finish()  # without the tracker
     tracker.log(2, {"loss/generator": 1.0})
     tracker.log(3, {"loss/generator": 1.0})
-    tracker.log_samples(3, tmp_path / "nothing.png")
+    tracker.log_picture(3, "samples", tmp_path / "nothing.png", "")
     tracker.finish(exit_code=0)
     assert len(announced) == 2
     assert "metrics.jsonl has all figures" in announced[1]
