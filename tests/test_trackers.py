@@ -272,12 +272,12 @@ def test_a_new_tracker_is_one_line_of_the_table(
 ) -> None:
     backend = FakeBackend(**faults)
     assert isinstance(backend, Backend)
-    monkeypatch.setitem(trackers.TRACKERS, "trackio", lambda config, accelerator, folder: backend)
+    monkeypatch.setitem(trackers.TRACKERS, "wandb", lambda config, accelerator, folder: backend)
     folder = RunFolder(tmp_path / "run")
-    assert train_here(flags(folder.path, "--tracking.with", "trackio", "--train.steps", "20")) == 0
+    assert train_here(flags(folder.path, "--train.steps", "20")) == 0
     backend.ended.set()
     assert [row["step"] for row in figures(folder)] == [5, 10, 15, 20]
-    assert read_json(folder.environment)["trackers"]["trackio"]["mode"] == "online"
+    assert read_json(folder.environment)["trackers"]["wandb"]["mode"] == "online"
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Fake")]
     assert len(lines) == (2 if faults else 1)
     if "log" not in faults:
