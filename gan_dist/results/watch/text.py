@@ -6,7 +6,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rich.cells import cell_len
+from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
 from gan_dist.outputs.console import printable
@@ -49,12 +49,13 @@ def fit(line: Text, width: int, fill: bool = False) -> Text:
 
 
 def wrapped(text: str, width: int, style: str = "") -> list[Text]:
-    """A text as lines of at most `width` cells, broken between words."""
+    """A text as lines of at most `width` cells, broken between words; a path or word that is longer, anywhere."""
     lines = [""]
-    for word in printable(text).split():
-        longer = f"{lines[-1]} {word}".lstrip()
+    pieces = (piece for word in printable(text).split() for piece in chop_cells(word, max(width, 1)))
+    for piece in pieces:
+        longer = f"{lines[-1]} {piece}".lstrip()
         if lines[-1] and cell_len(longer) > width:
-            lines.append(word)
+            lines.append(piece)
         else:
             lines[-1] = longer
     return [fit(styled(line, style), width) for line in lines]
