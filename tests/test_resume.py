@@ -433,7 +433,7 @@ def test_a_server_of_wandb_that_refuses_costs_nothing(flags: Flags, tmp_path: Pa
     assert len([line for line in ended.out.splitlines() if "wandb sync" in line]) == 1
     folder = RunFolder(tmp_path / "run")
     assert [row["step"] for row in read_json_lines(folder.metrics)] == [5, 6]
-    assert json.loads(folder.environment.read_text())["wandb"]["mode"] == "offline"
+    assert json.loads(folder.environment.read_text())["trackers"]["wandb"]["mode"] == "offline"
 
 
 @pytest.mark.processes(1)
