@@ -503,6 +503,72 @@ def test_the_manifest_is_what_kubernetes_expects() -> None:
     assert parse(pod["containers"][0]["args"]).run.dir.is_relative_to("/runs")
 
 
+@pytest.mark.slow  # the models take seconds to import
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_trainjob_is_what_kubeflow_expects() -> None:
+    models = pytest.importorskip("kubeflow_trainer_api.models", reason="needs the models of Kubeflow Trainer's CRDs")
+    claim, *resources = yaml.safe_load_all((LAUNCH / "trainjob.yaml").read_text())
+    kubernetes_validate.validate(claim, desired_version="1.30", strict=True)
+    assert [resource["kind"] for resource in resources] == ["TrainingRuntime", "TrainJob"]
+    for resource in resources:
+        model = getattr(models, f"TrainerV1alpha1{resource['kind']}")
+        assert model.from_dict(resource).to_dict() == resource  # fields that the schema lacks are dropped
+        resource["spec"]["numNode"] = 2
+        assert model.from_dict(resource).to_dict() != resource
+        assert resource.pop("apiVersion") == "trainer.kubeflow.org/v1alpha1"
+
+
+def test_the_trainjob_and_its_runtime_agree() -> None:
+    """What the schemas can't see."""
+    claim, runtime, job = yaml.safe_load_all((LAUNCH / "trainjob.yaml").read_text())
+    (replicated,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    spec, pod = replicated["template"]["spec"], replicated["template"]["spec"]["template"]["spec"]
+    # The Job below the JobSet, with what Kubeflow and JobSet add.
+    nodes = job["spec"]["trainer"]["numNodes"]
+    added = {"completionMode": "Indexed", "completions": nodes, "parallelism": nodes}
+    whole = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "gan-dist-node-0"}, "spec": spec | added}
+    kubernetes_validate.validate(whole, desired_version="1.30", strict=True)
+    (wait,), (node,) = pod["initContainers"], pod["containers"]
+    assert wait["env"] == [{"name": "HOSTS", "value": str(nodes)}]
+    assert f" {job['metadata']['name']}-{replicated['name']}-0-$pod.{job['metadata']['name']};" in wait["args"][0]
+    assert job["spec"]["runtimeRef"]["name"] == runtime["metadata"]["name"]
+    assert job["spec"]["trainer"]["image"] == wait["image"] == node["image"]
+    assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert parse(job["spec"]["trainer"]["args"]).run.dir.is_relative_to("/runs")
+    # Exit codes are treated as those of kubernetes.yaml.
+    *_, plain = yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text())
+    rules = plain["spec"]["podFailurePolicy"]["rules"]
+    rules[0]["onExitCodes"]["containerName"] = node["name"] = replicated["name"]
+    assert spec["podFailurePolicy"]["rules"] == rules
+    assert pod["restartPolicy"] == "Never"
+
+
+@pytest.mark.slow
+@pytest.mark.processes(2)
+def test_pods_of_a_trainjob_end_with_the_exit_code_of_the_run(
+    flags: Flags, start: Callable[..., Started], tmp_path: Path
+) -> None:
+    _, runtime, _ = yaml.safe_load_all((LAUNCH / "trainjob.yaml").read_text())
+    (replicated,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    command = replicated["template"]["spec"]["template"]["spec"]["containers"][0]["command"]
+    words = [word.replace("/opt/gan_dist", str(REPOSITORY)) for word in command]
+    folder = RunFolder(tmp_path / "run")
+
+    def pods(*more: str) -> list[Started]:
+        kubeflow = {"PET_NNODES": "2", "PET_NPROC_PER_NODE": "1", "PET_MASTER_ADDR": "127.0.0.1"}
+        kubeflow["PET_MASTER_PORT"] = str(free_port())
+        every = [*words, *flags(folder.path, *COMMON, *more)]
+        return [start(every, kubeflow | {"PET_NODE_RANK": str(number)}) for number in range(2)]
+
+    first = pods()
+    wait_for_step(folder, 5, first[0].process)
+    first[1].process.terminate()  # one is evicted
+    assert [one.ended(60) for one in first] == [75, 75], [one.said for one in first]
+    assert read_json(folder.status)["state"] == "stopped"
+    assert read_json(folder.environment)["processes"] == 2
+    assert 2 in [one.ended(60) for one in pods("--train.batch-size", "25")]  # one is enough to end the Job
+
+
 def test_the_dockerfile_is_clean() -> None:
     done = run_command(Path(sys.executable).parent / "hadolint", LAUNCH / "Dockerfile")
     assert done.code == 0, done.out
