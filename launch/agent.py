@@ -44,6 +44,9 @@ def main(script: str, late: str, lost: str, command: Sequence[str]) -> int:
         The exit code of the run: 0 finished, 75 stopped, 2 bad input or missing hosts, 1 anything else.
     """
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").addFilter(_end_on_bad_input)
+    # torchrun would set 1: after a failure, a process aborts NCCL's communicators, which can hang, and then ends. With
+    # 3, torch's default, it just ends.
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "3")
     try:
         # torch handles the other signals, and these would end it.
         with handle_signals(lambda *_: os.kill(os.getpid(), signal.SIGTERM), signal.SIGUSR1, signal.SIGUSR2):
