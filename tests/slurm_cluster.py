@@ -68,12 +68,13 @@ def missing() -> str:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, variables: dict[str, str]) -> Iterator[Cluster]:
+def cluster(folder: Path, variables: dict[str, str], gpus: bool = False) -> Iterator[Cluster]:
     """Start one that keeps all it writes in a folder, and end it.
 
     Args:
         folder: empty; its path is short, since a socket lies in it.
         variables: see `Cluster`.
+        gpus: each node has what SLURM takes for two GPUs.
     """
     munge = folder / "munge"
     for below in (munge, folder / "log", folder / "state"):
@@ -82,7 +83,10 @@ def cluster(folder: Path, variables: dict[str, str]) -> Iterator[Cluster]:
     key.write_bytes(os.urandom(128))
     key.chmod(0o600)
     config = folder / "slurm.conf"
-    config.write_text(_configuration(folder, door))
+    config.write_text(_configuration(folder, door, "Gres=gpu:2" if gpus else ""))
+    if gpus:
+        lines = [f"NodeName={node} Name=gpu File={file}\n" for node in NODES for file in ("/dev/zero", "/dev/full")]
+        (folder / "gres.conf").write_text("".join(lines))
     env = variables | {"SLURM_CONF": str(config)}
     with contextlib.ExitStack() as stack:
 
@@ -109,11 +113,12 @@ def cluster(folder: Path, variables: dict[str, str]) -> Iterator[Cluster]:
             _until(lambda: not running.do("squeue", "--noheader"), "jobs do not end")
 
 
-def _configuration(folder: Path, door: Path) -> str:
+def _configuration(folder: Path, door: Path, resources: str) -> str:
     name = socket.gethostname().split(".")[0]
     ports = [free_port() for _ in ("slurmctld", *NODES)]
     lines = [
         "ClusterName=test",
+        "GresTypes=gpu",
         f"SlurmctldHost={name}(127.0.0.1)",
         f"SlurmctldPort={ports[0]}",
         "SlurmUser=root",
@@ -137,8 +142,9 @@ def _configuration(folder: Path, door: Path) -> str:
         f"SlurmctldLogFile={folder}/log/slurmctld",
         f"SlurmdLogFile={folder}/log/slurmd-%n",
     ]
+    size = f"CPUs={os.cpu_count()} RealMemory=1000 {resources}"
     lines += [
-        f"NodeName={node} NodeHostname={name} NodeAddr=127.0.0.1 Port={port} CPUs={os.cpu_count()} RealMemory=1000"
+        f"NodeName={node} NodeHostname={name} NodeAddr=127.0.0.1 Port={port} {size}"
         for node, port in zip(NODES, ports[1:], strict=True)
     ]
     # Jobs of the second partition preempt those of the first, which have some time then to stop by themselves.

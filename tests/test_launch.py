@@ -478,6 +478,29 @@ def test_a_slurm_job_with_bad_input_is_not_queued_again(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+def test_the_processes_of_a_slurm_job_see_all_gpus_of_their_node(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Of a program in place of python: what SLURM gives it. The GPUs are other devices."""
+    if why := slurm_cluster.missing():
+        pytest.skip(why)
+    folder, work = tmp_path_factory.mktemp("gpus"), tmp_path_factory.mktemp("jobs")
+    python = folder / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(
+        '#!/bin/sh\necho "$RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE ${CUDA_VISIBLE_DEVICES-none}"\n'
+    )
+    python.chmod(0o700)
+    variables = with_commands()
+    variables["PATH"] = f"{python.parent}{os.pathsep}{variables['PATH']}"
+    one_each = ["--gpus-per-node=2", "--gpus-per-task=1", "--ntasks-per-node=2"]
+    with slurm_cluster.cluster(folder, variables, gpus=True) as running:
+        for words in (["--gpus-per-node=2"], [], one_each, ["--gpus-per-node=2", "--gpu-bind=single:1"]):
+            job = running.submit(*words, SBATCH, cwd=work)
+            assert running.wait(job, lambda state: state in slurm_cluster.ENDED) == "COMPLETED", words
+            found = "".join((work / f"gan_dist-{job}-node{node}.log").read_text() for node in range(2))
+            assert sorted(found.splitlines()) == [f"{rank} {rank % 2} 4 2 0,1" for rank in range(4)], words
+
+
 # --- what is checked and not run
 
 LAUNCH = REPOSITORY / "launch"
