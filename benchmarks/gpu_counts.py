@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,8 @@ def main() -> None:
             per_image, traffic = (more - few) / images, (high - low) / images
             assert few == per_image * BATCHES[0], "the operations do not grow in proportion to the batch"
             constant = low - traffic * BATCHES[0]
-            print(f'    "{name}": Counts({d}, {g}, {per_image:.4g}, {traffic:.4g}, {constant:.4g}),')
+            pixels = math.prod(SHAPES.get(name, GREY))
+            print(f'    "{name}": Counts({d}, {g}, {per_image:.4g}, {traffic:.4g}, {constant:.4g}, {pixels}),')
 
 
 if __name__ == "__main__":

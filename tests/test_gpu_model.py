@@ -66,6 +66,18 @@ def test_the_limits_of_a_step(benchmarks: Any) -> None:
     assert model.step("cifar10", 128, 1, True, file=True) == model.step("cifar10", 128, 1, True)
 
 
+@pytest.mark.slow
+def test_the_counts_are_those_of_a_real_step(benchmarks: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    import gpu_counts
+
+    (*weights, few, low), (*_, more, high) = (gpu_counts.count("seed", batch, tmp_path) for batch in (2, 4))
+    counts = benchmarks.figures.COUNTS["seed"]
+    assert weights == [counts.discriminator, counts.generator]
+    assert (more - few) / 2 == few / 2 == pytest.approx(counts.flops, rel=1e-3)
+    assert (high - low) / 2 == pytest.approx(counts.traffic, rel=0.05)  # operations differ between releases of torch
+
+
 def test_the_form_of_the_model_fits_published_runs(benchmarks: Any) -> None:
     figures, errors = benchmarks.figures, {}
     for name, rows in figures.PUBLISHED.items():
