@@ -49,7 +49,7 @@ outputs.trackers.wandb outputs.trackers.tensorboard outputs.trackers.trackio out
 outputs
 distributed.openmp distributed.descriptors distributed.output_targets distributed.output_streams distributed.environment
 distributed.exit_codes distributed.signals distributed.preemption distributed.peers distributed.main_process
-distributed.broadcast
+distributed.broadcast distributed.group_exit
 distributed.local_sockets distributed.shared_memory distributed.machine distributed.launch_command distributed.launcher
 distributed.agreement distributed
 trainer.early trainer.images trainer.schedule trainer.timing trainer.meter trainer.hyperparameters

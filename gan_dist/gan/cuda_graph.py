@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,14 +24,21 @@ class CapturedFunction:
         function: may change tensors in place. The next call overwrites the returned tensors.
     """
 
+    existing: ClassVar[weakref.WeakSet[CapturedFunction]] = weakref.WeakSet()
+    """All of this process, for `discard_graphs`."""
+
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
+        self._graph: torch.cuda.CUDAGraph | None = None
         self.reset()
+        self.existing.add(self)
 
     def reset(self) -> None:
         """Discard the graph, because a tensor that the function uses was replaced. The next calls capture a new one."""
+        if self._graph is not None:
+            self._graph.reset()  # other references, such as those of a traceback, would keep it
         self._calls = 0
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._graph = None
         self._inputs: tuple[Tensor, ...] = ()
         self._result: Any = None
 
@@ -70,3 +78,9 @@ class CapturedFunction:
         # thread_local: NCCL's watchdog thread queries CUDA events during the capture.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._result = self.function(*own)
+
+
+def discard_graphs() -> None:
+    """Discard all graphs of this process. Must be called before its process group is destroyed."""
+    for captured in list(CapturedFunction.existing):
+        captured.reset()

@@ -18,6 +18,7 @@ from gan_dist.config.derived import derive, describe_derived
 from gan_dist.data.images import ImageSet
 from gan_dist.data.sources import load_images
 from gan_dist.data.store import PendingBatch, keeps_on_device
+from gan_dist.distributed.group_exit import leave_group
 from gan_dist.distributed.preemption import StopRequest
 from gan_dist.gan.steps import discriminator_step, generator_step
 from gan_dist.memory import free_memory
@@ -81,7 +82,7 @@ def forecast(config: Config) -> int:
     try:
         found = make_forecast(resolve_config(config, accelerator), images, accelerator)
     finally:
-        accelerator.end_training()
+        leave_group(accelerator.device, accelerator.end_training)
     table = Table("forecast", "value", title_justify="left")
     for name, value in (describe_derived(derived) | found.rows).items():
         table.add_row(name, value)

@@ -6,9 +6,8 @@ import contextlib
 from functools import partial
 from typing import NoReturn
 
-import torch
-
 from gan_dist.config import STOPPED_EXIT_CODE, Config, InputError, Stopped, TrainingFailed
+from gan_dist.distributed.group_exit import abandon_group, destroy_group, leave_group
 from gan_dist.distributed.main_process import on_main_process
 from gan_dist.distributed.peers import Peers
 from gan_dist.distributed.preemption import StopRequest
@@ -117,13 +116,15 @@ def run_to_end(config: Config, report: session.Report | None = None) -> int:
                 if isinstance(error, InputError):
                     error.common = True
                 peers.close()  # the store of rank 0 goes with the group
-                if torch.distributed.is_initialized():
-                    torch.distributed.destroy_process_group()
+                leave_group(accelerator.device, destroy_group)
                 raise
             except BaseException as error:
-                raise_failure(error, peers, trainer)
+                try:
+                    raise_failure(error, peers, trainer)
+                finally:
+                    abandon_group(accelerator.device)
         accelerator.trackers = []  # they are finished
-        accelerator.end_training()
+        leave_group(accelerator.device, accelerator.end_training)
     if trainer.failure is not None:
         raise TrainingFailed(session.reason_of_failure(trainer))
     return 0 if state == "finished" else STOPPED_EXIT_CODE

@@ -15,6 +15,7 @@ from rich.table import Table
 from gan_dist.config import Config, DistributedConfig, InputError, TrainingFailed
 from gan_dist.data.readers.idx import write_idx_images
 from gan_dist.distributed.environment import read_environment
+from gan_dist.distributed.group_exit import leave_group
 from gan_dist.distributed.machine import usable_cores
 from gan_dist.distributed.main_process import on_main_process
 from gan_dist.distributed.peers import Peers
@@ -68,7 +69,7 @@ def preflight(folder: Path) -> int:
         for name, ok, result in rows:
             table.add_row(name, "[green]ok[/]" if ok else "[bold red]FAILED[/]", result)
         Console().print(table)
-    accelerator.end_training()
+    leave_group(accelerator.device, accelerator.end_training)
     return int(failed)
 
 

@@ -1,0 +1,62 @@
+"""The end of a process group: captured graphs, the device and the group are released in the order that NCCL needs.
+
+A communicator of NCCL is not destroyed while a CUDA graph that recorded one of its collectives exists: the process
+would wait for ever (pytorch/pytorch#115388). Tensors and events that wait for garbage collection may still use the
+group's streams. So the graphs go first, then the device finishes its work, then Python collects garbage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import threading
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch.distributed import distributed_c10d
+
+from gan_dist.gan.cuda_graph import discard_graphs
+
+ABORT_SECONDS = 2.0  # that a failed process waits for its device
+
+
+def leave_group(device: torch.device, destroy: Callable[[], None]) -> None:
+    """Destroy the process group at the end of a session that every rank leaves at the same step.
+
+    Args:
+        device: of this process.
+        destroy: destroys the process group, if there is one.
+    """
+    discard_graphs()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+        gc.collect()
+    destroy()
+
+
+def abandon_group(device: torch.device) -> None:
+    """Leave the process group after an unexpected error, within `ABORT_SECONDS` and without waiting for other ranks.
+
+    On the CPU nothing is done: connections close when the process ends. A device may execute a collective that a lost
+    rank never enters, so its group is aborted, which ends that collective.
+    """
+    discard_graphs()
+    if device.type == "cpu" or not dist.is_initialized():
+        return
+    # In a thread, since an abort may wait for a driver that does not answer, and the error is still to be reported.
+    thread = threading.Thread(target=_abort, daemon=True)
+    thread.start()
+    thread.join(ABORT_SECONDS)
+    gc.collect()
+
+
+def destroy_group() -> None:
+    """Destroy the default process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _abort() -> None:
+    with contextlib.suppress(Exception):  # the process fails anyway, for the reason that is reported
+        distributed_c10d._abort_process_group()
