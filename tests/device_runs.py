@@ -10,16 +10,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from fake_device import DEVICE, FakeDevice, Step, memory
+from fake_device import DEVICE, DeviceEvent, FakeDevice, Step, memory
 from fake_ranks import fake_device, start_on_device, start_on_host
 from torch import Tensor
 
 from gan_dist.config import PRESETS, Config
 from gan_dist.config.sections import TRANSFORMATION_NAMES
+from gan_dist.distributed.device_wait import BoundedWait
 from gan_dist.distributed.preemption import StopRequest
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.trainer.build import build
@@ -127,6 +129,24 @@ def final_state(case: Case, folder: Path, root: Path, on_device: bool) -> dict[s
             return {"rows": rows} | {path: memory(tensor).tolist() for path, tensor in state.items()}
 
 
+def wait_for_lost_rank(case: Case, folder: Path, root: Path) -> str:
+    """Train to a log point at which the device does not finish, because a rank is lost.
+
+    Returns:
+        What the run fails with, and what it had copied from the device by then.
+    """
+    config = make_config(case, STEPS, folder, root)
+    with fake_device(case.ranks), trainer_of(config, _start(case)) as trainer:
+        assert isinstance(trainer.wait, BoundedWait)
+        trainer.wait.timeout, trainer.wait.unresponsive_ranks = 0.05, lambda: [1]
+        with mock.patch.object(DeviceEvent, "reached", False), mock.patch.object(trainer.guard, "collect") as copied:
+            try:
+                train(trainer)
+            except dist.DistError as error:
+                return f"step {trainer.step}: {error}; copies: {copied.call_count}"
+    return "the run ended"
+
+
 @contextlib.contextmanager
 def trainer_of(config: Config, accelerator: Accelerator) -> Iterator[Trainer]:
     folder = RunFolder(config.run.dir)
@@ -224,6 +244,7 @@ FAULTS: dict[str, Fault] = {
     "collective in one step": lambda trainer, weights, step: step == 3 and dist.all_reduce(weights.new_empty(1)),
     "copy to the device": lambda trainer, weights, step: torch.ones(3).to(weights.device),
     "operation": lambda trainer, weights, step: weights + 1,
+    "operation without a deterministic kernel": lambda trainer, weights, step: weights.median(1),
     "operation in one step": lambda trainer, weights, step: step == 3 and weights + 1,
     "state on the host": _move_state,
 }

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedType
-from fake_device import CPU, DEVICE, DeviceError, DeviceGenerator, FakeDevice, memory
+from fake_device import CPU, DEVICE, DeviceError, DeviceEvent, DeviceGenerator, FakeDevice, memory
 from torch import Tensor
 
 from gan_dist.distributed.launcher import start_accelerator
@@ -121,6 +121,7 @@ def fake_device(ranks: int) -> Iterator[FakeDevice]:
     device = FakeDevice()
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(torch, "Generator", DeviceGenerator))
+        stack.enter_context(mock.patch.object(torch, "Event", DeviceEvent))
         stack.enter_context(mock.patch.object(torch.accelerator, "synchronize", device.synchronize))
         stack.enter_context(IdenticalRanks(ranks, device).installed())
         yield stack.enter_context(device)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
+import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +16,11 @@ import torch.distributed as dist
 from accelerate import Accelerator
 
 from gan_dist.config import Config, InputError, RunConfig, TrainingFailed
-from gan_dist.distributed import group_exit
+from gan_dist.distributed import devices, group_exit, launcher, numerics
+from gan_dist.distributed.device_wait import BoundedWait, NoWait, gather_in_time, make_wait
+from gan_dist.distributed.devices import Device, check_one_gpu_each
+from gan_dist.distributed.exit_codes import exit_code
+from gan_dist.distributed.numerics import describe_numerics, fix_cublas, set_numerics
 from gan_dist.gan.cuda_graph import CapturedFunction
 from gan_dist.gan.guard import NonfiniteUpdate
 from gan_dist.trainer import loop, session
@@ -45,10 +52,15 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
     monkeypatch.setattr(torch.accelerator, "synchronize", recorder.record("synchronize"))
     monkeypatch.setattr(group_exit, "gc", SimpleNamespace(collect=recorder.record("collect")))
-    group = SimpleNamespace(is_initialized=lambda: True, destroy_process_group=recorder.record("destroy"))
-    monkeypatch.setattr(group_exit, "dist", group)
-    monkeypatch.setattr(group_exit.distributed_c10d, "_abort_process_group", recorder.record("abort"))
+    monkeypatch.setattr(group_exit, "dist", group_of(abort=recorder.record("abort")))
+    monkeypatch.setattr(group_exit.dist, "destroy_process_group", recorder.record("destroy"))
     return recorder
+
+
+def group_of(**backend: Any) -> Any:
+    """torch.distributed with a process group, whose backend for GPUs has these functions."""
+    world = SimpleNamespace(_get_backend=lambda device: SimpleNamespace(**backend) if device == CUDA else None)
+    return SimpleNamespace(is_initialized=lambda: True, destroy_process_group=None, group=SimpleNamespace(WORLD=world))
 
 
 def raised(error: BaseException) -> Any:
@@ -107,7 +119,170 @@ def test_a_group_that_cannot_be_aborted_does_not_delay_the_report(
 ) -> None:
     stuck = threading.Event()
     monkeypatch.setattr(group_exit, "ABORT_SECONDS", 0.05)
-    monkeypatch.setattr(group_exit.distributed_c10d, "_abort_process_group", stuck.wait)
+    monkeypatch.setattr(group_exit, "dist", group_of(abort=stuck.wait))
     group_exit.abandon_group(CUDA)
     assert recorder.order == ["collect"]
     stuck.set()
+
+
+@pytest.fixture
+def torch_settings() -> Iterator[None]:
+    """Restores torch's defaults."""
+    yield
+    set_numerics(CUDA, tf32=False, deterministic=False)
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+    if hasattr(torch.backends.cudnn, "conv"):
+        torch.backends.cudnn.conv.fp32_precision = torch.backends.cudnn.rnn.fp32_precision = "tf32"
+        torch.backends.cuda.matmul.fp32_precision = "none"
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_precision_is_set_for_products_and_convolutions_alike(
+    tf32: bool, torch_settings: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(numerics.CUBLAS_VARIABLE, raising=False)
+    torch.backends.cudnn.benchmark = True
+    set_numerics(CUDA, tf32, deterministic=False)
+    described = describe_numerics(CUDA)
+    assert (described["tf32_matmul"], described["tf32_cudnn"]) == (tf32, tf32)
+    assert described | {"tf32_matmul": None, "tf32_cudnn": None} == {
+        "tf32_matmul": None,
+        "tf32_cudnn": None,
+        "cudnn": torch.backends.cudnn.version(),
+        "cudnn_deterministic": False,
+        "cudnn_benchmark": False,
+        "deterministic_algorithms": False,
+        "CUBLAS_WORKSPACE_CONFIG": None,
+        "NVIDIA_TF32_OVERRIDE": None,
+    }
+    # torch before 2.9 has the other interface only.
+    old = SimpleNamespace(cuda=SimpleNamespace(matmul=SimpleNamespace()), cudnn=SimpleNamespace())
+    monkeypatch.setattr(torch, "backends", old)
+    numerics._set_tf32(tf32)
+    assert (old.cuda.matmul.allow_tf32, old.cudnn.allow_tf32) == numerics._tf32() == (tf32, tf32)
+
+
+def test_the_exact_mode_makes_a_gpu_deterministic(torch_settings: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    variables: dict[str, str] = {}
+    monkeypatch.setattr(os, "environ", variables)
+    fix_cublas()
+    assert variables == {} or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for chosen, expected in ((None, ":4096:8"), (":16:8", ":16:8")):
+        variables |= {} if chosen is None else {numerics.CUBLAS_VARIABLE: chosen}
+        fix_cublas()
+        assert variables == {numerics.CUBLAS_VARIABLE: expected}
+    set_numerics(CUDA, tf32=False, deterministic=True)
+    described = describe_numerics(CUDA)
+    assert described["deterministic_algorithms"]
+    assert described["cudnn_deterministic"]
+    assert not any(described[name] for name in ("cudnn_benchmark", "tf32_matmul", "tf32_cudnn"))
+    assert described["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    assert not torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    variables[numerics.TF32_VARIABLE] = "1"
+    with pytest.raises(InputError, match=r"NVIDIA_TF32_OVERRIDE=1 is incompatible with train\.exact_shards"):
+        fix_cublas()
+    variables[numerics.CUBLAS_VARIABLE] = ":0:0"
+    with pytest.raises(InputError, match=r"CUBLAS_WORKSPACE_CONFIG=:0:0 .* :4096:8 and :16:8 only; use one of them"):
+        fix_cublas()
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function that makes this host one of so many GPUs and processes, of which this is one."""
+
+    def make(gpus: int, processes: int, local_rank: int = 0, visible: str = "") -> None:
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+        monkeypatch.setattr(torch.accelerator, "device_count", lambda: gpus)
+        monkeypatch.setattr(devices.socket, "gethostname", lambda: "node7")
+        variables = {"RANK": local_rank, "WORLD_SIZE": processes, "LOCAL_RANK": local_rank, "MASTER_ADDR": "localhost"}
+        variables |= {"LOCAL_WORLD_SIZE": processes, "MASTER_PORT": 29500, "CUDA_VISIBLE_DEVICES": visible}
+        for name, value in variables.items():
+            monkeypatch.setenv(name, str(value))
+
+    return make
+
+
+def test_more_processes_than_gpus_are_refused_by_each_process_once(
+    host: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gan_dist.distributed.exit_codes.REPORT_SECONDS", 0.0)
+    line = (
+        "gan_dist: 4 processes on node7 have 2 GPUs, and each needs its own; start 2 there (accelerate launch "
+        "--num_processes, torchrun --nproc-per-node), or hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU\n"
+    )
+    for local_rank, expected in ((0, line), (3, "")):
+        host(2, 4, local_rank)
+        assert exit_code("gan_dist", lambda: bool(launcher.start_accelerator(None, 1, 5.0))) == 2
+        assert capsys.readouterr().err == expected
+    for accepted in ((2, 2, 1, ""), (1, 4, 3, "3"), (8, 1, 0, "")):  # also where each process sees only its own GPU
+        host(*accepted)
+        devices.check_local_processes(launcher.read_environment(), accepted[0])
+
+
+def test_processes_that_see_one_gpu_each_have_one_each() -> None:
+    bound = [Device(f"node{rank // 2}", "H200", f"GPU-{rank}") for rank in range(4)]
+    check_one_gpu_each(bound)
+    check_one_gpu_each([Device("laptop", "x86", None)] * 3)
+    with pytest.raises(InputError, match="2 processes on node1 have 1 GPU, and each needs its own; start 1 there") as e:
+        check_one_gpu_each([*bound[:3], bound[2]])
+    assert e.value.common
+
+
+def test_objects_cross_between_gpus_through_gloo(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its waits raise an error, by which a lost rank is named. On the CPU, Accelerate makes the group."""
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(dist, "init_process_group", lambda *arguments, **more: calls.append((arguments, more)))
+    wait = datetime.timedelta(seconds=7)
+    host(2, 2, 1)
+    launcher._init_group(False, wait)
+    monkeypatch.delenv("LOCAL_RANK")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    launcher._init_group(True, wait)  # without a launcher
+    assert not calls
+    host(2, 2, 1)
+    launcher._init_group(True, wait)
+    assert calls == [(("cpu:gloo,cuda:nccl",), {"timeout": wait})]
+    limits: list[datetime.timedelta] = []
+    monkeypatch.setattr(launcher, "dist", group_of(_set_default_timeout=limits.append))
+    launcher._extend_watchdog(CUDA, wait)
+    assert limits == [wait]
+
+
+class Event:
+    """An event of the device that is reached at the n-th query, or never."""
+
+    reached_at: int | None = None
+
+    def __init__(self, device: torch.device) -> None:
+        self.queries = 0
+
+    def record(self) -> None:
+        pass
+
+    def query(self) -> bool:
+        self.queries += 1
+        return self.reached_at is not None and self.queries >= self.reached_at
+
+
+def test_a_wait_for_the_device_names_lost_ranks_and_tolerates_slow_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "Event", Event)
+    pings: list[list[int]] = []
+
+    def alive_at_first() -> list[int]:
+        pings.append([] if len(pings) < 2 else [1, 3])
+        return pings[-1]
+
+    with pytest.raises(dist.DistError, match="the device waits for rank 1, 3, which is lost"):
+        BoundedWait(CUDA, 0.01, alive_at_first)()
+    assert pings == [[], [], [1, 3]]
+    with pytest.raises(dist.DistError, match="the device has not finished after 0 s"):
+        BoundedWait(CUDA, 0.001)()  # no ping is possible
+    monkeypatch.setattr(Event, "reached_at", 3)
+    gather = gather_in_time(lambda tensor: tensor + 1, BoundedWait(CUDA, 60.0))
+    assert gather(torch.ones(1)) == 2
+    kinds = {(device, ranks): type(make_wait(torch.device(device), ranks, 1.0)) for device, ranks in WAITS}
+    assert kinds == WAITS
+
+
+WAITS = {("cpu", 1): NoWait, ("cpu", 2): NoWait, ("cuda", 1): NoWait, ("cuda", 2): BoundedWait}

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from device_runs import FAULTS, REDUCTIONS, Case, Measured, final_state, make_config, measure
+from device_runs import FAULTS, REDUCTIONS, Case, Measured, final_state, make_config, measure, wait_for_lost_rank
 from fake_device import DeviceError, register
 from torch.utils import backend_registration
 
@@ -29,6 +29,16 @@ pytestmark = pytest.mark.skipif(
 
 RANKS = (1, 2, 8)
 COUNTED_WITH = "2.14"  # other releases of torch may divide the same step into other operations
+# Operations without a deterministic kernel on CUDA, according to torch.use_deterministic_algorithms.
+NONDETERMINISTIC = tuple(
+    f"aten::{name}"
+    for name in (
+        *("avg_pool3d_backward", "_adaptive_avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "fractional_max_pool"),
+        *("max_unpool", "upsample_linear1d_backward", "upsample_bilinear2d_backward", "upsample_bicubic2d_backward"),
+        *("upsample_trilinear3d_backward", "reflection_pad", "nll_loss", "_ctc_loss_backward", "_embedding_bag"),
+        *("put_", "histc", "_histc", "bincount", "median.dim", "nanmedian.dim", "kthvalue", "grid_sampler"),
+    )
+)
 HOST_STATE = ("images.", "stopping.")  # the images as they were read; the exchange of stop requests
 
 # Device operations of one step: (preset, precision, reduction) -> for 1, 2 and 8 ranks.
@@ -140,6 +150,10 @@ def check(case: Case, measured: Measured) -> None:
     name = "all_gather" if case.reduction == "exact" else "all_reduce"
     collectives = [name] * 2 if case.ranks > 1 else []
     assert [each.split()[0] for each in on_device[0]] == collectives, "not one collective per update"
+    nondeterministic = {
+        name for step in measured.steps for name in step.operations if name.startswith(NONDETERMINISTIC)
+    }
+    assert not nondeterministic, "the exact mode refuses operations without a deterministic kernel"
     _, second, third = (step.operations for step in measured.steps)  # the first step also creates Adam's state
     assert second == third, f"the operations are not the same in each step: {second - third}, {third - second}"
     if torch.__version__.startswith(COUNTED_WITH) and case.memory == "device":
@@ -216,6 +230,7 @@ def test_the_table_has_only_rows_that_are_tested() -> None:
         "collective in one step": "the collectives are not the same in each step",
         "copy to the device": "copies to the device",
         "operation": "device operations instead of",
+        "operation without a deterministic kernel": "without a deterministic kernel",
         "operation in one step": "the operations are not the same in each step",
         "state on the host": "state is not on the device",
     }.items(),
@@ -259,6 +274,12 @@ def test_whole_runs_compute_what_the_cpu_computes(case: Case, run: Run) -> None:
 )
 def test_whole_runs_work_with_several_ranks(case: Case, run: Run) -> None:
     assert run(final_state, case, on_device=True)["rows"]
+
+
+def test_a_lost_rank_is_noticed_before_the_host_waits_for_the_device(run: Run) -> None:
+    """The copies to the host have no timeout, and NCCL's watchdog does not see the collectives of graphs."""
+    failed = run(wait_for_lost_rank, Case("seed", "no", "plain", 2))
+    assert failed == "step 3: the device waits for rank 1, which is lost; copies: 0"
 
 
 def print_table() -> None:

@@ -300,12 +300,14 @@ def test_captured_kernels_give_the_same_bits(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
-def test_a_run_without_cuda_says_that_nothing_is_captured(
+def test_a_run_without_cuda_says_what_has_no_effect(
     flags: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = flags(tmp_path / "run", "--train.steps", "2", "--train.compile", "--wandb.mode", "disabled")
+    words = flags(tmp_path / "run", "--train.steps", "2", "--train.compile", "--train.tf32", "--wandb.mode", "disabled")
     assert train_here(words) == 0
-    assert "train.compile is for CUDA and has no effect here" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    for field in ("train.compile", "train.tf32"):
+        assert f"{field} is for CUDA and has no effect here" in out
 
 
 @pytest.mark.slow

@@ -50,7 +50,8 @@ outputs
 distributed.openmp distributed.descriptors distributed.output_targets distributed.output_streams distributed.environment
 distributed.exit_codes distributed.signals distributed.preemption distributed.peers distributed.main_process
 distributed.broadcast distributed.group_exit
-distributed.local_sockets distributed.shared_memory distributed.machine distributed.launch_command distributed.launcher
+distributed.local_sockets distributed.shared_memory distributed.numerics distributed.devices distributed.machine
+distributed.device_wait distributed.launch_command distributed.launcher
 distributed.agreement distributed
 trainer.early trainer.images trainer.schedule trainer.timing trainer.meter trainer.hyperparameters
 trainer.profiling trainer.threads trainer.augmentation

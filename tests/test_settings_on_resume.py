@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +13,9 @@ import torch
 from conftest import STATE_FILES, figures, train_here
 from safetensors.torch import load_file
 
-from gan_dist.config import CHANGEABLE_ON_RESUME, Config, to_flat
+from gan_dist.config import CHANGEABLE_ON_RESUME, Config, TrainConfig, differences, to_dict, to_flat
 from gan_dist.outputs.folder import RunFolder
-from gan_dist.outputs.records import read_json_lines
+from gan_dist.outputs.records import read_json, read_json_lines
 
 Flags = Callable[..., list[str]]
 STOP, END = 13, 29  # an epoch has 10 steps, a log window 5
@@ -100,11 +101,23 @@ def test_every_field_that_may_change_has_a_case() -> None:
     assert covered == {name for name in to_flat(Config()) if name.startswith(CHANGEABLE_ON_RESUME)}
 
 
+def test_tf32_is_part_of_the_trajectory() -> None:
+    """It changes the rounding on GPUs, as mixed precision does. Runs of earlier versions have the default."""
+    tf32 = dataclasses.replace(Config(), train=TrainConfig(tf32=True))
+    assert differences(to_dict(Config()), tf32) == ["train.tf32: False -> True"]
+    earlier = to_dict(Config())
+    del earlier["train"]["tf32"]
+    assert differences(earlier, Config()) == []
+
+
 @pytest.fixture(scope="module")
 def straight(flags: Flags, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = RunFolder(tmp_path_factory.mktemp("straight") / "run")
     words = ["--train.steps", str(END), "--train.exact-shards", "2", "--wandb.mode", "disabled"]
     assert train_here(flags(folder.path, *words, "--log.every-steps", "1")) == 0
+    # The settings of CUDA are none of the CPU's, in the exact mode neither.
+    if not torch.accelerator.is_available():
+        assert read_json(folder.environment)["numerics"] == {"deterministic_algorithms": False}
     return folder
 
 

@@ -78,6 +78,11 @@ def contradictions(config: Config) -> Iterator[str]:
         yield "train.accumulation is incompatible with train.exact_shards: both split the batch; omit one of them"
     if train.compile and train.mixed_precision == "fp16":
         yield "train.compile is incompatible with train.mixed_precision=fp16; use bf16, or omit one of them"
+    if train.tf32 and train.exact_shards is not None:
+        yield (
+            "train.tf32 is incompatible with train.exact_shards: only some GPUs have TensorFloat-32, and others would "
+            "compute other bits; omit one of them"
+        )
     if config.model.conditional:
         if data.labels == "none":
             yield "model.labels=conditional is incompatible with data.labels=none; omit one of them"

@@ -194,6 +194,9 @@ class TrainConfig:
     faster or required by the exact mode."""
     compile: bool = False
     """On CUDA: capture each update as a CUDA graph and replay it. Bit-identical results. Incompatible with fp16."""
+    tf32: bool = False
+    """On CUDA: allow TensorFloat-32 in matrix products and convolutions of fp32 numbers. Faster on GPUs from Ampere on,
+    with 10 instead of 23 bits of mantissa in their inputs. Incompatible with exact_shards."""
 
 
 @dataclass(frozen=True)

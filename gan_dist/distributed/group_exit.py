@@ -11,10 +11,10 @@ import contextlib
 import gc
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed import distributed_c10d
 
 from gan_dist.gan.cuda_graph import discard_graphs
 
@@ -45,7 +45,7 @@ def abandon_group(device: torch.device) -> None:
     if device.type == "cpu" or not dist.is_initialized():
         return
     # In a thread, since an abort may wait for a driver that does not answer, and the error is still to be reported.
-    thread = threading.Thread(target=_abort, daemon=True)
+    thread = threading.Thread(target=_abort, args=(device,), daemon=True)
     thread.start()
     thread.join(ABORT_SECONDS)
     gc.collect()
@@ -57,6 +57,7 @@ def destroy_group() -> None:
         dist.destroy_process_group()
 
 
-def _abort() -> None:
+def _abort(device: torch.device) -> None:
+    group: Any = dist.group.WORLD
     with contextlib.suppress(Exception):  # the process fails anyway, for the reason that is reported
-        distributed_c10d._abort_process_group()
+        group._get_backend(device).abort()

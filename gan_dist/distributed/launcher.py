@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,8 +18,11 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from gan_dist.config import InputError, TrainingFailed
+from gan_dist.distributed.devices import check_local_processes, check_one_gpu_each, find_devices
 from gan_dist.distributed.environment import read_environment
 from gan_dist.distributed.machine import keep_freed_memory, usable_cores
+
+WATCHDOG_FACTOR = 2  # the timeout of the GPUs' own collectives, relative to that of a wait
 
 
 def start_accelerator(mixed_precision: str | None, threads: int | None, timeout: float) -> Accelerator:
@@ -30,7 +34,8 @@ def start_accelerator(mixed_precision: str | None, threads: int | None, timeout:
         timeout: seconds that a collective waits for the other processes.
 
     Raises:
-        InputError: fp16 without a GPU, invalid variables of the launcher, or an unsupported launcher.
+        InputError: fp16 without a GPU, more processes than GPUs on a host, invalid variables of the launcher, or an
+            unsupported launcher.
         TrainingFailed: the ranks did not connect in time; reported by the first one of each host.
     """
     has_gpu = torch.accelerator.is_available()
@@ -41,8 +46,10 @@ def start_accelerator(mixed_precision: str | None, threads: int | None, timeout:
         raise InputError("mixed_precision=fp16 needs a GPU, and this machine has none; use bf16 or no")
     wait = datetime.timedelta(seconds=timeout)
     launched = read_environment()
+    if has_gpu:
+        check_local_processes(launched, torch.accelerator.device_count())
     try:
-        _init_restarted_group(has_gpu, wait)
+        _init_group(has_gpu, wait)
         accelerator = Accelerator(
             # Otherwise a multi-process launch on a machine without a GPU starts two runs of one process each.
             cpu=not has_gpu,
@@ -50,6 +57,9 @@ def start_accelerator(mixed_precision: str | None, threads: int | None, timeout:
             dataloader_config=DataLoaderConfiguration(split_batches=True),  # the batch size is global
             kwargs_handlers=[InitProcessGroupKwargs(timeout=wait)],
         )
+        if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
+            _extend_watchdog(accelerator.device, WATCHDOG_FACTOR * wait)
+            check_one_gpu_each(find_devices(accelerator))
     except dist.DistError as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         why = _resolution_error() or str(error).splitlines()[0].rstrip(".")
@@ -80,26 +90,41 @@ def _resolution_error() -> str | None:
     return None
 
 
-def _init_restarted_group(has_gpu: bool, timeout: datetime.timedelta) -> None:
-    """Initialize the process group with keys of its own if the launcher restarted its workers after one died.
+def _init_group(has_gpu: bool, timeout: datetime.timedelta) -> None:
+    """Initialize the process group in the cases in which Accelerate's way does not suffice.
 
-    With a static rendezvous (accelerate's default), the workers of the next attempt use the store of the previous one,
-    find the addresses of dead workers in it, and wait for them in vain.
+    On CUDA, gloo connects the processes beside NCCL: what Python objects are sent through it, during the start, at log
+    points and at the end, waits with a timeout that raises an error, which NCCL's does not.
+
+    After the launcher restarted its workers because one died, the group has keys of its own in the store. With a static
+    rendezvous (accelerate's default), the workers of the next attempt use the store of the previous one, find the
+    addresses of dead workers in it, and wait for them in vain.
     """
+    backends = None if has_gpu else "gloo"
+    if torch.cuda.is_available():
+        backends = "cpu:gloo,cuda:nccl"
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if attempt == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        if torch.cuda.is_available() and "LOCAL_RANK" in os.environ and not dist.is_initialized():
+            dist.init_process_group(backends, timeout=timeout)
         return
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = dist.TCPStore(
         os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), ranks, is_master=False, timeout=timeout
     )
     dist.init_process_group(
-        None if has_gpu else "gloo",
+        backends,
         store=dist.PrefixStore(f"attempt-{attempt}", store),
         rank=rank,
         world_size=ranks,
         timeout=timeout,
     )
+
+
+def _extend_watchdog(device: torch.device, timeout: datetime.timedelta) -> None:
+    """Let NCCL's watchdog, which ends the process without naming a rank, act only after our deadlines have passed."""
+    group: Any = dist.group.WORLD
+    group._get_backend(device)._set_default_timeout(timeout)
 
 
 def launch_here(work: Callable[[Path], int], folder: Path, processes: int | None) -> int:

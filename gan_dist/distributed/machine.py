@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import torch
 from accelerate import Accelerator
 
 from gan_dist.config import package_version
+from gan_dist.distributed.devices import Device, device_name
+from gan_dist.distributed.numerics import describe_numerics
 
 CPU_QUOTA = "/sys/fs/cgroup/cpu.max"  # of this container: microseconds of processor time, and per how many
 _PACKAGES = ("torch", "torchvision", "accelerate", "wandb", "numpy", "safetensors")
@@ -50,19 +53,25 @@ def keep_freed_memory() -> None:
         mallopt(-1, 2**30)  # M_TRIM_THRESHOLD: the heap shrinks when this much of its end is free
 
 
-def describe_machine(accelerator: Accelerator) -> dict[str, Any]:
-    """Returns the entries of environment.json about the software and hardware of this session."""
+def describe_machine(accelerator: Accelerator, devices: Sequence[Device]) -> dict[str, Any]:
+    """Returns the entries of environment.json about the software and hardware of this session.
+
+    Args:
+        accelerator: of this process.
+        devices: of all ranks.
+    """
     device = accelerator.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "processes": accelerator.num_processes,
         "host": platform.node(),
         "device": str(device.type),
-        "device_name": name,
+        "device_name": device_name(device),
+        "device_names": [found.name for found in devices],
         "mixed_precision": accelerator.mixed_precision,
         "threads_per_process": torch.get_num_threads(),
         "cores": usable_cores(),
         "distributed_type": accelerator.distributed_type.value,
+        "numerics": describe_numerics(device),
         "platform": platform.platform(),
         "versions": {"python": platform.python_version(), "gan_dist": package_version()}
         | {package: version(package) for package in _PACKAGES},

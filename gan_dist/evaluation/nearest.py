@@ -45,6 +45,7 @@ def nearest_training_distance(images: ImageFeatures, reference: Reference) -> Fi
     distances, classes = nearest_distances(images, reference)
 
     def median(values: Float[Tensor, " n"]) -> Estimate:
+        values = values.cpu()  # on CUDA, a median of each row has no deterministic kernel, as the exact mode requires
         samples = values[bootstrap_indices(len(values), values.device)].median(1).values.tolist()
         return confidence_interval(values.median().item(), standard_deviation(samples))
 

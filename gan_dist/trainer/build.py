@@ -17,11 +17,14 @@ from gan_dist.data.loader import make_loader
 from gan_dist.data.order import GlobalBatches
 from gan_dist.data.store import PendingBatch, make_store
 from gan_dist.distributed.agreement import check_same_folder, check_same_start
+from gan_dist.distributed.device_wait import gather_in_time, make_wait
+from gan_dist.distributed.devices import find_devices
 from gan_dist.distributed.environment import read_environment
 from gan_dist.distributed.launch_command import launch_warnings
 from gan_dist.distributed.launcher import start_accelerator
 from gan_dist.distributed.machine import fix_kernels
 from gan_dist.distributed.main_process import on_main_process
+from gan_dist.distributed.numerics import fix_cublas, set_numerics
 from gan_dist.distributed.preemption import StopAgreement, StopRequest
 from gan_dist.gan.guard import NonfiniteGuard
 from gan_dist.gan.latents import fixed_latents as draw_fixed_latents
@@ -57,9 +60,14 @@ def start_processes(config: Config) -> Accelerator:
         InputError: the configuration is not supported on this machine.
         TrainingFailed: the ranks did not find each other.
     """
-    if config.train.exact_shards is not None:
+    exact = config.train.exact_shards is not None
+    if exact:
         fix_kernels()
-    return start_accelerator(config.train.mixed_precision, config.train.threads, collective_timeout(config))
+        fix_cublas()
+    train = config.train
+    accelerator = start_accelerator(train.mixed_precision, train.threads, collective_timeout(config))
+    set_numerics(accelerator.device, train.tf32, deterministic=exact)
+    return accelerator
 
 
 def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: Accelerator) -> Trainer:
@@ -95,7 +103,7 @@ def build(config: Config, folder: RunFolder, request: StopRequest, accelerator: 
     config = resolve_folder(config, folder, start, accelerator)
     images, access = share_images(next(iter(read), None), start.images, config.data, accelerator, console.announce)
     trainer = assemble(config, start, images, folder, request, accelerator, console)
-    trainer.images_access, trainer.derived = access, derived
+    trainer.images_access, trainer.derived, trainer.devices = access, derived, find_devices(accelerator)
     begin(trainer, start)
     return trainer
 
@@ -121,6 +129,8 @@ def assemble(
     guard = NonfiniteGuard(window, rank, ranks, device, scaled=accelerator.scaler is not None)
     penalty_factor = torch.ones((), device=device)
     probability = initial_probability(config.augment, device)
+    wait = make_wait(device, ranks, collective_timeout(config))
+    gather = gather_in_time(accelerator.gather, wait)
     gan = build_gan(config, networks, reduction, guard, penalty_factor, probability, images, accelerator)
     if device.type == "cpu":
         share = config.train.batch_size // ranks // reduction.parts
@@ -140,17 +150,18 @@ def assemble(
             schedule, networks.generator_optimizer, networks.discriminator_optimizer, penalty_factor
         ),
         augment_probability=make_probability(
-            config.augment, config.train.batch_size, probability, reduction.parts, accelerator.gather, ranks
+            config.augment, config.train.batch_size, probability, reduction.parts, gather, ranks
         ),
         guard=guard,
         meter=Meter(
             (*METRICS, *gan.critic.figures, *gan.augmentation.figures),
             window,
             reduction.parts,
-            accelerator.gather,
+            gather,
             ranks,
             device,
         ),
+        wait=wait,
         stopping=StopAgreement(request, collective_timeout(config), memory),
         memory=memory,
         evaluator=Evaluator(config, accelerator, images, console.announce),

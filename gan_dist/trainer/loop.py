@@ -47,6 +47,7 @@ def train(trainer: Trainer) -> None:
         stop = trainer.stopping.reached() or step == trainer.last_step
         at = trainer.schedule.at(step, stop)  # the same on every rank
         if at.anything:
+            trainer.wait()  # behind the collectives of the updates
             check_nonfinite(trainer)
         if at.log:
             reporting.log(trainer)

@@ -60,6 +60,8 @@ def build_networks(config: Config, start: Start, accelerator: Accelerator, annou
     captured = config.train.compile and device.type == "cuda"
     if config.train.compile and not captured:
         announce("train.compile is for CUDA and has no effect here")
+    if config.train.tf32 and device.type != "cuda":
+        announce("train.tf32 is for CUDA and has no effect here")
     pair = build_pair(config.model, spec.shape, config.train.seed, classes)
     generator, discriminator = (network.to(device) for network in pair)
     # The optimizers come after the move, which may replace parameters.

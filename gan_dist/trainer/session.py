@@ -61,7 +61,7 @@ def begin(trainer: Trainer, tracker_ids: Mapping[str, str]) -> None:
         "run_id": trainer.run_id,
         "started": timestamp(),
         "from_step": trainer.step,
-        **describe_machine(trainer.accelerator),
+        **describe_machine(trainer.accelerator, trainer.devices),
         "data": images.provenance.to_dict() | {"spec": images.spec.to_dict(), "ranks": trainer.images_access},
         "trackers": trainer.tracker.describe(),
     }

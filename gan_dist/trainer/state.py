@@ -14,6 +14,8 @@ from gan_dist.config.derived import Derived
 from gan_dist.data.images import ImageSet
 from gan_dist.data.order import GlobalBatches
 from gan_dist.data.store import PendingBatch
+from gan_dist.distributed.device_wait import DeviceWait
+from gan_dist.distributed.devices import Device
 from gan_dist.distributed.preemption import StopAgreement
 from gan_dist.distributed.shared_memory import SharedMemory
 from gan_dist.gan.guard import NonfiniteGuard, NonfiniteUpdate
@@ -65,6 +67,8 @@ class Trainer:
     augment_probability: AugmentProbability
     guard: NonfiniteGuard
     meter: Meter
+    wait: DeviceWait
+    """Called before copies to the host that follow collectives."""
     stopping: StopAgreement
     memory: SharedMemory | None
     """Shared memory in which the ranks exchange gradients; None: through the process group."""
@@ -83,6 +87,8 @@ class Trainer:
     run_id: str
     """Identifies the checkpoints of this run."""
     timing: Timing
+    devices: list[Device] = field(default_factory=list)
+    """The device of each rank."""
     images_access: AccessByRank = field(default_factory=dict)
     """How each rank got the images."""
     derived: list[Derived] = field(default_factory=list)
