@@ -23,6 +23,7 @@ from gan_dist.config import PRESETS, Config
 from gan_dist.config.sections import TRANSFORMATION_NAMES
 from gan_dist.distributed.device_wait import BoundedWait
 from gan_dist.distributed.preemption import StopRequest
+from gan_dist.gan.latents import Latents
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.trainer.build import build
 from gan_dist.trainer.loop import train
@@ -145,6 +146,20 @@ def wait_for_lost_rank(case: Case, folder: Path, root: Path) -> str:
             except dist.DistError as error:
                 return f"step {trainer.step}: {error}; copies: {copied.call_count}"
     return "the run ended"
+
+
+def draw_latents(case: Case, folder: Path, root: Path) -> tuple[list[int], bool]:
+    """Draw 100,000 numbers on the device.
+
+    Returns:
+        Numbers of each draw, and whether they are those of the CPU.
+    """
+    latents = (Latents(7, 100, 1_000, 1, 4, device) for device in (torch.device("cpu"), DEVICE))
+    expected = next(latents)(3, "generator").clone()
+    with fake_device(case.ranks):
+        on_device = next(latents)
+        drawn = [block.numel() for block in on_device._blocks]
+        return drawn, torch.equal(memory(on_device(3, "generator")), expected)
 
 
 @contextlib.contextmanager

@@ -63,7 +63,10 @@ class IdenticalRanks:
 
     def all_gather_into_tensor(self, output: Tensor, tensor: Tensor, group: Any = None) -> None:
         self._record("all_gather_into_tensor", group, tensor, output)
+        assert output.numel() == self.ranks * tensor.numel()
         memory(output).view(self.ranks, -1).copy_(memory(tensor).view(1, -1))
+
+    all_gather_single = all_gather_into_tensor  # its name from torch 2.14 on
 
     def broadcast(self, tensor: Tensor, src: int = 0, group: Any = None) -> None:
         self._record("broadcast", group, tensor)

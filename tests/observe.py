@@ -23,7 +23,8 @@ from gan_dist.outputs.folder import RunFolder
 from gan_dist.train import parse
 from gan_dist.trainer.build import build, start_processes
 
-COLLECTIVES = ("all_reduce", "all_gather", "broadcast", "reduce", "all_gather_into_tensor", "reduce_scatter_tensor")
+INTO_TENSOR = ("all_gather_into_tensor", "all_gather_single")  # one function: torch 2.14 renamed it
+COLLECTIVES = ("all_reduce", "all_gather", "broadcast", "reduce", *INTO_TENSOR, "reduce_scatter_tensor")
 
 
 class Calls:
@@ -55,7 +56,9 @@ def main(arguments: Sequence[str]) -> int:
         stack.enter_context(calls.counted(SharedMemory, "gather", 1, "shared"))
         trainer = build(config, folder, StopRequest(), start_processes(config))
         for name in COLLECTIVES:
-            stack.enter_context(calls.counted(dist, name, int(name == "all_gather"), name))
+            if hasattr(dist, name):
+                gathers = name == "all_gather" or name in INTO_TENSOR
+                stack.enter_context(calls.counted(dist, name, int(gathers), "gather" if gathers else name))
         for step, pending in enumerate(trainer.loader, trainer.step + 1):
             batch = pending.result()
             images.append(batch.images.clone())

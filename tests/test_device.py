@@ -17,7 +17,17 @@ from typing import Any
 
 import pytest
 import torch
-from device_runs import FAULTS, REDUCTIONS, Case, Measured, final_state, make_config, measure, wait_for_lost_rank
+from device_runs import (
+    FAULTS,
+    REDUCTIONS,
+    Case,
+    Measured,
+    draw_latents,
+    final_state,
+    make_config,
+    measure,
+    wait_for_lost_rank,
+)
 from fake_device import DeviceError, register
 from torch.utils import backend_registration
 
@@ -147,7 +157,7 @@ def check(case: Case, measured: Measured) -> None:
     assert copies == expected_copies(case), "copies to the device"
     on_device = [[name for name in step.collectives if "cpu" not in name] for step in measured.steps]
     assert on_device[0] == on_device[1] == on_device[2], "the collectives are not the same in each step"
-    name = "all_gather" if case.reduction == "exact" else "all_reduce"
+    name = "all_gather_into_tensor" if case.reduction == "exact" else "all_reduce"
     collectives = [name] * 2 if case.ranks > 1 else []
     assert [each.split()[0] for each in on_device[0]] == collectives, "not one collective per update"
     nondeterministic = {
@@ -280,6 +290,13 @@ def test_a_lost_rank_is_noticed_before_the_host_waits_for_the_device(run: Run) -
     """The copies to the host have no timeout, and NCCL's watchdog does not see the collectives of graphs."""
     failed = run(wait_for_lost_rank, Case("seed", "no", "plain", 2))
     assert failed == "step 3: the device waits for rank 1, which is lost; copies: 0"
+
+
+def test_a_gpu_draws_no_more_numbers_at_once_than_small_ones_have_threads(run: Run) -> None:
+    """Otherwise they would depend on the GPU's model."""
+    counts, same = run(draw_latents, Case("seed", "no", "plain"))
+    assert counts == [32_768, 32_768, 32_768, 1_696]
+    assert same
 
 
 def print_table() -> None:

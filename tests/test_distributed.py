@@ -571,7 +571,7 @@ def test_gradients_cross_between_the_ranks_once_an_update(
     if through == "gloo":
         words += ["--distributed.no-shared-memory"]
     for rank in observe(2, tmp_path / "seen", steps, words, group):
-        collective = {"shared": "shared", "gloo": "all_gather" if "--train.exact-shards" in more else "all_reduce"}
+        collective = {"shared": "shared", "gloo": "gather" if "--train.exact-shards" in more else "all_reduce"}
         assert rank["calls"] == {  # behind the gradients, a number of each rank for the guard
             f"{network} {collective[through]} {rank['weights'][network] + 2}": steps
             for network in ("discriminator", "generator")

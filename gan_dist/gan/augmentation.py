@@ -176,7 +176,7 @@ class RandomAugmentation(RandomBatch):
 
     def draw(self, step: int, purpose: str) -> AugmentationNumbers:
         """Valid until the next call."""
-        return self.global_batch.uniform_(generator=self.generator_at(f"{purpose}/augmentation", step))[self.share]
+        return self.uniform(f"{purpose}/augmentation", step)
 
     def __call__(self, images: Images, numbers: Numbers | None) -> Images:
         assert numbers is not None

@@ -25,7 +25,7 @@ class Directions(RandomBatch):
 
     def __call__(self, step: int) -> Float[Tensor, "n 2 c h w"]:
         """Returns standard normal numbers, those of the real images first; valid until the next call."""
-        return self.global_batch.normal_(generator=self.generator_at("directions", step))[self.share]
+        return self.normal("directions", step)
 
 
 def squared_slopes(logits: Logits, moved_logits: Logits) -> Scalar:

@@ -68,5 +68,5 @@ class DrawnLabels(RandomBatch):
         return batch.labels
 
     def fake(self, batch: Batch, step: int, purpose: str) -> Labels | None:
-        drawn = self.global_batch.uniform_(generator=self.generator_at(f"{purpose}/labels", step))[self.share]
+        drawn = self.uniform(f"{purpose}/labels", step)
         return torch.bucketize(drawn, self._bounds, right=True)

@@ -103,7 +103,9 @@ class ExactReduction:
 
     def _all_gather(self, sums: Float[Tensor, "rows weights"]) -> Float[Tensor, "all weights"]:
         gathered = sums.new_empty(self.ranks * len(sums), sums.shape[1])
-        dist.all_gather(list(gathered.chunk(self.ranks)), sums)
+        # Into one tensor: with a list, NCCL gathers into a buffer of its own and copies from there.
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # torch 2.14 renamed it
+        gather(gathered, sums)
         return gathered
 
 
