@@ -35,7 +35,8 @@ class RandomBatch:
         self.seed = seed
         self.share = slice(rank * shape[0] // ranks, (rank + 1) * shape[0] // ranks)
         self.global_batch = torch.empty(shape, device=device)
-        self._blocks = [self.global_batch] if device.type == "cpu" else self.global_batch.view(-1).split(BLOCK)
+        numbers = self.global_batch.view(-1)
+        self._blocks = numbers.split(len(numbers) if device.type == "cpu" else BLOCK)
         self._generator = torch.Generator(device)
 
     def normal(self, purpose: str, step: int) -> Tensor:
