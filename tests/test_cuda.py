@@ -110,6 +110,8 @@ def test_graphs_and_the_device_are_released_before_the_group(
     else:
         with pytest.raises((InputError, TrainingFailed, ValueError, KeyboardInterrupt)):
             loop.run_to_end(config)
+    if expected == FAILED:  # in two threads
+        recorder.order[:2] = sorted(recorder.order[:2], reverse=True)
     assert recorder.order == expected
     assert captured._graph is None
 

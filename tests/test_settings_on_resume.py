@@ -115,9 +115,11 @@ def straight(flags: Flags, tmp_path_factory: pytest.TempPathFactory) -> RunFolde
     folder = RunFolder(tmp_path_factory.mktemp("straight") / "run")
     words = ["--train.steps", str(END), "--train.exact-shards", "2", "--wandb.mode", "disabled"]
     assert train_here(flags(folder.path, *words, "--log.every-steps", "1")) == 0
+    recorded = read_json(folder.environment)
+    assert recorded["device_names"] == [recorded["device_name"]]
     # The settings of CUDA are none of the CPU's, in the exact mode neither.
     if not torch.accelerator.is_available():
-        assert read_json(folder.environment)["numerics"] == {"deterministic_algorithms": False}
+        assert recorded["numerics"] == {"deterministic_algorithms": False}
     return folder
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,13 +43,16 @@ def abandon_group(device: torch.device) -> None:
     On the CPU nothing is done: connections close when the process ends. A device may execute a collective that a lost
     rank never enters, so its group is aborted, which ends that collective.
     """
-    discard_graphs()
-    if device.type == "cpu" or not dist.is_initialized():
+    if device.type == "cpu":
         return
-    # In a thread, since an abort may wait for a driver that does not answer, and the error is still to be reported.
-    thread = threading.Thread(target=_abort, args=(device,), daemon=True)
-    thread.start()
-    thread.join(ABORT_SECONDS)
+    # In threads, since either may wait for the other or for a driver that does not answer, and the error is still to be
+    # reported.
+    threads = [threading.Thread(target=work, daemon=True) for work in (discard_graphs, partial(_abort, device))]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + ABORT_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
     gc.collect()
 
 
@@ -58,6 +63,8 @@ def destroy_group() -> None:
 
 
 def _abort(device: torch.device) -> None:
+    if not dist.is_initialized():
+        return
     group: Any = dist.group.WORLD
     with contextlib.suppress(Exception):  # the process fails anyway, for the reason that is reported
         group._get_backend(device).abort()
