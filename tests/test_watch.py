@@ -39,6 +39,7 @@ from gan_dist.results.watch.frame import compose
 from gan_dist.results.watch.picture import Grid, draw_grid
 from gan_dist.results.watch.plot import draw_curves
 from gan_dist.results.watch.state import state_of
+from gan_dist.results.watch.terminal import _signals
 from gan_dist.results.watch.text import Abilities, Size, wrapped
 from gan_dist.results.watch.view import Watcher
 
@@ -399,6 +400,19 @@ def test_a_growing_run_in_a_terminal(
     restored = terminal.output.decode(errors="replace")[-40:]
     assert "\x1b[?1049l" in restored
     assert restored.endswith("\x1b[?25h")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_whose_exception_is_lost_ends_it_too() -> None:
+    class Destroyed:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    with _signals() as check:
+        check()
+        Destroyed()
+        with pytest.raises(KeyboardInterrupt):
+            check()
 
 
 @pytest.mark.slow

@@ -48,8 +48,8 @@ def watch(path: Path, interval: float, once: bool) -> None:
             line.rstrip()
             console.print(line, soft_wrap=True)
         return
-    with contextlib.suppress(KeyboardInterrupt), _terminated_cleanly(), _keys() as leaves, console.screen():
-        _redraw(console, watcher, view, interval, leaves)
+    with contextlib.suppress(KeyboardInterrupt), _signals() as check, _keys() as leaves, console.screen():
+        _redraw(console, watcher, view, interval, leaves, check)
 
 
 def abilities_of(console: Console) -> Abilities:
@@ -58,7 +58,14 @@ def abilities_of(console: Console) -> Abilities:
     return Abilities(colours=console.color_system is not None and not console.no_color, unicode=unicode)
 
 
-def _redraw(console: Console, watcher: Watcher, view: View, interval: float, leaves: Callable[[float], bool]) -> None:
+def _redraw(
+    console: Console,
+    watcher: Watcher,
+    view: View,
+    interval: float,
+    leaves: Callable[[float], bool],
+    check: Callable[[], None],
+) -> None:
     """Draw a frame every `interval` seconds and whenever the size changes, until the user leaves."""
     while True:
         due, drawn = time.monotonic() + interval, None
@@ -72,6 +79,7 @@ def _redraw(console: Console, watcher: Watcher, view: View, interval: float, lea
                 drawn = size
             if leaves(min(max(left, 0), POLL_SECONDS)):
                 return
+            check()
         view = watcher.look()
 
 
@@ -111,14 +119,24 @@ def _keys() -> Iterator[Callable[[float], bool]]:
 
 
 @contextlib.contextmanager
-def _terminated_cleanly() -> Iterator[None]:
-    """Have SIGTERM raise SystemExit in the block, so that the terminal is restored."""
+def _signals() -> Iterator[Callable[[], None]]:
+    """Have SIGINT and SIGTERM raise an exception in the block, so that the terminal is restored.
+
+    Yields a function that raises it again: an exception that comes during a destructor or a callback is lost.
+    """
+    received: list[int] = []
+
+    def check() -> None:
+        if received:
+            raise KeyboardInterrupt if received[0] == signal.SIGINT else SystemExit(128 + received[0])
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        received.append(number)
+        check()
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield check
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
