@@ -203,9 +203,8 @@ def test_the_offline_run_of_wandb_holds_it_all(two: tuple[RunFolder, Ended]) -> 
     samples = [row for row in rows if "samples/path" in row or "samples" in row]
     assert [row["train/step"] for row in samples] == [10, 20]
     pictures = sorted(file.parent.glob("files/media/images/*.png"))
-    assert {picture.read_bytes() for picture in pictures} == {
-        folder.epoch_samples(epoch).read_bytes() for epoch in (1, 2)
-    }
+    sent = [folder.real_samples, *map(folder.epoch_samples, (1, 2)), folder.panel, folder.curves]
+    assert {picture.read_bytes() for picture in pictures} == {file.read_bytes() for file in sent}
     assert wandb_file.config(file)["train"]["batch_size"] == 20
     assert wandb_file.step_metrics(file)["*"] == "train/step"
 
