@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import TRAIN, environment, run_command
 
 from gan_dist.config import InputError, TrainingFailed
@@ -155,6 +157,24 @@ def test_every_process_reports_its_invalid_variables(tmp_path: Path) -> None:
     assert ended.code == 2
     assert ended.err.startswith("gan_dist: RANK=7 can't be used with WORLD_SIZE=2")
     assert len(ended.err.splitlines()) == 1
+
+
+def test_a_failed_connection_is_reported_by_a_rank_that_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0 of this host reports it, unless the store is gone with it."""
+    reset = dist.DistNetworkError("recvVector failed: Connection reset by peer")
+    refused = dist.DistNetworkError("The client socket has timed out after 8000ms")
+    late = dist.DistStoreError("wait timeout after 8000ms")
+    here, elsewhere = ProcessEnvironment(1, 4, 1, 2), ProcessEnvironment(2, 4, 0, 2)
+    with socket.create_server(("127.0.0.1", 0)) as store:
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(store.getsockname()[1]))
+        answered = [launcher.connection_failure(error, here) for error in (reset, refused, late)]
+    gone = [launcher.connection_failure(error, here) for error in (reset, refused, late)]
+    assert [failure.reported_by for failure in answered] == [0, 0, 0]
+    assert [failure.reported_by for failure in gone] == [1, 1, 0]
+    assert "lost rank 0 (dead, hung or cut off) before the first step" in str(gone[0])
+    assert "the 4 processes did not connect at 127.0.0.1:" in str(gone[1])
+    assert launcher.connection_failure(reset, elsewhere).reported_by == 2
 
 
 def test_an_unresolvable_name_of_the_first_host_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

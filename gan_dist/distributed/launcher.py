@@ -19,7 +19,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from gan_dist.config import InputError, TrainingFailed
 from gan_dist.distributed.devices import check_local_processes, check_one_gpu_each, find_devices
-from gan_dist.distributed.environment import read_environment
+from gan_dist.distributed.environment import ProcessEnvironment, read_environment
 from gan_dist.distributed.machine import keep_freed_memory, usable_cores
 
 WATCHDOG_FACTOR = 2  # the timeout of the GPUs' own collectives, relative to that of a wait
@@ -61,13 +61,7 @@ def start_accelerator(mixed_precision: str | None, threads: int | None, timeout:
             _extend_watchdog(accelerator.device, WATCHDOG_FACTOR * wait)
             check_one_gpu_each(find_devices(accelerator))
     except dist.DistError as error:
-        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        why = _resolution_error() or str(error).splitlines()[0].rstrip(".")
-        raise TrainingFailed(
-            f"the {launched.ranks} processes did not connect at {where} ({why}); check that all of them were started, "
-            "that the address belongs to the first host, and that its port is free and open",
-            reported_by=launched.rank - launched.local_rank,
-        ) from error
+        raise connection_failure(error, launched) from error
     except ValueError as error:  # incomplete variables of MPI, which Accelerate reads as well
         raise InputError(f"the launcher's variables can't be used: {str(error).splitlines()[0]}") from error
     keep_freed_memory()
@@ -79,6 +73,38 @@ def start_accelerator(mixed_precision: str | None, threads: int | None, timeout:
             "launch with accelerate_config.yaml, or with torchrun"
         )
     return accelerator
+
+
+def connection_failure(error: Exception, launched: ProcessEnvironment) -> TrainingFailed:
+    """Why the ranks did not connect, and which of them reports it: the first one of each host.
+
+    Rank 0 holds the store at which the ranks meet, unless the launcher does. If the connection broke and the store is
+    gone, rank 0 is dead and reports nothing, so the next one does it for its host.
+    """
+    first = launched.rank - launched.local_rank
+    if isinstance(error, dist.DistNetworkError) and first == 0 and launched.rank > 0 and not _store_answers():
+        first = 1
+        if "timed out" not in str(error):  # it was there
+            return TrainingFailed(
+                "lost rank 0 (dead, hung or cut off) before the first step; start the same command again",
+                reported_by=first,
+            )
+    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    why = _resolution_error() or str(error).splitlines()[0].rstrip(".")
+    return TrainingFailed(
+        f"the {launched.ranks} processes did not connect at {where} ({why}); check that all of them were started, "
+        "that the address belongs to the first host, and that its port is free and open",
+        reported_by=first,
+    )
+
+
+def _store_answers() -> bool:
+    """Whether anything listens at the address of the store."""
+    try:
+        socket.create_connection((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _resolution_error() -> str | None:
