@@ -21,6 +21,7 @@ from gan_dist.config import InputError, TrainingFailed
 from gan_dist.distributed.devices import check_local_processes, check_one_gpu_each, find_devices
 from gan_dist.distributed.environment import ProcessEnvironment, read_environment
 from gan_dist.distributed.machine import keep_freed_memory, usable_cores
+from gan_dist.distributed.peers import lost_at_start
 
 WATCHDOG_FACTOR = 2  # the timeout of the GPUs' own collectives, relative to that of a wait
 
@@ -85,10 +86,7 @@ def connection_failure(error: Exception, launched: ProcessEnvironment) -> Traini
     if isinstance(error, dist.DistNetworkError) and first == 0 and launched.rank > 0 and not _store_answers():
         first = 1
         if "timed out" not in str(error):  # it was there
-            return TrainingFailed(
-                "lost rank 0 (dead, hung or cut off) before the first step; start the same command again",
-                reported_by=first,
-            )
+            return lost_at_start([0], reported_by=first)
     where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     why = _resolution_error() or str(error).splitlines()[0].rstrip(".")
     return TrainingFailed(

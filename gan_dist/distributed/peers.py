@@ -69,16 +69,11 @@ class Peers:
             try:
                 broadcast_object_list(token)
             except (dist.DistError, RuntimeError) as error:
-                lost = _describe([1 - rank]) if ranks == 2 else "lost a process (dead, hung or cut off)"
-                raise TrainingFailed(
-                    f"{lost} before the first step; start the same command again", reported_by=rank
-                ) from error
+                raise lost_at_start([1 - rank] if ranks == 2 else [], reported_by=rank) from error
             self._prefix = f"peers-{token[0]}"
             stores = _in_time(lambda: (self._store(timeout / 4), self._store(timeout / 4)), timeout)
             if stores is None:
-                raise TrainingFailed(
-                    f"{_describe([0])} before the first step; start the same command again", reported_by=1
-                )
+                raise lost_at_start([0], reported_by=1)
             self._own, answers = stores
             self._thread = threading.Thread(target=self._answer, args=(answers,), daemon=True)
             self._thread.start()
@@ -197,7 +192,19 @@ class Peers:
         return dist.PrefixStore(self._prefix, store)
 
 
+def lost_at_start(ranks: Sequence[int], reported_by: int) -> TrainingFailed:
+    """The error of ranks that were lost before there was anything to resume.
+
+    Args:
+        ranks: the lost ones; empty: unknown.
+        reported_by: the rank that reports it.
+    """
+    return TrainingFailed(f"{_describe(ranks)} before the first step; start the same command again", reported_by)
+
+
 def _describe(ranks: Sequence[int]) -> str:
+    if not ranks:
+        return "lost a process (dead, hung or cut off)"
     return f"lost rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))} (dead, hung or cut off)"
 
 
