@@ -15,8 +15,8 @@ PACKAGE = REPOSITORY / "gan_dist"
 # From top to bottom. Four small modules without a package come first.
 MODULES = """
 files memory seeding tensors
-config.errors config.version config.hub config.ranges config.tables config.sections config.presets config.derived
-config.stored config.resume config.nearest_preset config.trackers
+config.errors config.extras config.version config.hub config.ranges config.tables config.sections config.presets
+config.derived config.stored config.resume config.nearest_preset config.trackers
 config.suggestions config.rules config
 config.options config.helptext config.mistakes config.arguments config.run_arguments config.reference
 data.cache data.progress data.spec data.prepared data.preparation data.pixels data.batch data.readers.reader

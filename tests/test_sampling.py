@@ -18,14 +18,13 @@ from recorded_run import write_recorded_run
 from torch import Tensor, nn
 
 from gan_dist import cli, load_generator
-from gan_dist.config import Config, InputError, ModelConfig, to_dict
+from gan_dist.config import Config, InputError, ModelConfig, extras, to_dict
 from gan_dist.data.pixels import quantize
 from gan_dist.data.spec import DataSpec
 from gan_dist.evaluation.features import CHUNK
 from gan_dist.models import build_generator
 from gan_dist.outputs.checkpoint import save_generator
 from gan_dist.outputs.folder import RunFolder
-from gan_dist.results import output as output_module
 from gan_dist.results import sample
 from gan_dist.results.classes import choose_labels, label_sequence
 from gan_dist.results.sample_processes import AHEAD, find_devices, generate_ahead
@@ -365,7 +364,7 @@ def test_bad_arguments_are_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(output_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
     empty = write_recorded_run(tmp_path / "empty", 1, distances=[])
     (tmp_path / "x").mkdir()
     (tmp_path / "y.gif").touch()

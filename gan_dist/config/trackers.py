@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
-from gan_dist.config.errors import InputError
+from gan_dist.config.extras import require_packages
 from gan_dist.config.sections import Config
 
 EXTRAS = {"tensorboard": "tensorboard", "trackio": "trackio"}
@@ -18,5 +16,5 @@ def check_trackers(config: Config) -> None:
         InputError: one is not; the message has its pip line.
     """
     for name in config.tracking.names:
-        if (package := EXTRAS.get(name)) is not None and find_spec(package) is None:
-            raise InputError(f"tracking.with={name} needs {package}; pip install 'gan_dist[{package}]'")
+        if (package := EXTRAS.get(name)) is not None:
+            require_packages(f"tracking.with={name}", package, [package])

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 from gan_dist.config import InputError
+from gan_dist.config.extras import require_packages
 from gan_dist.config.sections import INCEPTION
 from gan_dist.files import BadFile, open_regular_file
-
-PACKAGE = "torch_fidelity"
 
 
 def inception_file(features: Path) -> Path | None:
@@ -27,8 +25,7 @@ def check_inception(features: Path) -> None:
     file = inception_file(features)
     if file is None:
         return
-    if importlib.util.find_spec(PACKAGE) is None:
-        raise InputError(f"evaluate.features={features} needs torch-fidelity; pip install 'gan_dist[fid]'")
+    require_packages(f"evaluate.features={features}", "fid", ["torch-fidelity"])
     try:
         open_regular_file(file).close()
     except BadFile as error:

@@ -13,8 +13,9 @@ from typing import NamedTuple
 from PIL import Image
 
 from gan_dist.config import InputError
+from gan_dist.config.extras import require_packages
 from gan_dist.outputs.pictures import BACKGROUND
-from gan_dist.results.output import output_file, require_packages
+from gan_dist.results.output import output_file
 
 WIDTH = 600  # pixels up to which small pictures are enlarged
 MAX_PIXELS = 5 * 10**8  # of all frames, which Pillow needs at once

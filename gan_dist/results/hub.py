@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 from pathlib import Path
 
 from gan_dist.config import InputError, package_version
+from gan_dist.config.extras import require_packages
 from gan_dist.files import first_line
 
 FILE = "generator.safetensors"
@@ -30,8 +30,7 @@ def download_generator(model: str, revision: str | None, max_bytes: int) -> Path
         InputError: it can't be downloaded, or is too large.
     """
     where = f"hf://{model}" + (f"@{revision}" if revision else "")
-    if importlib.util.find_spec(PACKAGE) is None:
-        raise InputError(f"{where} needs {PACKAGE}; pip install 'gan_dist[hub]'")
+    require_packages(where, "hub", [PACKAGE])
     from huggingface_hub import HfApi, hf_hub_url
 
     api = HfApi(library_name="gan_dist", library_version=package_version())

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gan_dist.config import InputError
@@ -68,22 +67,6 @@ def output_folder(output: Path, replaceable: Callable[[str], bool]) -> Iterator[
             if output.exists():
                 output.rename(Path(beside) / "old")
             made.rename(output)
-
-
-def require_packages(needed_by: str, extra: str, packages: Sequence[str]) -> None:
-    """Check that the packages of an extra are installed.
-
-    Args:
-        needed_by: what needs them, such as "format=onnx".
-        extra: its name.
-        packages: names of modules.
-
-    Raises:
-        InputError: with the command that installs them.
-    """
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(f"{needed_by} needs {' and '.join(missing)}; pip install 'gan_dist[{extra}]'")
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from gan_dist.config import InputError, package_version, to_dict
+from gan_dist.config.extras import require_packages
 from gan_dist.config.hub import is_model_id
 from gan_dist.files import first_line, read_file
 from gan_dist.outputs.pictures import COLUMNS, COUNT
@@ -21,7 +22,7 @@ from gan_dist.results.export.published import published_config
 from gan_dist.results.export.request import ExportFailed, ExportRequest
 from gan_dist.results.generator import MAX_BYTES, generator_file, is_generator_file, read_generator
 from gan_dist.results.hub import FILE, PACKAGE
-from gan_dist.results.output import output_folder, require_packages
+from gan_dist.results.output import output_folder
 from gan_dist.results.sample import generate_pixels
 from gan_dist.results.sample_formats import save_grid
 from gan_dist.tensors import read_tensors, tensor_bytes

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from gan_dist.config import InputError, package_version, to_dict
+from gan_dist.config.extras import require_packages
 from gan_dist.models.cost import count_weights
 from gan_dist.results.classes import choose_labels
 from gan_dist.results.export.published import published_config
 from gan_dist.results.export.request import ExportFailed, ExportRequest
 from gan_dist.results.generator import generator_file, read_generator
-from gan_dist.results.output import output_file, require_packages
+from gan_dist.results.output import output_file
 from gan_dist.seeding import sample_latents
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
