@@ -58,6 +58,17 @@ class RunFolder:
     def holds_a_run(self) -> bool:
         return os.path.lexists(self.config)
 
+    def check_holds_a_run(self) -> None:
+        """Check that there is a run to read.
+
+        Raises:
+            InputError: there is none.
+        """
+        if not self.holds_a_run():
+            raise InputError(
+                f"{self.path} holds no run: there is no {self.config.name} in it; give the folder of a run"
+            )
+
     def unrelated_files(self) -> list[str]:
         """Returns the names in the folder, without hidden files, logs, and lost+found."""
         logs = (".log", ".out", ".err", ".txt")

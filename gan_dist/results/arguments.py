@@ -17,6 +17,7 @@ from gan_dist.memory import available_memory
 
 PROCESSES = Range(1, 1_024, "no machine has more cores or GPUs")
 PROCESS_BYTES = 300_000_000  # of a process that has imported torch, without the memory that it shares with others
+SAMPLES = Range(1, 1_000_000_000, "these take days")
 THRESHOLDS = Range(0.01, 10, "no latent is as large", whole=False)
 
 
@@ -83,3 +84,13 @@ def check_not_launched(instead: str = "") -> None:
     """
     if (ranks := read_environment().ranks) > 1:
         raise InputError(f"a launcher started {ranks} processes of a command that needs one; omit it{instead}")
+
+
+def check_one_of_labels(label: str | None, labels: str | None) -> None:
+    """Check that classes are given by at most one of these arguments.
+
+    Raises:
+        InputError: by both.
+    """
+    if label is not None and labels is not None:
+        raise InputError("label and labels exclude each other; omit one of them")

@@ -12,7 +12,6 @@ from gan_dist.files import BadFile
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.pictures import BACKGROUND
 from gan_dist.results.animation import Frame, enlarge
-from gan_dist.results.generator import is_generator_file
 from gan_dist.results.report.pictures import read_picture, spread
 
 TEXT = 16  # pixels: height of the captions' letters
@@ -30,8 +29,7 @@ def epochs_over_time(run: Path, count: int) -> tuple[RunFolder, list[int]]:
         InputError: it holds no run, or no sample grids yet.
     """
     folder = RunFolder(run)
-    if is_generator_file(run) or not folder.holds_a_run():
-        raise InputError(f"{run} holds no run: there is no config.json in it; give the folder of a run")
+    folder.check_holds_a_run()
     if not (epochs := folder.epochs_with_samples()):
         raise InputError(
             f"{run} holds no sample grids yet; they are written after an epoch (--samples.every-epochs), in samples/"

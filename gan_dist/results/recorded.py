@@ -117,10 +117,7 @@ class RunReader:
             InputError: as in `read_run`.
         """
         folder = self.folder
-        if not folder.holds_a_run():
-            raise InputError(
-                f"{folder.path} holds no run: there is no {folder.config.name} in it; give the folder of a run"
-            )
+        folder.check_holds_a_run()
         damage: list[str] = []
         config = read_config(folder.config)
         rows, evaluations = (_read_lines(reader, damage) for reader in self._readers)

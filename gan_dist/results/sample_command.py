@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from gan_dist.config import SEEDS, InputError, Range
+from gan_dist.config import SEEDS, InputError
 from gan_dist.config.arguments import read_arguments
 from gan_dist.results.arguments import (
     PROCESSES,
+    SAMPLES,
     THRESHOLDS,
     OutputArguments,
     RunArgument,
     WeightsArgument,
     check_not_launched,
+    check_one_of_labels,
     check_processes,
 )
-
-SAMPLES = Range(1, 1_000_000_000, "these take days")
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,7 @@ def sample(arguments: Sequence[str]) -> int:
         prog="gan-dist sample",
         description="Generate images with a run's generator.",
     )
-    if parsed.label is not None and parsed.labels is not None:
-        raise InputError("label and labels exclude each other; omit one of them")
+    check_one_of_labels(parsed.label, parsed.labels)
     check_not_launched(", and pass --processes N")
     check_processes(parsed.processes)
     from gan_dist.results.classes import label_sequence

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gan_dist.config import InputError, Range
 from gan_dist.outputs.pictures import BACKGROUND, save_picture
+from gan_dist.results.arguments import SAMPLES
 from gan_dist.results.output import output_file, output_folder
 from gan_dist.results.sample import Sampler, collect
 from gan_dist.results.sample_processes import Finish, Result, as_array, generate_ahead
@@ -157,7 +158,7 @@ def _fill_rows(pixels: UInt8[Tensor, "n c h w"], labels: Int64[Tensor, " n"]) ->
 # Suffix of the output -> format.
 SAMPLE_FORMATS = {
     ".png": SampleFormat(write_grid, "a grid", Range(1, 10_000, "a larger grid is unreadable; use .npz")),
-    ".npz": SampleFormat(write_arrays, "arrays", Range(1, 1_000_000_000, "these take days")),
+    ".npz": SampleFormat(write_arrays, "arrays", SAMPLES),
     "": SampleFormat(
         write_pictures, "a folder of .png files", Range(1, 1_000_000, "a larger folder is slow; use .npz")
     ),

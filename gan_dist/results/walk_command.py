@@ -15,6 +15,7 @@ from gan_dist.results.arguments import (
     RunArgument,
     WeightsArgument,
     check_not_launched,
+    check_one_of_labels,
 )
 
 FRAMES = Range(2, 10_000, "a longer animation is too large")
@@ -100,9 +101,7 @@ def _over_time(parsed: WalkArguments) -> str:
 
 
 def _walk(parsed: WalkArguments) -> str:
-    given = [name for name in ("label", "labels") if getattr(parsed, name) is not None]
-    if len(given) == 2:
-        raise InputError("label and labels exclude each other; omit one of them")
+    check_one_of_labels(parsed.label, parsed.labels)
     if parsed.labels is not None and parsed.latents is not None:
         raise InputError("labels and latents exclude each other: with labels, the latents do not change; omit one")
     from gan_dist.results.animation import check_size, find_scale, write_animation
@@ -116,7 +115,7 @@ def _walk(parsed: WalkArguments) -> str:
     check_channels(shape[0])
     asked = None if parsed.labels is None else parsed.labels.split(",")
     names = [str(name) for name in generator.classes or ()][:MAX_CLASSES]  # type: ignore[union-attr]
-    if not given and parsed.latents is None and len(names) > 1:
+    if parsed.label is parsed.labels is parsed.latents is None and len(names) > 1:
         asked = names
     classes = None if asked is None else find_classes(generator, asked, "labels")
     if classes is not None and len(classes) < 2:

@@ -16,7 +16,7 @@ from gan_dist.results.verdict import Tone
 RECENT = 20  # lines of metrics.jsonl whose median speed is the speed now
 MAX_BETWEEN = 10_000  # lines between two evaluations that are read
 SILENT_SECONDS = 60.0  # after which the age of the latest line is shown, if the run trains
-TONES: Mapping[str, Tone] = {"running": "good", "finished": "good", "stopped": "caution", "failed": "bad"}
+STATE_TONES: Mapping[str, Tone] = {"running": "good", "finished": "good", "stopped": "caution", "failed": "bad"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def state_of(run: RecordedRun, is_held: bool | None) -> RunState:
         is_held: whether a process holds the run folder; None: unknown.
     """
     state, reason = run.status.state or "unknown state", run.status.reason
-    tone, training = TONES.get(state, "unknown"), state == "running" and is_held is not False
+    tone, training = STATE_TONES.get(state, "unknown"), state == "running" and is_held is not False
     description = f"{state}: {reason}" if reason else state
     if state == "running" and is_held is False:
         description, tone = "its process is gone; the same command resumes it", "bad"
