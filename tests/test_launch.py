@@ -376,7 +376,8 @@ def test_an_elastic_run_takes_hosts_as_they_come(
 
     def trained_by(processes: int) -> None:
         give_up = time.monotonic() + 90
-        while not (folder.environment.exists() and read_json(folder.environment)["processes"] == processes):
+        # A run writes its environment before its first status.
+        while not (folder.status.exists() and read_json(folder.environment)["processes"] == processes):
             assert time.monotonic() < give_up, main.said
             time.sleep(0.1)
         wait_for_step(folder, read_json(folder.status)["step"] + 20, main.process)
