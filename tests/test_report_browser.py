@@ -221,6 +221,20 @@ def test_light_and_dark(page: Path) -> None:
     assert light != to_dark
 
 
+def test_a_page_is_printed_whole_and_in_light_colours(browser: Any, page: Path) -> None:
+    chromium.open_page(browser, page, scheme="dark")
+    record = (
+        "window.themes = []; addEventListener('beforeprint', () => themes.push(document.documentElement.dataset.theme))"
+    )
+    browser.execute_script(record)
+    browser.execute_cdp_cmd("Page.printToPDF", {})
+    figures = browser.find_elements("css selector", "figure.chart")
+    assert len(figures) > 5
+    assert all(figure.find_elements("tag name", "canvas") for figure in figures)
+    assert browser.execute_script("return themes") == ["light"]
+    assert browser.execute_script("return document.documentElement.dataset.theme") == "dark"
+
+
 @pytest.mark.parametrize("width", [400, 1280])
 def test_no_page_is_wider_than_the_screen(width: int, browser: Any, page: Path, folder: RunFolder) -> None:
     other = write_recorded_run(folder.path.parent / f"other-{width}", 3, seed=1, distances=[9, 8]).path

@@ -178,15 +178,16 @@
   }
 
   const near = new Set();
+  const drawOnce = (figure) => {
+    if (near.has(figure)) return;
+    near.add(figure);
+    draw(figure);
+  };
   const watch = new IntersectionObserver((entries) => {
-    for (const { target, isIntersecting } of entries) {
-      if (isIntersecting && !near.has(target)) {
-        near.add(target);
-        draw(target);
-      }
-    }
+    entries.filter((entry) => entry.isIntersecting).forEach((entry) => drawOnce(entry.target));
   }, { rootMargin: "300px" });
   figures.forEach((figure) => watch.observe(figure));
+  addEventListener("beforeprint", () => figures.forEach(drawOnce));  // paper has no scrolling
 
   const redraw = () => near.forEach(draw);
   report.redraw.push(redraw);

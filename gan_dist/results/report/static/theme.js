@@ -21,6 +21,8 @@ const report = { data: JSON.parse(document.getElementById("report-data").textCon
     apply(theme);
   });
   system.addEventListener("change", () => apply(stored()));
+  addEventListener("beforeprint", () => apply("light"));  // browsers leave out the dark background
+  addEventListener("afterprint", () => apply(stored()));
   apply(stored());
 })();
 
