@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from conftest import assert_same_end, train_here
 
 from gan_dist.config import Config, InputError, RunConfig, TrainingFailed
 from gan_dist.distributed import devices, group_exit, launcher, numerics
@@ -23,7 +24,9 @@ from gan_dist.distributed.exit_codes import exit_code
 from gan_dist.distributed.numerics import describe_numerics, fix_cublas, set_numerics
 from gan_dist.gan.cuda_graph import CapturedFunction
 from gan_dist.gan.guard import NonfiniteUpdate
-from gan_dist.trainer import loop, session
+from gan_dist.gan.slices import CHUNK, MAX_SLICES, count_slices, slice_sizes, slices_of
+from gan_dist.outputs.folder import RunFolder
+from gan_dist.trainer import loop, networks, session
 from gan_dist.trainer.state import Trainer
 
 CUDA = torch.device("cuda", 0)
@@ -288,3 +291,35 @@ def test_a_wait_for_the_device_names_lost_ranks_and_tolerates_slow_ones(monkeypa
 
 
 WAITS = {("cpu", 1): NoWait, ("cpu", 2): NoWait, ("cuda", 1): NoWait, ("cuda", 2): BoundedWait}
+
+
+def test_a_run_goes_on_exactly_with_another_number_of_slices(
+    flags: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a move to another GPU, or from a GPU to the CPU."""
+
+    for name, sessions in {"straight": {9: 1}, "moved": {3: 5, 6: 1, 9: 5}}.items():
+        for steps, slices in sessions.items():
+            monkeypatch.setattr(networks, "slices_of", lambda vector, _, count=slices: slices_of(vector, count))
+            words = ["r3", *flags(tmp_path / name, "--wandb.mode", "disabled"), "--train.steps", str(steps)]
+            assert train_here(words) == 0
+    assert_same_end(RunFolder(tmp_path / "straight"), RunFolder(tmp_path / "moved"), 9)
+
+
+@pytest.mark.parametrize(
+    ("weights", "multiprocessors", "slices", "largest"),
+    [
+        (336_129, 1, 1, 336_129),  # not a GPU
+        (336_129, 132, 33, 10_240),  # 36 equal slices, rounded up to whole rounds of a block
+        (336_129, 16, 15, 22_528),
+        (3_000, 132, 2, 2_048),
+        (100, 132, 1, 100),
+        (MAX_SLICES * CHUNK, 132, 1, MAX_SLICES * CHUNK),  # the chunks of one vector are as many blocks
+        (MAX_SLICES * CHUNK - 1, 132, 36, CHUNK),
+    ],
+)
+def test_the_optimizer_gets_as_many_slices_as_one_launch_takes(
+    weights: int, multiprocessors: int, slices: int, largest: int
+) -> None:
+    sizes = slice_sizes(weights, count_slices(weights, multiprocessors))
+    assert (len(sizes), max(sizes), sum(sizes)) == (slices, largest, weights)

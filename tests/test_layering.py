@@ -32,7 +32,7 @@ data.images data.readahead data.store data.order data.loader data.sources data
 models.architecture models.labels models.mlp models.conv models.resampling models.residual
 models.average models models.cost
 gan.latents gan.labels gan.losses gan.augmentation gan.penalties gan.first_order gan.cuda_graph gan.guard
-gan.reduction gan.update gan.steps gan
+gan.reduction gan.slices gan.update gan.steps gan
 evaluation.estimates
 evaluation.classifier evaluation.classifier_file evaluation.classifier_training evaluation.accuracy_score
 evaluation.extractors

@@ -18,6 +18,7 @@ from torch import nn
 from gan_dist.config import Config, InputError, TrainingFailed, WandbConfig
 from gan_dist.distributed import launcher
 from gan_dist.files import replacing, write_json
+from gan_dist.gan.slices import ALIGNMENT, slices_of, vector_of
 from gan_dist.outputs.checkpoint import Checkpoints
 from gan_dist.outputs.checkpoint_format import DamagedCheckpoint, read_checkpoint
 from gan_dist.outputs.curves import draw_curves
@@ -176,28 +177,44 @@ def test_a_renamed_checkpoint_is_refused(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "step-00000009")
 
 
-def test_an_optimizer_resumes_exactly() -> None:
-    def make() -> tuple[nn.Module, torch.optim.Adam]:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            network = nn.Linear(3, 2)
-        return network, torch.optim.Adam(network.parameters(), lr=0.1, fused=True)
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (1, 5), (5, 1), (5, 3)])
+def test_an_optimizer_resumes_exactly_with_any_number_of_slices(before: int, after: int) -> None:
+    """GPUs of different sizes have different numbers of slices; the file is the same, and so is every bit."""
+    size = 5 * ALIGNMENT - 3
 
-    def advance(network: nn.Module, optimizer: torch.optim.Adam, steps: range) -> None:
-        for i in steps:
-            optimizer.zero_grad()
-            network(torch.full((1, 3), float(i))).sum().backward()
-            optimizer.step()
+    class Optimized:
+        def __init__(self, slices: int) -> None:
+            self.weights = nn.Parameter(torch.linspace(-1, 1, size))
+            self.slices = slices_of(self.weights, slices)
+            rate = torch.tensor(1e-3) if slices > 1 else float(torch.tensor(1e-3))
+            self.adam = torch.optim.Adam(self.slices, lr=rate, fused=True)
+            self.veto = self.adam.found_inf = torch.zeros(())
+            gradient = self.gradient = torch.zeros(size)
+            for part, own in zip(self.slices, gradient.split([len(part) for part in self.slices]), strict=True):
+                part.grad = own
 
-    network, optimizer = make()
-    advance(network, optimizer, range(3))
-    resumed, resumed_optimizer = make()
-    resumed.load_state_dict(network.state_dict())
-    stored = {name: tensor.clone() for name, tensor in optimizer_tensors(optimizer).items()}
-    load_optimizer_tensors(resumed_optimizer, stored)
-    advance(network, optimizer, range(3, 6))
-    advance(resumed, resumed_optimizer, range(3, 6))
-    assert torch.equal(network.weight, resumed.weight)  # type: ignore[arg-type]
+        def advance(self, steps: range) -> None:
+            for step in steps:
+                self.veto.fill_(step == 2)  # that update is not applied, and does not count
+                self.adam.param_groups[0]["lr"] = float(torch.tensor(1e-3 / step))
+                self.gradient.copy_(torch.linspace(-2, 3, size).sin() * step)
+                self.adam.step()
+
+    straight, stopped, resumed = Optimized(1), Optimized(before), Optimized(after)
+    assert [len(each.slices) for each in (stopped, resumed)] == [before, after]
+    straight.advance(range(1, 7))
+    stopped.advance(range(1, 4))
+    stored = {name: tensor.clone() for name, tensor in optimizer_tensors(stopped.adam).items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+    assert shapes == {"0.step": (), "0.exp_avg": (size,), "0.exp_avg_sq": (size,)}
+    assert int(stored["0.step"]) == 2
+    load_optimizer_tensors(resumed.adam, stored)
+    assert torch.equal(vector_of(resumed.slices), resumed.weights)
+    vector_of(resumed.slices).copy_(stopped.weights.detach())  # in place, as a checkpoint is loaded
+    resumed.advance(range(4, 7))
+    assert torch.equal(straight.weights, resumed.weights)
+    after_steps = [optimizer_tensors(each.adam) for each in (straight, resumed)]
+    assert all(torch.equal(one, after_steps[1][name]) for name, one in after_steps[0].items())
 
 
 # --- pictures

@@ -14,6 +14,7 @@ from gan_dist.data.batch import Labels
 from gan_dist.gan.cuda_graph import CapturedFunction
 from gan_dist.gan.guard import NonfiniteGuard
 from gan_dist.gan.reduction import Reduction
+from gan_dist.gan.slices import vector_of
 
 PartStats = dict[str, Float[Tensor, ""]]
 Stats = dict[str, Float[Tensor, " parts"]]
@@ -55,7 +56,7 @@ class Update:
 
     Args:
         network: the bare module; only its parameters change.
-        optimizer: a fused one, over the vector that `flatten` returned for the network.
+        optimizer: a fused one, over the vector that `flatten` returned for the network, or its slices.
         reduction: adds the gradients.
         share: number of images of a global batch on this rank.
         backward: called as backward(loss, inputs=parameters); Accelerator.backward, which applies loss scaling.
@@ -84,19 +85,21 @@ class Update:
         self.guard = guard
         size = share // reduction.parts
         self.parts = [slice(i * size, (i + 1) * size) for i in range(reduction.parts)]
-        (weights,) = optimizer.param_groups[0]["params"]
-        self.weights: Float[Tensor, " weights"] = weights.detach()
+        slices = optimizer.param_groups[0]["params"]
+        self.weights: Float[Tensor, " weights"] = vector_of(slices)
         """All weights of the network, in fp32; its parameters are views of them."""
         self._rounded = None
         if dtype != torch.float32:
             self.forward_network = copy.deepcopy(network).to(dtype)
             self._rounded = flatten(self.forward_network).detach()
         self._parameters = list(self.forward_network.parameters())
-        self._reduced = weights.new_zeros(reduction.rows, len(weights) + guard.ranks)
-        self.gradients = self._reduced[:, : len(weights)]
+        weights = len(self.weights)
+        self._reduced = self.weights.new_zeros(reduction.rows, weights + guard.ranks)
+        self.gradients = self._reduced[:, :weights]
         self._gradient_views = [views_of(gradients, self.forward_network) for gradients in self.gradients]
-        self._sums = self._reduced[0, len(weights) :]  # of each rank, for the guard
-        weights.grad = self.gradients[0]
+        self._sums = self._reduced[0, weights:]  # of each rank, for the guard
+        for part, gradient in zip(slices, self.gradients[0].split([len(part) for part in slices]), strict=True):
+            part.grad = gradient
         self._step = optimizer.step
         if not guard.scaled:
             # Accelerate's step is needed for a GradScaler only; it searches for a package on disk each time.
