@@ -141,13 +141,13 @@ def torch_settings() -> Iterator[None]:
         torch.backends.cuda.matmul.fp32_precision = "none"
 
 
-@pytest.mark.parametrize("tf32", [False, True])
+@pytest.mark.parametrize(("tf32", "benchmark"), [(False, True), (True, False)])
 def test_precision_is_set_for_products_and_convolutions_alike(
-    tf32: bool, torch_settings: None, monkeypatch: pytest.MonkeyPatch
+    tf32: bool, benchmark: bool, torch_settings: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(numerics.CUBLAS_VARIABLE, raising=False)
-    torch.backends.cudnn.benchmark = True
-    set_numerics(CUDA, tf32, deterministic=False)
+    torch.backends.cudnn.benchmark = not benchmark
+    set_numerics(CUDA, tf32, deterministic=False, benchmark=benchmark)
     described = describe_numerics(CUDA)
     assert (described["tf32_matmul"], described["tf32_cudnn"]) == (tf32, tf32)
     assert described | {"tf32_matmul": None, "tf32_cudnn": None} == {
@@ -155,7 +155,7 @@ def test_precision_is_set_for_products_and_convolutions_alike(
         "tf32_cudnn": None,
         "cudnn": torch.backends.cudnn.version(),
         "cudnn_deterministic": False,
-        "cudnn_benchmark": False,
+        "cudnn_benchmark": benchmark,
         "deterministic_algorithms": False,
         "CUBLAS_WORKSPACE_CONFIG": None,
         "NVIDIA_TF32_OVERRIDE": None,

@@ -302,11 +302,14 @@ def test_captured_kernels_give_the_same_bits(
 def test_a_run_without_cuda_says_what_has_no_effect(
     flags: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = flags(tmp_path / "run", "--train.steps", "2", "--train.compile", "--train.tf32", "--wandb.mode", "disabled")
-    assert train_here(words) == 0
+    fields = ("train.compile", "train.tf32", "train.cudnn-benchmark")
+    words = [*(f"--{field}" for field in fields), "--train.channels-last"]
+    assert train_here(flags(tmp_path / "run", "--train.steps", "2", "--wandb.mode", "disabled", *words)) == 0
     out = capsys.readouterr().out
-    for field in ("train.compile", "train.tf32"):
-        assert f"{field} is for CUDA and has no effect here" in out
+    for field in fields:
+        assert f"{field.replace('-', '_')} is for CUDA and has no effect here" in out
+    assert "train.channels_last has no effect: mlp has no convolutions" in out
+    assert read(RunFolder(tmp_path / "run").environment)["numerics"]["channels_last"]
 
 
 @pytest.mark.slow

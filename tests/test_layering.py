@@ -30,7 +30,7 @@ data.readers.huggingface_load data.readers.huggingface_rows data.readers.hugging
 data.readers
 data.images data.readahead data.store data.order data.loader data.sources data
 models.architecture models.labels models.mlp models.conv models.resampling models.residual
-models.average models models.cost
+models.memory_format models.average models models.cost
 gan.latents gan.labels gan.losses gan.augmentation gan.penalties gan.first_order gan.cuda_graph gan.guard
 gan.reduction gan.slices gan.update gan.steps gan
 evaluation.estimates

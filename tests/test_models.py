@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gan_dist.config import InputError, ModelConfig
 from gan_dist.models import ARCHITECTURES, build_generator, build_pair
+from gan_dist.models.memory_format import use_channels_last
 
 SHAPE = (1, 28, 28)
 
@@ -42,6 +44,34 @@ def test_every_architecture_maps_latents_to_images_to_logits(name: str) -> None:
         assert images.shape == (5, *shape)
         assert images.abs().max() <= 1
         assert discriminator(images).shape == (5,)
+
+
+@pytest.mark.parametrize("name", ["conv", "residual"])
+def test_channels_last_changes_the_layout_and_nothing_else(name: str) -> None:
+    """In the network, in its copies, and through two backward passes."""
+    config = ModelConfig(architecture=name, latent_dim=7, hidden_dim=11, channels=4, max_channels=8)
+    layouts: list[bool] = []
+
+    def outcome(changed: bool) -> list[torch.Tensor]:
+        pair = build_pair(config, (3, 32, 32), seed=0)
+        if changed:
+            assert use_channels_last(*pair)
+        generator, discriminator = copy.deepcopy(pair)
+        last = [module for module in discriminator.modules() if isinstance(module, nn.Conv2d)][-1]
+        last.register_forward_pre_hook(
+            lambda _, inputs: layouts.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+        )
+        images = generator(torch.randn(5, 7, generator=torch.Generator().manual_seed(0)))
+        (gradients,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
+        gradients.square().sum().backward()
+        found = [network.state_dict() for network in (generator, discriminator)]
+        assert all(tensor.is_contiguous() for state in found for tensor in state.values())  # as checkpoints need
+        return [images, *(p.grad for p in [*generator.parameters(), *discriminator.parameters()] if p.grad is not None)]
+
+    for one, other in zip(outcome(False), outcome(True), strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-5 * float(one.detach().abs().max()))
+    assert layouts == [False, True]
+    assert not use_channels_last(*build_pair(ModelConfig(), SHAPE, seed=0))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -24,6 +24,8 @@ CHANGEABLE_ON_RESUME = (
     "train.log_hashes",
     "train.threads",
     "train.compile",
+    "train.channels_last",
+    "train.cudnn_benchmark",
     "log.",
     "samples.",
     "evaluate.",

@@ -78,11 +78,7 @@ def contradictions(config: Config) -> Iterator[str]:
         yield "train.accumulation is incompatible with train.exact_shards: both split the batch; omit one of them"
     if train.compile and train.mixed_precision == "fp16":
         yield "train.compile is incompatible with train.mixed_precision=fp16; use bf16, or omit one of them"
-    if train.tf32 and train.exact_shards is not None:
-        yield (
-            "train.tf32 is incompatible with train.exact_shards: only some GPUs have TensorFloat-32, and others would "
-            "compute other bits; omit one of them"
-        )
+    yield from _inexact_kernels(config)
     if config.model.conditional:
         if data.labels == "none":
             yield "model.labels=conditional is incompatible with data.labels=none; omit one of them"
@@ -106,6 +102,20 @@ def contradictions(config: Config) -> Iterator[str]:
             "penalties are incompatible with train.mixed_precision=fp16: their gradients exceed its range (R3GAN, "
             "arXiv:2501.05441, trains in bf16); use bf16, or no"
         )
+
+
+def _inexact_kernels(config: Config) -> Iterator[str]:
+    """Settings of the kernels that the exact mode refuses."""
+    if config.train.exact_shards is None:
+        return
+    reasons = {
+        "tf32": "only some GPUs have TensorFloat-32, and others would compute other bits",
+        "channels_last": "whether a kernel follows this layout, and so the order of its sums, depends on the device",
+        "cudnn_benchmark": "the fastest kernel differs between GPUs, and between two starts on one",
+    }
+    for field, reason in reasons.items():
+        if getattr(config.train, field):
+            yield f"train.{field} is incompatible with train.exact_shards: {reason}; omit one of them"
 
 
 def _wrong_augmentation(augment: AugmentConfig) -> Iterator[str]:

@@ -197,6 +197,12 @@ class TrainConfig:
     tf32: bool = False
     """On CUDA: allow TensorFloat-32 in matrix products and convolutions of fp32 numbers. Faster on GPUs from Ampere on,
     with 10 instead of 23 bits of mantissa in their inputs. Incompatible with exact_shards."""
+    channels_last: bool = False
+    """Compute convolutions with the channels of a pixel next to each other in memory, which the tensor cores of GPUs
+    need. The results are equal up to rounding. Incompatible with exact_shards."""
+    cudnn_benchmark: bool = False
+    """On CUDA: time cuDNN's kernels for each convolution at the start and use the fastest one. The results are equal up
+    to rounding, and may differ between two starts. Incompatible with exact_shards."""
 
 
 @dataclass(frozen=True)

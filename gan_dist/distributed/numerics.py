@@ -39,7 +39,7 @@ def fix_cublas() -> None:
         )
 
 
-def set_numerics(device: torch.device, tf32: bool, deterministic: bool) -> None:
+def set_numerics(device: torch.device, tf32: bool, deterministic: bool, benchmark: bool = False) -> None:
     """Set the precision of fp32 operations, and whether every operation must be deterministic. On CUDA only.
 
     With `deterministic`, an operation without a deterministic kernel raises an error (the list is in the documentation
@@ -51,11 +51,13 @@ def set_numerics(device: torch.device, tf32: bool, deterministic: bool) -> None:
         device: of this process.
         tf32: allow TensorFloat-32, in matrix products and convolutions alike.
         deterministic: as the exact mode requires.
+        benchmark: let cuDNN time its kernels for each convolution, and use the fastest. It does so the first time that
+            a shape occurs, so before a CUDA graph is captured. The choice differs between GPUs and between runs.
     """
     if device.type != "cuda":
         return
     _set_tf32(tf32)
-    torch.backends.cudnn.benchmark = False  # it selects kernels by their duration, which differs between runs
+    torch.backends.cudnn.benchmark = benchmark
     torch.backends.cudnn.deterministic = deterministic
     # What torch.use_deterministic_algorithms sets, without importing torch's compiler, which takes seconds.
     torch.set_deterministic_debug_mode("error" if deterministic else "default")

@@ -66,7 +66,7 @@ def start_processes(config: Config) -> Accelerator:
         fix_cublas()
     train = config.train
     accelerator = start_accelerator(train.mixed_precision, train.threads, collective_timeout(config))
-    set_numerics(accelerator.device, train.tf32, deterministic=exact)
+    set_numerics(accelerator.device, train.tf32, deterministic=exact, benchmark=train.cudnn_benchmark)
     return accelerator
 
 

@@ -29,6 +29,7 @@ from gan_dist.gan.steps import Gan
 from gan_dist.gan.update import Update, flatten
 from gan_dist.models import ImageShape, build_pair, count_classes
 from gan_dist.models.cost import check_memory, count_weights
+from gan_dist.models.memory_format import use_channels_last
 from gan_dist.trainer.start import Start
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -61,10 +62,13 @@ def build_networks(config: Config, start: Start, accelerator: Accelerator, annou
     captured = config.train.compile and device.type == "cuda"
     if config.train.compile and not captured:
         announce("train.compile is for CUDA and has no effect here")
-    if config.train.tf32 and device.type != "cuda":
-        announce("train.tf32 is for CUDA and has no effect here")
+    for field in ("tf32", "cudnn_benchmark"):
+        if getattr(config.train, field) and device.type != "cuda":
+            announce(f"train.{field} is for CUDA and has no effect here")
     pair = build_pair(config.model, spec.shape, config.train.seed, classes)
     generator, discriminator = (network.to(device) for network in pair)
+    if config.train.channels_last and not use_channels_last(generator, discriminator):
+        announce(f"train.channels_last has no effect: {config.model.architecture} has no convolutions")
     # The optimizers come after the move, which may replace parameters.
     generator_optimizer = make_optimizer(generator, config.optimizer, config.optimizer.generator_factor, captured)
     discriminator_optimizer = make_optimizer(discriminator, config.optimizer, 1.0, captured)

@@ -65,6 +65,7 @@ def begin(trainer: Trainer, tracker_ids: Mapping[str, str]) -> None:
         "data": images.provenance.to_dict() | {"spec": images.spec.to_dict(), "ranks": trainer.images_access},
         "trackers": trainer.tracker.describe(),
     }
+    session["numerics"]["channels_last"] = trainer.config.train.channels_last
     sessions = earlier.pop("earlier_sessions", [])
     history = [*(sessions if isinstance(sessions, list) else []), earlier] if earlier else []
     write_json(folder.environment, session | {"earlier_sessions": history})
