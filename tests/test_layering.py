@@ -15,7 +15,8 @@ PACKAGE = REPOSITORY / "gan_dist"
 # From top to bottom. Four small modules without a package come first.
 MODULES = """
 files memory seeding tensors
-config.errors config.extras config.version config.hub config.ranges config.tables config.sections config.presets
+config.errors config.cadence config.extras config.version config.hub config.ranges config.tables config.sections
+config.presets
 config.derived config.stored config.resume config.nearest_preset config.trackers
 config.suggestions config.rules config
 config.options config.helptext config.mistakes config.arguments config.run_arguments config.reference
@@ -53,7 +54,7 @@ distributed.broadcast distributed.group_exit
 distributed.local_sockets distributed.shared_memory distributed.numerics distributed.devices distributed.machine
 distributed.device_wait distributed.launch_command distributed.launcher
 distributed.agreement distributed
-trainer.early trainer.images trainer.schedule trainer.timing trainer.meter trainer.hyperparameters
+trainer.early trainer.images trainer.schedule trainer.cadence trainer.timing trainer.meter trainer.hyperparameters
 trainer.profiling trainer.threads trainer.augmentation
 trainer.inception trainer.evaluator trainer.state trainer.checkpointing trainer.tracking trainer.evaluation
 trainer.reporting

@@ -62,6 +62,14 @@ CHANGES = {
         ["--checkpoint.every-steps", "3", "--checkpoint.keep", "3"],
         ["--checkpoint.every-steps", "8", "--checkpoint.keep", "1"],
     ),
+    "limits by the clock": Change(
+        ("samples.every_seconds", "evaluate.every_seconds", "checkpoint.every_seconds"),
+        ["--samples.every-seconds", "1000"],
+        [
+            *("--checkpoint.every-seconds", "1000", "--evaluate.every-seconds", "1000"),
+            *("--evaluate.every-epochs", "1", "--evaluate.count", "101"),
+        ],
+    ),
     "permanent checkpoints": Change(
         ("checkpoint.keep_every",),
         ["--checkpoint.every-steps", "2", "--checkpoint.keep", "1", "--checkpoint.keep-every", "2"],

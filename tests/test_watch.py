@@ -185,6 +185,8 @@ def test_the_time_left_includes_evaluations(recorded: Path) -> None:
     assert state_of(training, True).seconds_left == pytest.approx(360 + 3 * 30)
     assert state_of(replace(training, evaluations=evaluations[:1]), True).seconds_left == pytest.approx(360 + 3 * 30)
     assert state_of(replace(training, evaluations=[]), True).seconds_left == pytest.approx(360)
+    config = replace(config, evaluate=replace(config.evaluate, every_seconds=200.0))  # of training: twice in 360 s
+    assert state_of(replace(training, config=config), True).seconds_left == pytest.approx(360 + 2 * 30)
 
 
 def test_a_run_that_changes_while_it_is_watched(recorded: Path, tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ FROM_DATA: Any = None
 
 _WEEK = 604_800  # seconds; in milliseconds, as gloo counts them, it fits into 32 bits
 Timeout = Annotated[float, Range(0.1, _WEEK, "no successful wait takes longer than a week", whole=False)]
+Seconds = Annotated[float, Range(1e-3, _WEEK, "no output is due less than once a week", whole=False)]
 PeerTimeout = Annotated[float, Range(5, _WEEK, "no successful wait takes longer than a week", whole=False)]
 
 
@@ -270,12 +271,18 @@ class LogConfig:
 class SamplesConfig:
     every_epochs: Epochs = 1
     """Epochs between two grids of generated images."""
+    every_seconds: Seconds | None = None
+    """Minimum seconds of training between two grids, for epochs of milliseconds. The clock is read at log points. The
+    first grid, those of epochs 10, 50, 100 and 300, and that of the last epoch are always written. None: no limit."""
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
     every_epochs: Epochs | None = 20
     """Epochs between two evaluations of the generator, written to evaluations.jsonl. None: no evaluations."""
+    every_seconds: Seconds | None = None
+    """Minimum seconds of training between two evaluations, without the time that these take. The clock is read at log
+    points. The first evaluation, and one that is due after the last step, are always made. None: no limit."""
     count: Annotated[int, EVALUATED] = 10_000
     """Number of images generated per evaluation. Distances decrease as it grows."""
     features: Path = Path("auto")
@@ -287,6 +294,9 @@ class EvaluateConfig:
 class CheckpointConfig:
     every_steps: Steps | None = None
     """Steps between two checkpoints. None: one at the end of each epoch."""
+    every_seconds: Seconds | None = None
+    """Minimum seconds of training between two scheduled checkpoints. The clock is read at log points. The first, the
+    last, those at a stop or of the best evaluation, and permanent ones are always saved. None: no limit."""
     keep: Annotated[int, Range(1, 1_000_000, "no run has more")] = 3
     """Number of latest checkpoints kept on disk."""
     keep_every: Steps | None = None

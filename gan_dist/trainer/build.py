@@ -39,6 +39,7 @@ from gan_dist.outputs.trackers import make_tracker
 from gan_dist.outputs.writer import Writer
 from gan_dist.trainer import session
 from gan_dist.trainer.augmentation import initial_probability, make_probability
+from gan_dist.trainer.cadence import Cadence
 from gan_dist.trainer.evaluator import Evaluator
 from gan_dist.trainer.hyperparameters import Hyperparameters
 from gan_dist.trainer.images import share_images
@@ -138,6 +139,7 @@ def assemble(
     batches, loader = build_loader(config, images, schedule, accelerator)
     fixed_latents, fixed_labels = fixed_inputs(config, images, device)
     found = start.checkpoint
+    timing = Timing(found.state["seconds"], found.state["evaluating_seconds"]) if found else Timing()
     return Trainer(
         config=config,
         accelerator=accelerator,
@@ -146,6 +148,7 @@ def assemble(
         batches=batches,
         loader=loader,
         schedule=schedule,
+        cadence=Cadence(config, schedule, timing.training_seconds, gather, ranks, device),
         hyperparameters=Hyperparameters(
             schedule, networks.generator_optimizer, networks.discriminator_optimizer, penalty_factor
         ),
@@ -175,7 +178,7 @@ def assemble(
         run_id=start.run_id,
         fixed_latents=fixed_latents,
         fixed_labels=fixed_labels,
-        timing=Timing(found.state["seconds"], found.state["evaluating_seconds"]) if found else Timing(),
+        timing=timing,
     )
 
 

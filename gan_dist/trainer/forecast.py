@@ -14,6 +14,7 @@ from rich.console import Console as Terminal
 from rich.table import Table
 
 from gan_dist.config import Config, InputError
+from gan_dist.config.cadence import at_most
 from gan_dist.config.derived import derive, describe_derived
 from gan_dist.data.images import ImageSet
 from gan_dist.data.sources import load_images
@@ -26,7 +27,7 @@ from gan_dist.models import count_classes
 from gan_dist.models.cost import count_weights, training_bytes
 from gan_dist.outputs.console import Console
 from gan_dist.outputs.folder import RunFolder
-from gan_dist.outputs.pictures import COUNT
+from gan_dist.outputs.pictures import COUNT, PANEL_EPOCHS
 from gan_dist.trainer.build import assemble, resolve_config, start_processes
 from gan_dist.trainer.checkpointing import checkpoint_bytes
 from gan_dist.trainer.images import describe_images
@@ -170,10 +171,12 @@ def _disk(rows: dict[str, str], at: Measured, config: Config, images: ImageSet) 
     """Rows about the disk of the run folder, and what does not fit."""
     schedule = Schedule(config, len(images.images))
     saved, steps = config.checkpoint, schedule.total_steps
+    seconds = steps * config.train.batch_size / at.images_per_second
     due = schedule.epochs_completed(steps) if saved.every_steps is None else steps // saved.every_steps
     # One more is written before the oldest is removed, and the one of the best evaluation is kept.
     kept = min(saved.keep, max(due, 1)) + 2 + (due // saved.keep_every if saved.keep_every else 0)
-    grids = schedule.epochs_completed(steps) // config.samples.every_epochs + 1
+    drawn = schedule.epochs_completed(steps) // config.samples.every_epochs
+    grids = min(drawn, at_most(drawn, seconds, config.samples.every_seconds) + len(PANEL_EPOCHS) + 1) + 1
     checkpoints, samples = kept * at.checkpoint, int(grids * SAMPLE_SHARE * COUNT * images.images[0].numel())
     needed, path = checkpoints + samples, RunFolder(config.run.dir).nearest_existing()
     free = shutil.disk_usage(path).free

@@ -45,7 +45,7 @@ def train(trainer: Trainer) -> None:
         trainer.augment_probability.add(stats)
         trainer.step = step
         stop = trainer.stopping.reached() or step == trainer.last_step
-        at = trainer.schedule.at(step, stop)  # the same on every rank
+        at = trainer.cadence.at(step, stop)  # the same on every rank
         if at.anything:
             trainer.wait()  # behind the collectives of the updates
             check_nonfinite(trainer)

@@ -8,6 +8,7 @@ import numpy as np
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from gan_dist.config.cadence import at_most
 from gan_dist.gan.update import Update
 from gan_dist.outputs.console import Progress
 from gan_dist.outputs.pictures import save_samples
@@ -21,6 +22,7 @@ from gan_dist.trainer.tracking import figures_of_steps, log_samples
 def log(trainer: Trainer) -> None:
     """Write a line of metrics.jsonl, track and show it. A collective: means are over all ranks."""
     means = trainer.meter.means()
+    trainer.cadence.read_clock()
     step = trainer.step
     if trainer.schedule.ends_window(step):
         trainer.meter.close_window()
@@ -49,8 +51,9 @@ def progress(trainer: Trainer) -> Progress:
     step, schedule, pace = trainer.step, trainer.schedule, trainer.timing.pace(trainer.step)
     if pace is None:
         return Progress(step, schedule.epoch(step))
-    evaluations = schedule.evaluations_after(step) * trainer.timing.last_evaluation
-    seconds_left = (schedule.total_steps - step) / pace + evaluations
+    training = (schedule.total_steps - step) / pace
+    evaluations = at_most(schedule.evaluations_after(step), training, trainer.config.evaluate.every_seconds)
+    seconds_left = training + evaluations * trainer.timing.last_evaluation
     return Progress(step, schedule.epoch(step), pace * trainer.config.train.batch_size, seconds_left)
 
 

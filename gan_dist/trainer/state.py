@@ -27,6 +27,7 @@ from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.trackers.protocol import Tracker
 from gan_dist.outputs.writer import Writer
 from gan_dist.trainer.augmentation import AugmentProbability
+from gan_dist.trainer.cadence import Cadence
 from gan_dist.trainer.evaluator import Evaluator
 from gan_dist.trainer.hyperparameters import Hyperparameters
 from gan_dist.trainer.images import AccessByRank
@@ -63,6 +64,7 @@ class Trainer:
     batches: GlobalBatches
     loader: DataLoader[PendingBatch]
     schedule: Schedule
+    cadence: Cadence
     hyperparameters: Hyperparameters
     augment_probability: AugmentProbability
     guard: NonfiniteGuard

@@ -23,7 +23,7 @@ class Timing:
         """Seconds spent in evaluations, in all sessions."""
         self.last_evaluation = 0.0
         """Duration of the latest evaluation of this session in seconds; 0 before the first one."""
-        self._earlier = seconds
+        self._earlier, self._evaluated_earlier = seconds, evaluating
         self._clock = clock
         self._began: float | None = None
         self._evaluation_began: float | None = None
@@ -75,6 +75,10 @@ class Timing:
             return self._pace
         began, now = self._logged, self._evaluation_began or self._clock()
         return _rate(began, (step, now)) if step > began[0] and now > began[1] else None
+
+    def training_seconds(self) -> float:
+        """How long this session has trained, in seconds, without evaluations."""
+        return self.seconds() - self._earlier - (self.evaluating - self._evaluated_earlier)
 
     def seconds(self) -> float:
         """Total duration of the run in seconds, over all sessions, evaluations included."""

@@ -91,8 +91,10 @@ def figure_lines(judged: Judged, rows: int) -> list[Text]:
     row, floor = judged.row, judged.floor
     known = [(name, found) for name in general_figures(row) if (found := measured(row, name))]
     if not known:
-        every = judged.run.config.evaluate.every_epochs
-        when = "none is scheduled" if every is None else f"every {every} epoch(s)"
+        scheduled = judged.run.config.evaluate
+        when = "none is scheduled" if scheduled.every_epochs is None else f"every {scheduled.every_epochs} epoch(s)"
+        if scheduled.every_epochs is not None and scheduled.every_seconds is not None:
+            when += f", {scheduled.every_seconds:g} s apart"
         return [fit(styled(f"no evaluation yet ({when})", "dim"), FIGURES_WIDTH)][:rows]
     if len(known) > rows - 1:
         wanted = [name for name in DEFAULT_FIGURES if "/f" not in name or name == distance_name(row)]

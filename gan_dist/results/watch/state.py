@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from gan_dist.config.cadence import at_most
 from gan_dist.evaluation.history import Row, figure
 from gan_dist.outputs.records import MAX_STEP
 from gan_dist.results.recorded import RecordedRun, whole
@@ -94,7 +95,8 @@ def _seconds_left(run: RecordedRun, total: int, speed: float) -> float:
         return left
     size = run.config.train.batch_size
     done, due = (step * size // images // every for step in (run.step, total))
-    return left + max(due - done, 0) * _evaluation_seconds(run.rows, run.evaluations)
+    evaluations = at_most(max(due - done, 0), left, run.config.evaluate.every_seconds)
+    return left + evaluations * _evaluation_seconds(run.rows, run.evaluations)
 
 
 def _evaluation_seconds(rows: Sequence[Row], evaluations: Sequence[Row]) -> float:
