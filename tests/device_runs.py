@@ -126,6 +126,8 @@ def final_state(case: Case, folder: Path, root: Path, on_device: bool) -> dict[s
         with trainer_of(config, accelerator) as trainer:
             train(trainer)
             rows = [{**row, "images_per_second": None} for row in trainer.rows]
+            for row in rows:  # on a device its own sum: other last bits of a double
+                row |= {name: float(f"{row[name]:.12g}") for name in row if name.startswith("gradient/")}
             state = {path: tensor.detach() for path, tensor in tensors_of(trainer) if path.startswith(("gan.", "ema."))}
             return {"rows": rows} | {path: memory(tensor).tolist() for path, tensor in state.items()}
 

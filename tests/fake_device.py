@@ -119,6 +119,9 @@ class DeviceEvent:
     def query(self) -> bool:
         return self.reached
 
+    def synchronize(self) -> None:
+        pass
+
 
 class FakeDevice(TorchDispatchMode):
     """Executes all operations of this thread: those that involve the device, and those of the host."""

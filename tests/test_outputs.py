@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,13 +25,13 @@ from gan_dist.outputs.checkpoint_format import DamagedCheckpoint, read_checkpoin
 from gan_dist.outputs.curves import draw_curves
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.optimizer_state import load_optimizer_tensors, optimizer_tensors
-from gan_dist.outputs.pictures import COUNT, draw_panel, save_grid, save_samples
+from gan_dist.outputs.pictures import COUNT, draw_panel, generate_pixels, save_grid, save_pixels
 from gan_dist.outputs.records import StepLines, read_json, read_json_lines
 from gan_dist.outputs.trackers import make_tracker
 from gan_dist.outputs.trackers.background import BackgroundTracker
 from gan_dist.outputs.trackers.several import SeveralTrackers
 from gan_dist.outputs.trackers.wandb import WandbBackend
-from gan_dist.outputs.writer import Writer
+from gan_dist.outputs.writer import MAX_PENDING, Writer
 
 # --- folder
 
@@ -229,7 +230,7 @@ class Ramp(nn.Module):
 
 def test_a_grid_shows_the_denormalized_images_8_by_8(tmp_path: Path) -> None:
     file = tmp_path / "samples" / "epoch-0001.png"
-    save_samples(Ramp(), torch.linspace(-1, 1, COUNT).unsqueeze(1), None, file)
+    save_pixels(generate_pixels(Ramp(), torch.linspace(-1, 1, COUNT).unsqueeze(1), None), file)
     with Image.open(file) as stored:
         picture = stored.convert("L")
     assert picture.size == (8 * 30 + 2, 8 * 30 + 2)
@@ -294,10 +295,10 @@ def test_a_failing_disk_is_reported_once_and_not_written_again() -> None:
 
     writer.save(lambda: done.append("now"))
     writer.save_async(lambda: (time.sleep(0.1), done.append("async")))
-    assert done == ["now"]
     writer.save_async(fail)
-    assert done == ["now", "async"]  # one after the other
+    assert done == ["now"]
     writer.wait()
+    assert done == ["now", "async"]  # one after the other
     writer.save_async(fail)
     writer.save(lambda: done.append("never"))
     writer.wait()
@@ -308,9 +309,35 @@ def test_a_failing_disk_is_reported_once_and_not_written_again() -> None:
 
 def test_an_exception_in_the_background_is_raised() -> None:
     writer = Writer(lambda reason: None)
-    writer.save_async(lambda: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        writer.wait()
+    for following in (writer.wait, lambda: writer.save_async(lambda: None)):
+        writer.save_async(lambda: 1 / 0)
+        while not writer._pending[-1][0].done():
+            time.sleep(0.001)
+        with pytest.raises(ZeroDivisionError):
+            following()
+
+
+def test_only_a_full_queue_delays_the_caller() -> None:
+    """Lines and grids wait in the queue; of what holds as much memory as a checkpoint, only one does."""
+    writer, free, done = Writer(lambda reason: None), threading.Event(), list[int]()
+    writer.save_async(lambda: (free.wait(10), done.append(0)), large=True)
+    for number in range(1, MAX_PENDING):
+        writer.save_async(partial(done.append, number))
+    assert not done
+    opened = threading.Timer(0.1, free.set)
+    opened.start()
+    writer.save_async(partial(done.append, MAX_PENDING))  # one more than fits
+    assert free.is_set()
+    writer.wait()
+    assert done == list(range(MAX_PENDING + 1))
+    free.clear()
+    writer.save_async(lambda: (free.wait(10), done.append(-1)), large=True)
+    writer.save_async(lambda: None)
+    opened = threading.Timer(0.1, free.set)
+    opened.start()
+    writer.save_async(lambda: None, large=True)
+    assert free.is_set()
+    writer.wait()
 
 
 # --- W&B

@@ -25,9 +25,14 @@ MAX_PICTURE_BYTES = 2**28
 
 def save_grid(images: Float[Tensor, "n c h w"], file: Path) -> None:
     """Save images in [-1, 1] as a PNG with 8 columns, atomically."""
+    save_pixels(quantize(images.float().cpu()), file)
+
+
+def save_pixels(pixels: UInt8[Tensor, "n c h w"], file: Path) -> None:
+    """The same for pixels in 0..255, on the host."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as temporary:
-        save_picture(quantize(images.float().cpu()), COLUMNS, temporary)
+        save_picture(pixels, COLUMNS, temporary)
 
 
 def first_of_classes(labels: Int64[Tensor, " n"], classes: int) -> Int64[Tensor, " selected"]:
@@ -68,12 +73,12 @@ def draw_grid(pixels: UInt8[Tensor, "n c h w"], columns: int) -> Image.Image:
     return Image.fromarray(canvas.permute(1, 2, 0).contiguous().numpy())
 
 
-def save_samples(
-    generator: nn.Module, latents: Float[Tensor, "n latent"], labels: Int64[Tensor, " n"] | None, file: Path
-) -> None:
-    """Save a grid of generated images. The inputs of a run are fixed, so that its epochs can be compared."""
+def generate_pixels(
+    generator: nn.Module, latents: Float[Tensor, "n latent"], labels: Int64[Tensor, " n"] | None
+) -> UInt8[Tensor, "n c h w"]:
+    """The pixels of generated images, on the device. The inputs of a run are fixed, so its epochs can be compared."""
     with torch.no_grad():
-        save_grid(generator(latents, labels), file)
+        return quantize(generator(latents, labels).float())
 
 
 def draw_panel(folder: RunFolder) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gan_dist.config import to_dict
 from gan_dist.models.average import Average
 from gan_dist.outputs.checkpoint import save_generator
+from gan_dist.outputs.host_copy import HostCopies
 from gan_dist.outputs.optimizer_state import optimizer_tensors
 from gan_dist.outputs.records import StepLines
 from gan_dist.trainer.state import Best, Trainer
@@ -20,18 +21,18 @@ from gan_dist.trainer.state import Best, Trainer
 def save_checkpoint(trainer: Trainer) -> None:
     """Save everything that the run needs to resume. A collective: open windows of figures are gathered from all ranks.
 
-    Tensors are copied to the host and written in the background.
+    Tensors are copied to the host, on a GPU while the next steps run, and written in the background.
     """
     window, augmentation = trainer.meter.state(), trainer.augment_probability.state()
     if not trainer.is_main:
         return
     scaler = trainer.accelerator.scaler
+    copies = HostCopies(trainer.accelerator.device)
     tensors = {
-        group: {name: tensor.detach().to("cpu", copy=True) for name, tensor in members.items()}
+        group: {name: copies.start(tensor) for name, tensor in members.items()}
         for group, members in tensors_of(trainer).items()
     }
     state = {
-        "config": to_dict(trainer.config),
         "data_sha256": trainer.images.provenance.sha256,
         "data_spec": trainer.images.spec.to_dict(),
         "labels_sha256": trainer.images.labels_sha256,
@@ -44,19 +45,19 @@ def save_checkpoint(trainer: Trainer) -> None:
         "augmentation": augmentation,
         "updates_skipped": trainer.updates_skipped,
     }
-    trainer.writer.save_async(
-        partial(_write_checkpoint, trainer, trainer.step, tensors, state, describe_generator(trainer))
-    )
+    trainer.writer.save_async(partial(_write_checkpoint, trainer, trainer.step, tensors, copies, state), large=True)
 
 
 def _write_checkpoint(
     trainer: Trainer,
     step: int,
     tensors: dict[str, dict[str, Tensor]],
+    copies: HostCopies,
     state: dict[str, Any],
-    generator: dict[str, str],
 ) -> None:
     best: Best | None = state["best"]
+    state, generator = {"config": to_dict(trainer.config), **state}, describe_generator(trainer, step)
+    copies.wait()
     # After a power failure no checkpoint may exist without the lines of the steps before it.
     for file in (trainer.folder.metrics, trainer.folder.evaluations, trainer.folder.hashes):
         StepLines(file).sync()
@@ -82,12 +83,12 @@ def tensors_of(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def describe_generator(trainer: Trainer) -> dict[str, str]:
-    """Metadata of generator.safetensors, from which `load_generator` rebuilds the network."""
+def describe_generator(trainer: Trainer, step: int) -> dict[str, str]:
+    """Metadata of generator.safetensors after a step, from which `load_generator` rebuilds the network."""
     described = {
         "config": json.dumps(to_dict(trainer.config)),
         "data": json.dumps(trainer.images.spec.to_dict()),
-        "step": str(trainer.step),
+        "step": str(step),
     }
     counts = trainer.images.class_counts
     if trainer.config.model.conditional and counts is not None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from functools import partial
 
 import numpy as np
+import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
 from gan_dist.config.cadence import at_most
 from gan_dist.gan.update import Update
 from gan_dist.outputs.console import Progress
-from gan_dist.outputs.pictures import save_samples
+from gan_dist.outputs.host_copy import HostCopies
+from gan_dist.outputs.pictures import generate_pixels, save_pixels
 from gan_dist.outputs.records import StepLines
 from gan_dist.trainer.checkpointing import tensors_of
 from gan_dist.trainer.evaluation import report_diagnosis
@@ -41,7 +45,7 @@ def log(trainer: Trainer) -> None:
     if trainer.config.train.on_nonfinite == "skip":
         row["updates_skipped"] = trainer.updates_skipped
     trainer.rows.append(row)
-    trainer.writer.save(lambda: StepLines(trainer.folder.metrics).append(row))
+    trainer.writer.save_async(partial(StepLines(trainer.folder.metrics).append, row))
     trainer.tracker.log(step, {**figures_of_steps(trainer, row), "doctor/findings": report_diagnosis(trainer)})
     trainer.console.progress(row)
 
@@ -62,9 +66,13 @@ def gradient_norm(update: Update) -> float | None:
 
     With a GradScaler, the step of a fused optimizer has unscaled the gradient already.
     """
-    # numpy's sum: the same bits with any number of threads
-    square = np.square(update.gradients[0].cpu().numpy(), dtype=np.float64).sum()
-    return float(np.sqrt(square)) if np.isfinite(square) else None
+    gradient = update.gradients[0]
+    if gradient.device.type in ("cpu", "mps"):  # MPS has no double precision
+        # numpy's sum: the same bits with any number of threads
+        norm = float(np.sqrt(np.square(gradient.cpu().numpy(), dtype=np.float64).sum()))
+    else:  # a copy to the host would take longer than the steps between two log points, if the network is large
+        norm = torch.linalg.vector_norm(gradient, dtype=torch.float64).item()
+    return norm if math.isfinite(norm) else None
 
 
 def log_hashes(trainer: Trainer) -> None:
@@ -82,14 +90,21 @@ def log_hashes(trainer: Trainer) -> None:
 
 
 def sample(trainer: Trainer) -> None:
-    """Save the grid of images of the fixed latents. Rank 0 only."""
-    file = trainer.folder.epoch_samples(trainer.schedule.epochs_completed(trainer.step))
+    """Generate the images of the fixed latents; their grid is saved in the background. Rank 0 only."""
+    copies = HostCopies(trainer.fixed_latents.device)
+    pixels = copies.start(generate_pixels(trainer.ema.network, trainer.fixed_latents, trainer.fixed_labels))
+    trainer.writer.save_async(partial(_write_sample, trainer, trainer.step, pixels, copies))
+
+
+def _write_sample(trainer: Trainer, step: int, pixels: Tensor, copies: HostCopies) -> None:
+    file = trainer.folder.epoch_samples(trainer.schedule.epochs_completed(step))
+    copies.wait()
     try:
-        save_samples(trainer.ema.network, trainer.fixed_latents, trainer.fixed_labels, file)
+        save_pixels(pixels, file)
     except OSError as error:  # a checkpoint can reproduce the picture
         trainer.console.announce(f"{file} is not writable ({error.strerror or error})")
     else:
-        log_samples(trainer, file)
+        log_samples(trainer, file, step)
 
 
 def fingerprint(tensor: Tensor) -> str:

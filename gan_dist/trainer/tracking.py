@@ -50,10 +50,10 @@ def log_earlier(trainer: Trainer) -> None:
             tracker.log_picture(step, "samples", folder.epoch_samples(epoch), _caption(epoch, step))
 
 
-def log_samples(trainer: Trainer, file: Path) -> None:
-    """Send the sample grid of the current step."""
-    epoch = trainer.schedule.epochs_completed(trainer.step)
-    trainer.tracker.log_picture(trainer.step, "samples", file, _caption(epoch, trainer.step))
+def log_samples(trainer: Trainer, file: Path, step: int) -> None:
+    """Send the sample grid of a step. Called in the thread of the writer."""
+    epoch = trainer.schedule.epochs_completed(step)
+    trainer.tracker.log_picture(step, "samples", file, _caption(epoch, step))
 
 
 def figures_of_steps(trainer: Trainer, row: Row) -> Values:
