@@ -83,6 +83,17 @@ def contradictions(config: Config) -> Iterator[str]:
             "train.tf32 is incompatible with train.exact_shards: only some GPUs have TensorFloat-32, and others would "
             "compute other bits; omit one of them"
         )
+    if config.distributed.gradients == "ddp":
+        if train.exact_shards is not None:
+            yield (
+                "distributed.gradients=ddp is incompatible with train.exact_shards: the exact mode adds the gradients "
+                "of all shards in a fixed order, after the backward passes; omit one of them"
+            )
+        if train.compile:
+            yield (
+                "distributed.gradients=ddp is incompatible with train.compile: a CUDA graph can't replay DDP's hooks, "
+                "which run in Python; omit one of them"
+            )
     if config.model.conditional:
         if data.labels == "none":
             yield "model.labels=conditional is incompatible with data.labels=none; omit one of them"
