@@ -82,13 +82,16 @@ def make_reduction(config: TrainConfig, ranks: int, exchange: CpuExchange | None
     return HierarchicalReduction(over(ranks), over(exchange.hosts, group=exchange.firsts), exchange.memory.reduce)
 
 
-def wrap_in_ddp(module: nn.Module, accelerator: Accelerator) -> nn.Module:
+def wrap_in_ddp(module: nn.Module, accelerator: Accelerator, bucket_megabytes: float = 25) -> nn.Module:
     """Accelerate's DistributedDataParallel of a module, without its autocast: half-precision passes use half networks.
 
     A collective of all ranks.
     """
     accelerator.autocast_handler = AutocastKwargs(enabled=False)
-    accelerator.ddp_handler = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+    accelerator.ddp_handler = DistributedDataParallelKwargs(
+        gradient_as_bucket_view=True,
+        bucket_cap_mb=bucket_megabytes,  # type: ignore[arg-type]
+    )
     # It is on its device. On the CPU, Accelerate would copy the weights ("cpu:0"), which are views of a vector.
     return accelerator.prepare_model(module, device_placement=False)
 
