@@ -85,7 +85,7 @@ class Setup:
 
         make: Callable[..., Update] = Update
         if overlapped:
-            make, options["wrap"] = OverlappedUpdate, lambda module: wrap_in_ddp(module, accelerator, BUCKET / 2**20)
+            make, options["wrap"] = OverlappedUpdate, lambda module: wrap_in_ddp(module, accelerator, BUCKET)
         self.update = make(network, optimizer, FastReduction(ranks, parts), BATCH, backward, self.guard, **options)
         if scaled:
             step = optimizer.step

@@ -24,14 +24,17 @@ from device_runs import (
     Measured,
     draw_latents,
     final_state,
+    lose_rank_between_log_points,
     make_config,
     measure,
+    stop_run,
     wait_for_lost_rank,
 )
 from fake_device import DeviceError, register
 from torch.utils import backend_registration
 
 from gan_dist.config import PRESETS, InputError, validate
+from gan_dist.distributed.device_wait import RUN_AHEAD
 
 pytestmark = pytest.mark.skipif(
     not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"), reason="needs a newer torch"
@@ -230,6 +233,7 @@ def test_the_table_has_only_rows_that_are_tested() -> None:
         "mask": "waits for the device: aten::index",
         "copy to the host": "waits for the device: aten::_to_copy to the host",
         "asynchronous copy to the host": "waits for the device: aten::_to_copy to the host",
+        "copy into pinned memory that waits": "waits for the device: aten::copy_ to the host",
         "copy into a host tensor": "waits for the device: aten::copy_ to the host",
         "synchronize": "waits for the device: synchronize",
         "host generator": "draws from a generator of the host",
@@ -290,6 +294,20 @@ def test_a_lost_rank_is_noticed_before_the_host_waits_for_the_device(run: Run) -
     """The copies to the host have no timeout, and NCCL's watchdog does not see the collectives of graphs."""
     failed = run(wait_for_lost_rank, Case("seed", "no", "plain", 2))
     assert failed == "step 3: the device waits for rank 1, which is lost; copies: 0"
+
+
+def test_a_rank_lost_between_log_points_is_noticed(run: Run) -> None:
+    failed = run(lose_rank_between_log_points, Case("seed", "no", "plain", 2))
+    assert failed == f"step {RUN_AHEAD + 1}: the device waits for rank 1, which is lost"
+
+
+@pytest.mark.parametrize("reduction", ["plain", "exact"])
+def test_all_ranks_stop_at_the_same_step_however_far_a_host_is_ahead_of_its_device(reduction: str, run: Run) -> None:
+    """The request travels with the next step. Every host acts on it when the slowest one certainly knows of it."""
+    for late in (0, RUN_AHEAD):
+        stopped, counts = run(stop_run, Case("seed", "no", reduction, 2), at=3, late=late)
+        # The last count that each host reads may be as old as that of step 5.
+        assert (stopped, counts[-1]) == (3 + RUN_AHEAD + 2, 4), late
 
 
 def test_a_gpu_draws_no_more_numbers_at_once_than_small_ones_have_threads(run: Run) -> None:

@@ -24,7 +24,14 @@ from gan_dist.gan.reduction import (
 
 Announce = Callable[[str], None]
 Way = Literal["flat", "ddp"]
-DDP_BYTES = 2**40  # placeholder
+FIRST_BUCKET_BYTES, BUCKET_BYTES = 2**20, 25 * 2**20  # of DistributedDataParallel
+DDP_BYTES = FIRST_BUCKET_BYTES + 2 * BUCKET_BYTES
+"""Gradients of a network in fp32 from which on auto chooses DDP.
+
+The last bucket can't overlap with the backward pass, so below one bucket there is nothing to gain, and CUDA graphs,
+which do not replay DDP's hooks, are lost. From here on, half of the bytes overlap or more. docs/scaling.md has the
+prediction; nothing was measured.
+"""
 
 
 def choose_way(config: Config, weights: int, accelerator: Accelerator) -> Way:
@@ -40,8 +47,10 @@ def choose_way(config: Config, weights: int, accelerator: Accelerator) -> Way:
         return "flat"
     if way != "auto":
         return way
-    large = accelerator.device.type != "cpu" and 4 * weights >= DDP_BYTES
-    return "ddp" if large and config.train.exact_shards is None else "flat"
+    train = config.train
+    if accelerator.device.type == "cpu" or train.exact_shards is not None or train.compile:
+        return "flat"
+    return "ddp" if 4 * weights >= DDP_BYTES else "flat"
 
 
 def open_cpu_exchange(
@@ -82,15 +91,21 @@ def make_reduction(config: TrainConfig, ranks: int, exchange: CpuExchange | None
     return HierarchicalReduction(over(ranks), over(exchange.hosts, group=exchange.firsts), exchange.memory.reduce)
 
 
-def wrap_in_ddp(module: nn.Module, accelerator: Accelerator, bucket_megabytes: float = 25) -> nn.Module:
+def wrap_in_ddp(module: nn.Module, accelerator: Accelerator, bucket_bytes: int = BUCKET_BYTES) -> nn.Module:
     """Accelerate's DistributedDataParallel of a module, without its autocast: half-precision passes use half networks.
 
     A collective of all ranks.
+
+    Args:
+        module: on its device.
+        accelerator: of the ranks.
+        bucket_bytes: maximum size of a bucket, in fp32.
     """
+    megabytes = bucket_bytes / 2**20 * next(module.parameters()).element_size() / torch.float32.itemsize
     accelerator.autocast_handler = AutocastKwargs(enabled=False)
     accelerator.ddp_handler = DistributedDataParallelKwargs(
         gradient_as_bucket_view=True,
-        bucket_cap_mb=bucket_megabytes,  # type: ignore[arg-type]
+        bucket_cap_mb=megabytes,  # type: ignore[arg-type]  # Accelerate expects whole ones, torch does not
     )
     # It is on its device. On the CPU, Accelerate would copy the weights ("cpu:0"), which are views of a vector.
     return accelerator.prepare_model(module, device_placement=False)
