@@ -150,6 +150,52 @@ def wait_for_lost_rank(case: Case, folder: Path, root: Path) -> str:
     return "the run ended"
 
 
+def lose_rank_between_log_points(case: Case, folder: Path, root: Path) -> str:
+    """Train towards a far log point on a device that does not finish, because a rank is lost.
+
+    Returns:
+        What the run fails with.
+    """
+    with fake_device(case.ranks), trainer_of(make_config(case, 100, folder, root), _start(case)) as trainer:
+        assert isinstance(trainer.wait, BoundedWait)
+        trainer.wait.timeout, trainer.wait.unresponsive_ranks = 0.05, lambda: [1]
+        with mock.patch.object(DeviceEvent, "reached", False):
+            try:
+                train(trainer)
+            except dist.DistError as error:
+                return f"step {trainer.step}: {error}"
+    return "the run ended"
+
+
+def stop_run(case: Case, folder: Path, root: Path, at: int, late: int) -> tuple[int, list[int]]:
+    """Ask a run to stop, on a device that copies its count of steps without a request to the host later.
+
+    Args:
+        case: with several ranks.
+        folder, root: as in `measure`.
+        at: step after which the process is asked.
+        late: steps by which the host sees an older count, at most what `StopAgreement` allows.
+
+    Returns:
+        The step after which the run stopped, and the counts that the host saw.
+    """
+    request, seen = StopRequest(), list[int]()
+    with fake_device(case.ranks), trainer_of(make_config(case, 100, folder, root), _start(case), request) as trainer:
+        received = type(trainer.stopping._signal).steps_before.fget  # type: ignore[attr-defined]
+        counts: deque[int] = deque(maxlen=late + 1)
+
+        def see_late(signal: Any) -> int:
+            counts.append(received(signal))
+            if trainer.step == at:
+                request.ask("a test")
+            seen.append(counts[0])
+            return counts[0]
+
+        with mock.patch.object(type(trainer.stopping._signal), "steps_before", property(see_late)):
+            train(trainer)
+        return trainer.step, seen
+
+
 def draw_latents(case: Case, folder: Path, root: Path) -> tuple[list[int], bool]:
     """Draw 100,000 numbers on the device.
 
@@ -165,10 +211,10 @@ def draw_latents(case: Case, folder: Path, root: Path) -> tuple[list[int], bool]
 
 
 @contextlib.contextmanager
-def trainer_of(config: Config, accelerator: Accelerator) -> Iterator[Trainer]:
+def trainer_of(config: Config, accelerator: Accelerator, request: StopRequest | None = None) -> Iterator[Trainer]:
     folder = RunFolder(config.run.dir)
     with contextlib.closing(folder), contextlib.redirect_stdout(io.StringIO()):
-        trainer = build(config, folder, StopRequest(), accelerator)
+        trainer = build(config, folder, request or StopRequest(), accelerator)
         yield trainer
         trainer.writer.wait()
 
@@ -251,6 +297,9 @@ FAULTS: dict[str, Fault] = {
     "mask": lambda trainer, weights, step: weights[weights > 0],
     "copy to the host": lambda trainer, weights, step: weights.cpu(),
     "asynchronous copy to the host": lambda trainer, weights, step: weights.to("cpu", non_blocking=True),
+    "copy into pinned memory that waits": lambda trainer, weights, step: trainer.stopping._signal._on_host.copy_(
+        trainer.stopping._signal._count
+    ),  # type: ignore[attr-defined]
     "copy into a host tensor": lambda trainer, weights, step: torch.zeros(weights.shape).copy_(weights),
     "synchronize": lambda trainer, weights, step: torch.accelerator.synchronize(),
     "host generator": lambda trainer, weights, step: weights.clone().normal_(generator=torch.Generator()),

@@ -130,7 +130,14 @@ class FakeDevice(TorchDispatchMode):
         super().__init__()
         self.in_loop = False
         """Between two log points: nothing may wait for the device."""
+        self.pinned: list[Tensor] = []
+        """Host memory into which the device copies without a wait."""
         self.steps = [Step()]
+
+    def make_pinned(self, tensor: Tensor) -> Tensor:
+        """Replaces the function of gan_dist: without CUDA, torch pins no memory."""
+        self.pinned.append(torch.zeros(tensor.shape, dtype=tensor.dtype))
+        return self.pinned[-1]
 
     def synchronize(self, device: Any = None) -> None:
         """Replaces torch.accelerator.synchronize."""
@@ -149,8 +156,9 @@ class FakeDevice(TorchDispatchMode):
         operation = _describe(func)
         to_host = target is not None and target.type != DEVICE.type
         to_host |= operation.name == "aten::copy_" and not isinstance(args[0], DeviceTensor)
+        to_pinned = to_host and len(args) > 2 and args[2] and any(args[0] is pinned for pinned in self.pinned)
         waits = any(_is_mask(index) for index in args[1]) if operation.indexes else operation.dynamic
-        if self.in_loop and (to_host or waits):
+        if self.in_loop and ((to_host and not to_pinned) or waits):
             raise DeviceError(f"the loop waits for the device: {operation.name}{' to the host' if to_host else ''}")
         inputs.check(operation)
         if operation.launches_kernel:

@@ -13,10 +13,11 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedType
-from fake_device import CPU, DEVICE, DeviceError, DeviceEvent, DeviceGenerator, FakeDevice, memory
+from fake_device import DEVICE, DeviceError, DeviceEvent, DeviceGenerator, FakeDevice, memory
 from torch import Tensor
 
 from gan_dist.distributed.launcher import start_accelerator
+from gan_dist.gan import stop_signal
 
 
 class IdenticalRanks:
@@ -44,10 +45,6 @@ class IdenticalRanks:
 
     def get_rank(self, group: Any = None) -> int:
         return 0
-
-    def new_group(self, *, backend: str, timeout: Any) -> str:
-        assert backend == "gloo", "the default group connects the devices"
-        return "hosts"
 
     def all_reduce(self, tensor: Tensor, op: Any = dist.ReduceOp.SUM, group: Any = None, async_op: bool = False) -> Any:
         self._record("all_reduce", group, tensor)
@@ -79,14 +76,14 @@ class IdenticalRanks:
         self._check_object("broadcast_object_list")
 
     def _record(self, name: str, group: Any, *tensors: Tensor) -> None:
-        """Record a collective. Raises a DeviceError for tensors that NCCL refuses, or gloo in a group of the hosts."""
-        place, first = CPU if group == "hosts" else DEVICE, tensors[0]
+        """Record a collective. Raises a DeviceError for tensors that NCCL refuses."""
+        first = tensors[0]
         for tensor in tensors:
-            if tensor.device.type != place.type:
-                raise DeviceError(f"{name} in the group of the {group or 'devices'}: a tensor is on {tensor.device}")
+            if tensor.device.type != DEVICE.type:
+                raise DeviceError(f"{name}: a tensor is on {tensor.device}")
             if not tensor.is_contiguous() or tensor.dtype != first.dtype:
                 raise DeviceError(f"{name}: a tensor is not contiguous, or of another type than the first one")
-        self.device.steps[-1].collectives.append(f"{name} {place.type} {first.dtype} {tuple(first.shape)}")
+        self.device.steps[-1].collectives.append(f"{name} {DEVICE.type} {first.dtype} {tuple(first.shape)}")
 
     def _check_object(self, name: str) -> None:
         if self.device.in_loop:
@@ -126,5 +123,6 @@ def fake_device(ranks: int) -> Iterator[FakeDevice]:
         stack.enter_context(mock.patch.object(torch, "Generator", DeviceGenerator))
         stack.enter_context(mock.patch.object(torch, "Event", DeviceEvent))
         stack.enter_context(mock.patch.object(torch.accelerator, "synchronize", device.synchronize))
+        stack.enter_context(mock.patch.object(stop_signal, "make_pinned", device.make_pinned))
         stack.enter_context(IdenticalRanks(ranks, device).installed())
         yield stack.enter_context(device)

@@ -54,6 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(contextlib.closing(RunFolder(config.run.dir)))
         stack.enter_context(calls.counted(SharedMemory, "gather", 1, "shared"))
+        stack.enter_context(calls.counted(SharedMemory, "reduce", 1, "host"))
         trainer = build(config, folder, StopRequest(), start_processes(config))
         for name in COLLECTIVES:
             if hasattr(dist, name):

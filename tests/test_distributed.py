@@ -574,10 +574,54 @@ def test_gradients_cross_between_the_ranks_once_an_update(
         words += ["--distributed.no-shared-memory"]
     for rank in observe(2, tmp_path / "seen", steps, words, group):
         collective = {"shared": "shared", "gloo": "gather" if "--train.exact-shards" in more else "all_reduce"}
-        assert rank["calls"] == {  # behind the gradients, a number of each rank for the guard
-            f"{network} {collective[through]} {rank['weights'][network] + 2}": steps
-            for network in ("discriminator", "generator")
+        assert rank["calls"] == {  # behind the gradients, a number of each rank for the guard; whether to stop
+            f"{network} {collective[through]} {rank['weights'][network] + 2 + more}": steps
+            for network, more in (("discriminator", 0), ("generator", 1))
         }
+
+
+@pytest.mark.processes(4)
+@pytest.mark.parametrize("exact", [False, True], ids=["fast", "exact"])
+def test_ranks_of_a_host_add_first(
+    exact: bool, train_on: Callable[..., RunFolder], flags: Callable[..., list[str]], four: Group, tmp_path: Path
+) -> None:
+    """Four ranks as two hosts: one rank of each sends one vector an update. Gone on with on another number of hosts."""
+    more = ["--train.exact-shards", "4"] if exact else []
+    whole = train_on(1, tmp_path / "whole", *more, "--train.steps", "20")
+    words = flags(tmp_path / "hosts", "--wandb.mode", "disabled", "--train.log-hashes", "1", *more)
+    four.run("gradients_call", ["hosts", "2", "gan_dist.train", *words, "--train.steps", "13"])
+    hosts = RunFolder(tmp_path / "hosts")
+    assert read(hosts.environment)["gradients"] == "flat: shared memory in each of 2 hosts, gloo between them"
+    assert all(row["ranks_differ"] == [] for row in read_json_lines(hosts.hashes))
+    train_on(4, tmp_path / "hosts", *more, "--train.steps", "20")
+    assert read(hosts.environment)["gradients"] == "flat: shared memory"
+    assert_same_bits(whole, hosts, 20) if exact else assert_equal_to_rounding(whole, hosts)
+    words = flags(tmp_path / "seen", "--wandb.mode", "disabled", *more)
+    four.run("gradients_call", ["hosts", "2", "observe", str(tmp_path / "ranks"), "3", *words])
+    for rank in range(4):
+        seen = torch.load(tmp_path / "ranks" / f"rank-{rank}.pt", weights_only=True)
+        sizes = {"discriminator": seen["weights"]["discriminator"] + 4, "generator": seen["weights"]["generator"] + 5}
+        calls = {f"{network} host {size}": 3 for network, size in sizes.items()}
+        if rank in (0, 2):  # the first of a host
+            between = "gather" if exact else "all_reduce"
+            calls |= {f"{network} {between} {size}": 3 for network, size in sizes.items()}
+        assert seen["calls"] == calls
+
+
+@pytest.mark.processes(2)
+def test_ddp_gives_what_one_vector_gives(group: Group) -> None:
+    """Each kind of update, its collectives, NaN and stop requests; see gradients_call.py."""
+    group.run("gradients_call", ["compare"])
+
+
+@pytest.mark.processes(2)
+def test_a_run_with_ddp_is_equal_to_rounding(train_on: Callable[..., RunFolder], tmp_path: Path) -> None:
+    more = [*RELATIVISTIC, "--train.accumulation", "2", "--train.steps", "10"]
+    one = train_on(1, tmp_path / "one", *more)
+    ddp = train_on(2, tmp_path / "ddp", *more, "--distributed.gradients", "ddp")
+    assert_equal_to_rounding(one, ddp, 1e-3)
+    assert read(ddp.environment)["gradients"] == "ddp: gloo"
+    assert all(row["ranks_differ"] == [] for row in read_json_lines(ddp.hashes))
 
 
 @pytest.mark.processes(2)

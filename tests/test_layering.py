@@ -33,7 +33,7 @@ data.images data.readahead data.store data.order data.loader data.sources data
 models.architecture models.labels models.mlp models.conv models.resampling models.residual
 models.memory_format models.average models models.cost
 gan.latents gan.labels gan.losses gan.augmentation gan.penalties gan.first_order gan.cuda_graph gan.guard
-gan.reduction gan.slices gan.update gan.steps gan
+gan.reduction gan.slices gan.stop_signal gan.update gan.overlapped_update gan.steps gan
 evaluation.estimates
 evaluation.classifier evaluation.classifier_file evaluation.classifier_training evaluation.accuracy_score
 evaluation.extractors
@@ -52,15 +52,16 @@ outputs
 distributed.openmp distributed.descriptors distributed.output_targets distributed.output_streams distributed.environment
 distributed.exit_codes distributed.signals distributed.preemption distributed.peers distributed.main_process
 distributed.broadcast distributed.group_exit
-distributed.local_sockets distributed.shared_memory distributed.numerics distributed.devices distributed.machine
-distributed.device_wait distributed.launch_command distributed.launcher
+distributed.local_sockets distributed.shared_memory distributed.cpu_exchange
+distributed.numerics distributed.devices distributed.machine
+distributed.device_wait distributed.stop_agreement distributed.launch_command distributed.launcher
 distributed.agreement distributed
 trainer.early trainer.images trainer.schedule trainer.cadence trainer.timing trainer.meter trainer.hyperparameters
 trainer.profiling trainer.threads trainer.augmentation
 trainer.inception trainer.evaluator trainer.state trainer.checkpointing trainer.tracking trainer.evaluation
 trainer.reporting
 trainer.session trainer.start
-trainer.recovery trainer.networks trainer.build trainer.forecast trainer.loop
+trainer.recovery trainer.gradients trainer.networks trainer.build trainer.forecast trainer.loop
 trainer.preflight_checks trainer.preflight trainer
 results.preview results.arguments results.output
 results.classes results.hub results.generator results.discriminator results.truncation results.sample

@@ -20,9 +20,12 @@ from conftest import TRAIN, environment, run_command
 
 from gan_dist.config import InputError, TrainingFailed
 from gan_dist.distributed import launcher, machine
+from gan_dist.distributed.device_wait import NoRunAhead
 from gan_dist.distributed.environment import ProcessEnvironment, read_environment
 from gan_dist.distributed.launch_command import launch_warnings
-from gan_dist.distributed.preemption import StopAgreement, StopRequest
+from gan_dist.distributed.preemption import StopRequest
+from gan_dist.distributed.stop_agreement import StopAgreement
+from gan_dist.gan.stop_signal import LocalStopSignal
 
 # --- launcher
 
@@ -234,7 +237,7 @@ def test_a_signal_is_a_request_and_the_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     request = StopRequest()
     with request.listening():
-        agreement = StopAgreement(request, 60.0)
+        agreement = StopAgreement(request, LocalStopSignal(), NoRunAhead())
         assert not agreement.reached()
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)  # a launcher forwards what the terminal has also sent

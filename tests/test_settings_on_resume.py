@@ -99,7 +99,7 @@ CHANGES = {
             *("data.source", "data.download_timeout", "train.on_nonfinite", "train.max_rollbacks", "train.compile"),
             *("data.memory", "data.verify"),
             *("samples.every_epochs", "distributed.timeout", "distributed.shared_memory", "run.resume", "run.shared"),
-            "profile",
+            *("distributed.gradients", "profile"),
         ),
         [],
         [
@@ -107,7 +107,7 @@ CHANGES = {
             *("--data.source", "auto", "--data.download-timeout", "7", "--train.on-nonfinite", "rollback"),
             *("--train.max-rollbacks", "1", "--train.compile", "--samples.every-epochs", "2"),
             *("--distributed.timeout", "200", "--distributed.no-shared-memory", "--run.resume", "must"),
-            *("--run.no-shared", "--profile"),
+            *("--run.no-shared", "--profile", "--distributed.gradients", "flat"),
         ],
     ),
 }

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from gan_dist.distributed import local_sockets, shared_memory
+from gan_dist.distributed.cpu_exchange import group_by_host
 from gan_dist.distributed.shared_memory import SharedMemory
 
 # --- shared memory
@@ -44,7 +45,7 @@ NUMBERS = 10  # maximum in a row of these tests
 
 def open_memory(rank: int, ranks: int, exchange: Callable[[object], list[object]]) -> SharedMemory:
     announced: list[str] = []
-    memory = SharedMemory.open(rank, ranks, NUMBERS, exchange, 10.0, announced.append)
+    memory = SharedMemory.open(rank, range(ranks), NUMBERS, exchange, 10.0, announced.append)
     assert memory is not None, announced
     return memory
 
@@ -58,7 +59,7 @@ def refusals(ranks: int, seen: Callable[[Any], Any] = lambda offer: offer) -> li
         def exchange_changed(mine: object) -> list[object]:
             return [(seen(offer), problem) for offer, problem in exchange(mine)]  # type: ignore[misc]
 
-        assert SharedMemory.open(rank, ranks, NUMBERS, exchange_changed, 2.0, announced.append) is None
+        assert SharedMemory.open(rank, range(ranks), NUMBERS, exchange_changed, 2.0, announced.append) is None
         (line,) = announced
         return line
 
@@ -70,9 +71,7 @@ def test_every_rank_receives_all_rows_in_order(ranks: int) -> None:
     def work(rank: int, exchange: Callable[[object], list[object]]) -> None:
         memory = open_memory(rank, ranks, exchange)
         for call in range(20):
-            memory.stop_requested = call == 7 and rank == ranks - 1
             seen = memory.gather(torch.full((2, 3 + call % 3), float(100 * call + rank)))
-            assert memory.stop_requested_anywhere == (call == 7)
             assert seen.shape == (2 * ranks, 3 + call % 3)
             assert seen[:, 0].tolist() == [100 * call + other for other in range(ranks) for _ in range(2)]
         memory.close()
@@ -80,11 +79,88 @@ def test_every_rank_receives_all_rows_in_order(ranks: int) -> None:
     in_ranks(ranks, work)
 
 
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_the_first_rank_of_each_host_combines_the_rows_of_its_host(ranks: int) -> None:
+    hosts = [range(ranks), range(ranks, 2 * ranks)]
+
+    def work(rank: int, exchange: Callable[[object], list[object]]) -> None:
+        group, announced = hosts[rank // ranks], list[str]()
+        memory = SharedMemory.open(rank, group, NUMBERS, exchange, 10.0, announced.append)
+        assert memory is not None, announced
+        assert memory.group == list(group)
+
+        def add(rows: torch.Tensor) -> None:
+            assert rank == group[0]
+            rows[0].copy_(rows.sum(0))
+
+        for call in range(20):
+            rows = torch.full((2, 3 + call % 3), float(100 * call + rank))
+            assert memory.reduce(rows, add).tolist() == [2.0 * sum(100 * call + other for other in group)] * len(rows.T)
+        memory.close()
+
+    in_ranks(2 * ranks, work)
+
+
+def test_a_failure_of_the_first_rank_reaches_its_host_at_once() -> None:
+    """As when another host is lost: all look for lost ranks at the same time, while all of them answer."""
+
+    def work(rank: int, exchange: Callable[[object], list[object]]) -> None:
+        memory = open_memory(rank, 3, exchange)
+        began = time.monotonic()
+        error, message = (ZeroDivisionError, "division") if rank == 0 else (dist.DistNetworkError, "the other hosts")
+        with pytest.raises(error, match=message):
+            memory.reduce(torch.ones(1, 1), lambda _: 1 // 0)  # type: ignore[arg-type, return-value]
+        assert time.monotonic() - began < 5.0  # of 10
+        exchange(None)
+        memory.close()
+
+    in_ranks(3, work)
+
+
+def test_a_host_without_shared_memory_is_known_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = shared_memory._create_memory
+    created: list[int] = []
+
+    def create_once(size: int) -> int:
+        created.append(size)
+        if len(created) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return create(size)
+
+    def work(rank: int, exchange: Callable[[object], list[object]]) -> object:
+        announced: list[str] = []
+        group = range(rank // 2 * 2, rank // 2 * 2 + 2)
+        assert SharedMemory.open(rank, group, NUMBERS, exchange, 2.0, announced.append) is None
+        (line,) = announced
+        return line
+
+    monkeypatch.setattr(shared_memory, "_create_memory", create_once)
+    (line,) = set(in_ranks(4, work))
+    assert os.strerror(errno.ENOSPC) in str(line)
+
+
+@pytest.mark.parametrize(
+    ("firsts", "hosts"),
+    [
+        ([0, 0, 2, 2], [range(2), range(2, 4)]),
+        ([0, 0, 0, 3, 3, 3], [range(3), range(3, 6)]),
+        ([0, 0, 0], [range(3)]),
+        ([0, 1, 2], [range(3)]),  # one rank on each host, as far as the launcher says
+        ([0, 0, 2], [range(3)]),  # hosts of different sizes
+        ([0, 0, 2, 2, 2], [range(5)]),
+        ([0, 1, 0, 1], [range(4)]),  # malformed
+    ],
+    ids=str,
+)
+def test_hosts_with_equally_many_ranks_are_found(firsts: list[int], hosts: list[range]) -> None:
+    assert group_by_host(firsts) == hosts
+
+
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_rank_that_ends_or_hangs_is_an_error(ends: bool) -> None:
     def work(rank: int, exchange: Callable[[object], list[object]]) -> None:
         announced: list[str] = []
-        memory = SharedMemory.open(rank, 2, NUMBERS, exchange, 1.0, announced.append)
+        memory = SharedMemory.open(rank, range(2), NUMBERS, exchange, 1.0, announced.append)
         assert memory is not None, announced
         memory.gather(torch.zeros(1, 1))
         if rank == 0:

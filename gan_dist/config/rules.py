@@ -79,6 +79,17 @@ def contradictions(config: Config) -> Iterator[str]:
     if train.compile and train.mixed_precision == "fp16":
         yield "train.compile is incompatible with train.mixed_precision=fp16; use bf16, or omit one of them"
     yield from _inexact_kernels(config)
+    if config.distributed.gradients == "ddp":
+        if train.exact_shards is not None:
+            yield (
+                "distributed.gradients=ddp is incompatible with train.exact_shards: the exact mode adds the gradients "
+                "of all shards in a fixed order, after the backward passes; omit one of them"
+            )
+        if train.compile:
+            yield (
+                "distributed.gradients=ddp is incompatible with train.compile: a CUDA graph can't replay DDP's hooks, "
+                "which run in Python; omit one of them"
+            )
     if config.model.conditional:
         if data.labels == "none":
             yield "model.labels=conditional is incompatible with data.labels=none; omit one of them"

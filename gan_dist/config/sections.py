@@ -305,12 +305,16 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class DistributedConfig:
+    gradients: Literal["auto", "flat", "ddp"] = "auto"
+    """How the gradients of a network cross the processes. flat: as one vector after the backward pass. ddp: in the
+    buckets of DistributedDataParallel, during the backward pass. auto: ddp for large networks on several GPUs. The
+    results are equal up to rounding."""
     timeout: PeerTimeout = 300.0
     """Maximum wait for another process, in seconds; then the run fails and names the lost rank. While rank 0 downloads,
     evaluates or waits for W&B, the other ranks wait as long as it is alive."""
     shared_memory: bool = True
     """On Linux, processes that train on the CPU of one machine add their gradients in shared memory instead of through
-    gloo."""
+    gloo. On several machines, one process of each then exchanges the sums with the others."""
 
 
 @dataclass(frozen=True)

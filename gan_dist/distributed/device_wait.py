@@ -7,6 +7,7 @@ inside a CUDA graph (pytorch/pytorch#102542), and where it does see one, it ends
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +19,7 @@ from gan_dist.distributed.peers import Peers
 
 POLL_SECONDS = 1e-4
 PATIENCE = 10  # timeouts that the device may take while all ranks are alive
+RUN_AHEAD = 4  # steps; a stop request takes effect after at most twice as many, and one
 
 Gather = Callable[[Tensor], Tensor]
 
@@ -63,6 +65,14 @@ class BoundedWait:
     def __call__(self) -> None:
         event: Any = torch.Event(self.device)
         event.record()
+        self.until(event)
+
+    def until(self, event: Any) -> None:
+        """Wait for a recorded event.
+
+        Raises:
+            dist.DistError: a rank is lost.
+        """
         for _ in range(PATIENCE):
             if self._finished(event):
                 return
@@ -83,6 +93,60 @@ class BoundedWait:
 def make_wait(device: torch.device, ranks: int, timeout: float) -> DeviceWait:
     """How this process waits for its device. Arguments as in `BoundedWait`."""
     return NoWait() if device.type == "cpu" or ranks == 1 else BoundedWait(device, timeout)
+
+
+@runtime_checkable
+class RunAhead(Protocol):
+    """Called once in every step, behind its work: limits how far the host runs ahead of the device."""
+
+    @property
+    def steps(self) -> int:
+        """Number of latest steps that the device may not have finished after a call."""
+
+    def __call__(self) -> None:
+        """Wait until the device has finished all steps but the latest `steps`.
+
+        Raises:
+            dist.DistError: a rank is lost.
+        """
+
+
+class NoRunAhead:
+    """A step has ended when its last collective returns, as on the CPU; or there are no other ranks to agree with."""
+
+    steps = 0
+
+    def __call__(self) -> None:
+        pass
+
+
+class BoundedRunAhead:
+    """Records an event behind each step and waits for that of an earlier one, with the deadline of a BoundedWait.
+
+    Args:
+        wait: of the device.
+        steps: see RunAhead. Enough that the device always has work, and few enough to stop soon.
+    """
+
+    def __init__(self, wait: BoundedWait, steps: int = RUN_AHEAD) -> None:
+        self.steps = steps
+        self._wait = wait
+        self._pending: deque[Any] = deque()
+        self._unused: list[Any] = [torch.Event(wait.device) for _ in range(steps + 1)]
+
+    def __call__(self) -> None:
+        event = self._unused.pop()
+        event.record()
+        self._pending.append(event)
+        if len(self._pending) > self.steps:
+            earliest = self._pending.popleft()
+            self._wait.until(earliest)
+            self._unused.append(earliest)
+
+
+def make_run_ahead(wait: DeviceWait) -> RunAhead:
+    """How far the host may run ahead of a device that is waited for in this way."""
+    return BoundedRunAhead(wait) if isinstance(wait, BoundedWait) else NoRunAhead()
 
 
 def gather_in_time(gather: Gather, wait: DeviceWait) -> Gather:

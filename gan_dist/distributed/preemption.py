@@ -1,17 +1,12 @@
-"""Stop requests: signals and the end of the launcher, and how all ranks stop at the same step."""
+"""Stop requests: signals and the end of the launcher."""
 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
 import signal
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
-
-import torch
-import torch.distributed as dist
 
 from gan_dist.distributed.signals import END_OF_JOB, handle_signals, launcher_ended, signal_when_launcher_ends
 
@@ -68,56 +63,3 @@ class StopRequest:
         if self._launcher_ended_at is None and launcher_ended(timeout=1.0):
             self._launcher_ended_at = now
         return self._launcher_ended_at is not None and now - self._launcher_ended_at < _SAME_REQUEST_SECONDS
-
-
-@runtime_checkable
-class StopCarrier(Protocol):
-    """A collective that every rank calls in every step and that transmits one flag along with its data."""
-
-    stop_requested: bool
-    """This rank's flag in the next call."""
-    stop_requested_anywhere: bool
-    """Whether any rank's flag was set in the last call."""
-
-
-class StopAgreement:
-    """Makes all ranks stop at the same step after one of them was asked to.
-
-    In every step, each rank sends its flag and receives the flags of the previous step, so that nothing waits. Without
-    a collective that carries the flag, it is exchanged in a CPU group of its own: no GPU waits, and a lost process is
-    noticed whatever connects the GPUs.
-
-    Args:
-        request: of this process.
-        timeout: seconds to wait for the other processes.
-        carrier: transmits the flag, if there is one.
-    """
-
-    def __init__(self, request: StopRequest, timeout: float, carrier: StopCarrier | None = None) -> None:
-        self._request = request
-        self._carrier = carrier
-        self._group: Any = None
-        if dist.is_initialized() and dist.get_world_size() > 1 and carrier is None:
-            self._group = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=timeout))
-        self._flag = torch.zeros(1, dtype=torch.int32)
-        self._exchange: dist.Work | None = None
-
-    def reached(self) -> bool:
-        """Returns whether to stop after this step, the same on every rank. Every rank must call it in every step."""
-        if self._carrier is not None:
-            self._carrier.stop_requested = self._request.pending
-            return self._carrier.stop_requested_anywhere
-        if self._group is None:
-            return self._request.pending
-        stop = False
-        if self._exchange is not None:
-            self._exchange.wait()
-            stop = self._flag.item() > 0
-        self._flag.fill_(self._request.pending)
-        self._exchange = dist.all_reduce(self._flag, group=self._group, async_op=True)
-        return stop
-
-    def close(self) -> None:
-        """Complete the current exchange. Every rank must call it after the same number of steps."""
-        if self._exchange is not None:
-            self._exchange.wait()

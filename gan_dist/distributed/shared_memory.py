@@ -8,7 +8,7 @@ import mmap
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -23,48 +23,52 @@ Exchange = Callable[[Any], list[Any]]
 
 
 class SharedMemory:
-    """Memory in which the ranks of a run, all on one machine, read each other's vectors.
+    """Memory in which the ranks of one machine read each other's vectors.
 
     gloo sends gradients through sockets, which costs several times as much as adding them. Here each rank copies its
     vector to where the others can read it, and sends them a byte through a socket: a system call orders memory accesses
-    on every processor, and a dead rank's sockets are closed. The byte also carries a stop request.
+    on every processor, and a dead rank's sockets are closed.
 
     Create it with `open`.
     """
 
-    stop_requested = False
-    """This rank's flag in the next `gather`."""
-    stop_requested_anywhere = False
-    """Whether any rank's flag was set in the last `gather`; the same on every rank."""
-
     def __init__(self, rank: int, peers: dict[int, socket.socket], slots: Float[Tensor, "2 all"]) -> None:
-        self.rank = rank
-        self.ranks = len(peers) + 1
+        self.group = sorted([rank, *peers])
+        """The ranks, in order."""
+        self._place = self.group.index(rank)
         self._peers = peers
         self._slots = slots
         self._calls = 0
 
     @staticmethod
     def open(
-        rank: int, ranks: int, numbers: int, exchange: Exchange, timeout: float, announce: Callable[[str], None]
+        rank: int,
+        group: Sequence[int],
+        numbers: int,
+        exchange: Exchange,
+        timeout: float,
+        announce: Callable[[str], None],
     ) -> SharedMemory | None:
-        """Connect the ranks and map all of their memory, so that later only a lost rank is an error. A collective.
+        """Connect ranks and map all of their memory, so that later only a lost rank is an error.
+
+        A collective of all ranks of the run: each group gets its own memory, or none gets any.
 
         Args:
-            rank, ranks: this rank and the world size.
-            numbers: maximum number of elements that a rank passes to `gather`.
+            rank: this one.
+            group: the ranks of this machine, in order.
+            numbers: maximum number of elements that a rank passes to `gather` or `reduce`.
             exchange: transmits what the ranks need to connect.
             timeout: seconds to wait for another rank.
             announce: called with one line if shared memory is unavailable.
 
         Returns:
-            None on every rank if one of them cannot create, map or reach what it needs: for instance because they are
-            on several hosts, not on Linux, or the memory is full.
+            None on every rank of the run if one of them cannot create, map or reach what it needs: for instance because
+            those of a group are on several hosts, not on Linux, or the memory is full.
 
         Raises:
             Whatever `exchange` raises if a rank is lost.
         """
-        size = 2 * ranks * numbers * torch.float32.itemsize
+        size, first = 2 * len(group) * numbers * torch.float32.itemsize, group[0]
         peers: dict[int, socket.socket] = {}
         with contextlib.ExitStack() as to_close, contextlib.ExitStack() as on_failure:
             on_failure.callback(close_all, peers)
@@ -73,7 +77,7 @@ class SharedMemory:
                 if not hasattr(os, "memfd_create"):
                     raise OSError("it needs Linux")
                 listener = to_close.enter_context(contextlib.closing(Listener()))
-                file = _create_memory(size) if rank == 0 else None
+                file = _create_memory(size) if rank == first else None
                 if file is not None:
                     to_close.callback(os.close, file)
                 return listener, file
@@ -83,15 +87,15 @@ class SharedMemory:
                 deadline = time.monotonic() + timeout / 2  # so that a failure reaches `exchange` within its timeout
 
                 def connect_lower() -> None:
-                    for lower in range(rank):
+                    for lower in [other for other in group if other < rank]:
                         peers[lower] = connect(*cast(tuple[str, bytes], offers[lower]), rank, deadline)
 
                 def share() -> mmap.mmap:
-                    peers.update(listener.wait_for(set(range(rank + 1, ranks)), deadline))
+                    peers.update(listener.wait_for({other for other in group if other > rank}, deadline))
                     for peer in peers.values():
                         peer.settimeout(timeout / 2)
                     if file is None:
-                        return _receive_memory(peers[0], size)
+                        return _receive_memory(peers[first], size)
                     for peer in peers.values():
                         socket.send_fds(peer, [b"."], [file])
                     return _map(file, size)
@@ -115,31 +119,90 @@ class SharedMemory:
         Raises:
             dist.DistNetworkError: a rank has ended, or did not call it in time.
         """
-        # Two slots in turn: a rank that is already in the next call does not write where others still read.
-        self._calls += 1
-        all_rows = self._slots[self._calls % 2, : self.ranks * rows.numel()].view(self.ranks, *rows.shape)
-        all_rows[self.rank].copy_(rows)
-        self._synchronize()
-        return all_rows.flatten(0, 1)
+        all_rows = self._write(rows)
+        with _named_errors():
+            for peer in self._peers.values():
+                peer.sendall(_DONE)
+            for peer in self._peers.values():
+                _receive_done(peer)
+        return all_rows
+
+    def reduce(
+        self, rows: Float[Tensor, "k n"], combine: Callable[[Float[Tensor, "ranks_k n"]], None]
+    ) -> Float[Tensor, " n"]:
+        """Let the first rank combine the rows of all ranks. A collective.
+
+        Args:
+            rows: as in `gather`.
+            combine: called on the first rank with the rows of all ranks in order; writes the result to the first row.
+                It may wait for other machines.
+
+        Returns:
+            The result, identical on every rank, valid until the next call.
+
+        Raises:
+            dist.DistNetworkError: as in `gather`; on the other ranks also if `combine` failed.
+        """
+        all_rows = self._write(rows)
+        if self._place > 0:
+            first = self._peers[self.group[0]]
+            with _named_errors():
+                first.sendall(_DONE)
+                _receive_done(first)
+            return all_rows[0]
+        answer = _FAILED  # so that the others look for lost ranks now, as this one does, not when this one has ended
+        try:
+            with _named_errors():
+                for peer in self._peers.values():
+                    _receive_done(peer)
+            combine(all_rows)
+            answer = _DONE
+        finally:
+            with contextlib.suppress(OSError) if answer == _FAILED else _named_errors():
+                for peer in self._peers.values():
+                    peer.sendall(answer)
+        return all_rows[0]
 
     def close(self) -> None:
-        """Close the connections. A rank that still calls `gather` gets an error."""
+        """Close the connections. A rank that still calls `gather` or `reduce` gets an error."""
         close_all(self._peers)
 
-    def _synchronize(self) -> None:
-        """Wait until every rank has written its rows, and exchange the flags."""
-        own = b"\1" if self.stop_requested else b"\0"
-        try:
-            for peer in self._peers.values():
-                peer.sendall(own)
-            flags = [own, *(peer.recv(1) for peer in self._peers.values())]
-        except TimeoutError as error:
-            raise dist.DistNetworkError("shared memory: a process did not answer in time") from error
-        except OSError as error:
-            raise dist.DistNetworkError("shared memory: a process has closed its connection") from error
-        if b"" in flags:
-            raise dist.DistNetworkError("shared memory: a process has closed its connection")
-        self.stop_requested_anywhere = b"\1" in flags
+    def _write(self, rows: Float[Tensor, "k n"]) -> Float[Tensor, "ranks_k n"]:
+        """Copy this rank's rows to where the others read them, and return the rows of all, most of them unwritten."""
+        # Two slots in turn: a rank that is already in the next call does not write where others still read.
+        self._calls += 1
+        ranks = len(self.group)
+        all_rows = self._slots[self._calls % 2, : ranks * rows.numel()].view(ranks, *rows.shape)
+        all_rows[self._place].copy_(rows)
+        return all_rows.flatten(0, 1)
+
+
+_DONE, _FAILED = b".", b"!"
+
+
+def _receive_done(peer: socket.socket) -> None:
+    """Wait for the byte of another rank.
+
+    Raises:
+        OSError: it does not come in time, or the connection is closed.
+        dist.DistNetworkError: the other rank has lost one.
+    """
+    received = peer.recv(1)
+    if received == _FAILED:
+        raise dist.DistNetworkError("shared memory: the rank that reaches the other hosts has failed")
+    if received != _DONE:
+        raise ConnectionError
+
+
+@contextlib.contextmanager
+def _named_errors() -> Iterator[None]:
+    """Raise the errors of sockets as those of a collective."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise dist.DistNetworkError("shared memory: a process did not answer in time") from error
+    except OSError as error:
+        raise dist.DistNetworkError("shared memory: a process has closed its connection") from error
 
 
 class _Unavailable(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,10 @@ from torch import Tensor
 
 Gather = Callable[[Float[Tensor, "k n"]], Float[Tensor, "ranks_k n"]]
 """This rank's rows -> the rows of all ranks, in rank order, identical on every rank. A collective."""
+Combine = Callable[[Float[Tensor, "k n"]], None]
+"""Rows -> their combination, written to the first row."""
+CombineOnFirst = Callable[[Float[Tensor, "k n"], Combine], Float[Tensor, " n"]]
+"""Rows of each rank of a host, combined on its first rank -> the combination, on every rank. A collective."""
 
 
 @runtime_checkable
@@ -47,12 +51,14 @@ class FastReduction:
         ranks: number of ranks.
         parts: number of micro-batches per rank (gradient accumulation).
         gather: a faster way to exchange gradients than torch's all-reduce, if there is one.
+        group: of the ranks; None: all of the run.
     """
 
     ranks: int
     parts: int = 1
     rows: int = 1
     gather: Gather | None = None
+    group: Any = None
     exact: bool = False
 
     @property
@@ -60,13 +66,14 @@ class FastReduction:
         return 1 / (self.ranks * self.parts)
 
     def __call__(self, gradients: Float[Tensor, "rows weights"]) -> None:
-        if self.gather is not None:
-            first, *others = self.gather(gradients)
+        rows = self.gather(gradients) if self.gather is not None else gradients
+        if len(rows) > 1:
+            first, *others = rows
             torch.add(first, others[0], out=gradients[0])  # twice as fast as a sum over the first axis
             for other in others[1:]:
                 gradients[0].add_(other)
-        elif self.ranks > 1:
-            dist.all_reduce(gradients)
+        if self.gather is None and self.ranks > 1:
+            dist.all_reduce(gradients[0], group=self.group)
 
 
 @dataclass(frozen=True)
@@ -79,11 +86,13 @@ class ExactReduction:
         ranks: number of ranks.
         shards: number of shards of the global batch, divisible by `ranks`.
         gather: as in FastReduction, instead of torch's all-gather.
+        group: of the ranks; None: all of the run.
     """
 
     ranks: int
     shards: int
     gather: Gather | None = None
+    group: Any = None
     weight: float = 1.0
     exact: bool = True
 
@@ -105,8 +114,46 @@ class ExactReduction:
         gathered = sums.new_empty(self.ranks * len(sums), sums.shape[1])
         # Into one tensor: with a list, NCCL gathers into a buffer of its own and copies from there.
         gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # torch 2.14 renamed it
-        gather(gathered, sums)
+        gather(gathered, sums, group=self.group)
         return gathered
+
+
+@dataclass(frozen=True)
+class HierarchicalReduction:
+    """Adds the gradients inside each host first, then one rank of each host exchanges the sums with the other hosts.
+
+    A ring over R ranks of H hosts sends 2 (R - 1) / R vectors from host to host, this one 2 (H - 1) / H. The exact mode
+    gives the same bits: a host with as many ranks as the others computes further levels of the same tree.
+
+    Args:
+        flat: over all ranks; this one gives its result.
+        between: over the hosts, as if each was one rank.
+        combine_on_first: of the ranks of this host.
+    """
+
+    flat: FastReduction | ExactReduction
+    between: FastReduction | ExactReduction
+    combine_on_first: CombineOnFirst
+
+    @property
+    def parts(self) -> int:
+        return self.flat.parts
+
+    @property
+    def rows(self) -> int:
+        return self.flat.rows
+
+    @property
+    def weight(self) -> float:
+        return self.flat.weight
+
+    @property
+    def exact(self) -> bool:
+        return self.flat.exact
+
+    def __call__(self, gradients: Float[Tensor, "rows weights"]) -> None:
+        rows = add_local_pairs(gradients) if self.exact else gradients
+        gradients[0].copy_(self.combine_on_first(rows, self.between))
 
 
 def tree_sum(rows: Float[Tensor, "rows weights"]) -> Float[Tensor, " weights"]:

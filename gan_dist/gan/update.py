@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Shaped
@@ -15,6 +15,7 @@ from gan_dist.gan.cuda_graph import CapturedFunction
 from gan_dist.gan.guard import NonfiniteGuard
 from gan_dist.gan.reduction import Reduction
 from gan_dist.gan.slices import vector_of
+from gan_dist.gan.stop_signal import LocalStopSignal, StopSignal
 
 PartStats = dict[str, Float[Tensor, ""]]
 Stats = dict[str, Float[Tensor, " parts"]]
@@ -48,7 +49,7 @@ class Update:
     """Updates one network, unless the guard vetoes it.
 
     The gradients of all weights are reduced over the ranks as one vector, in one collective. The guard's number of each
-    rank follows them.
+    rank follows them, and a stop signal if the update carries it.
 
     In mixed precision the weights, the sum of their gradients and the optimizer are fp32. The passes use a copy of the
     network in half precision, rounded once per update (Micikevicius et al. 2018, arXiv:1710.03740). Autocast would
@@ -63,6 +64,7 @@ class Update:
         guard: checks the gradients.
         dtype: of the passes.
         captured: replay the update as a CUDA graph.
+        stop: carried by the last update of a step; None: not by this one.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Update:
         guard: NonfiniteGuard,
         dtype: torch.dtype = torch.float32,
         captured: bool = False,
+        stop: StopSignal | None = None,
     ) -> None:
         self.network = network
         self.forward_network = network
@@ -83,6 +86,7 @@ class Update:
         self.reduction = reduction
         self.backward = backward
         self.guard = guard
+        self.stop = stop or LocalStopSignal()
         size = share // reduction.parts
         self.parts = [slice(i * size, (i + 1) * size) for i in range(reduction.parts)]
         slices = optimizer.param_groups[0]["params"]
@@ -93,11 +97,15 @@ class Update:
             self.forward_network = copy.deepcopy(network).to(dtype)
             self._rounded = flatten(self.forward_network).detach()
         self._parameters = list(self.forward_network.parameters())
-        weights = len(self.weights)
-        self._reduced = self.weights.new_zeros(reduction.rows, weights + guard.ranks)
+        weights, more = len(self.weights), guard.ranks + self.stop.columns
+        self._reduced = self.weights.new_zeros(reduction.rows, weights + more)
         self.gradients = self._reduced[:, :weights]
         self._gradient_views = [views_of(gradients, self.forward_network) for gradients in self.gradients]
-        self._sums = self._reduced[0, weights:]  # of each rank, for the guard
+        # Behind the gradients: a sum of each rank, for the guard; then the stop signal.
+        self._numbers = self._reduced[0, weights:]
+        self._sums, self._stop = self._numbers.split([guard.ranks, self.stop.columns])
+        self._own_numbers = torch.zeros_like(self._numbers)  # of this rank, before the guard's sum
+        self.stop.connect(self._own_numbers[guard.ranks :])
         for part, gradient in zip(slices, self.gradients[0].split([len(part) for part in slices]), strict=True):
             part.grad = gradient
         self._step = optimizer.step
@@ -138,6 +146,21 @@ class Update:
             self._captured.reset()
 
     def _apply(self, part_loss: PartLoss, *inputs: Shaped[Tensor, "n ..."] | None) -> Stats:
+        figures = self._reduce_gradients(part_loss, inputs)
+        self.guard.check(self._sums)
+        self.stop.receive(self._stop)
+        if self.guard.scaled:  # the scaler skips updates that are not finite
+            self.gradients[0].add_(torch.where(self.guard.veto > 0, torch.nan, 0.0))
+        self._step()
+        self._round()
+        return {name: torch.stack([stats[name] for stats in figures]) for name in figures[0]}
+
+    def _reduce_gradients(self, part_loss: PartLoss, inputs: Sequence[Tensor | None]) -> list[PartStats]:
+        """Compute the gradient of the global batch and the numbers behind it.
+
+        Returns:
+            The figures of each part.
+        """
         apart = self.reduction.rows > 1
         figures, losses = [], []
         for i, part in enumerate(self.parts):
@@ -154,15 +177,10 @@ class Update:
             losses.append(loss.detach())
         if not self.guard.scaled:
             losses.append(self.gradients.sum())
-        self._sums.zero_()
+        self._numbers.copy_(self._own_numbers)
         torch.sum(torch.stack(losses), 0, out=self._sums[self.guard.rank])
         self.reduction(self._reduced)
-        self.guard.check(self._sums)
-        if self.guard.scaled:  # the scaler skips updates that are not finite
-            self.gradients[0].add_(torch.where(self.guard.veto > 0, torch.nan, 0.0))
-        self._step()
-        self._round()
-        return {name: torch.stack([stats[name] for stats in figures]) for name in figures[0]}
+        return figures
 
     def _round(self) -> None:
         """Copy the weights to the half-precision network."""

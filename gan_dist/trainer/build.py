@@ -17,7 +17,7 @@ from gan_dist.data.loader import make_loader
 from gan_dist.data.order import GlobalBatches
 from gan_dist.data.store import PendingBatch, make_store
 from gan_dist.distributed.agreement import check_same_folder, check_same_start
-from gan_dist.distributed.device_wait import gather_in_time, make_wait
+from gan_dist.distributed.device_wait import gather_in_time, make_run_ahead, make_wait
 from gan_dist.distributed.devices import find_devices
 from gan_dist.distributed.environment import read_environment
 from gan_dist.distributed.launch_command import launch_warnings
@@ -25,9 +25,11 @@ from gan_dist.distributed.launcher import start_accelerator
 from gan_dist.distributed.machine import fix_kernels
 from gan_dist.distributed.main_process import on_main_process
 from gan_dist.distributed.numerics import fix_cublas, set_numerics
-from gan_dist.distributed.preemption import StopAgreement, StopRequest
+from gan_dist.distributed.preemption import StopRequest
+from gan_dist.distributed.stop_agreement import StopAgreement
 from gan_dist.gan.guard import NonfiniteGuard
 from gan_dist.gan.latents import fixed_latents as draw_fixed_latents
+from gan_dist.gan.stop_signal import LocalStopSignal, ReducedStopSignal
 from gan_dist.models import count_classes
 from gan_dist.models.average import make_average
 from gan_dist.outputs.checkpoint import Checkpoints
@@ -41,10 +43,11 @@ from gan_dist.trainer import session
 from gan_dist.trainer.augmentation import initial_probability, make_probability
 from gan_dist.trainer.cadence import Cadence
 from gan_dist.trainer.evaluator import Evaluator
+from gan_dist.trainer.gradients import describe_way, make_reduction, open_cpu_exchange
 from gan_dist.trainer.hyperparameters import Hyperparameters
 from gan_dist.trainer.images import share_images
 from gan_dist.trainer.meter import METRICS, Meter
-from gan_dist.trainer.networks import build_gan, build_networks, collective_timeout, make_reduction, open_shared_memory
+from gan_dist.trainer.networks import build_gan, build_networks, collective_timeout
 from gan_dist.trainer.profiling import Profiler
 from gan_dist.trainer.recovery import restore
 from gan_dist.trainer.schedule import Schedule
@@ -123,16 +126,18 @@ def assemble(
     schedule = Schedule(config, len(images.images))
 
     networks = build_networks(config, start, accelerator, console.announce)
-    memory = open_shared_memory(config, networks, accelerator, console.announce)
+    timeout = collective_timeout(config)
+    exchange = open_cpu_exchange(config, networks.way, networks.max_weights, accelerator, timeout, console.announce)
     profiler = Profiler(config.profile and rank == 0, folder.profile, device, console.announce)
-    reduction = profiler.timed(make_reduction(config.train, ranks, memory.gather if memory else None))
+    reduction = profiler.timed(make_reduction(config.train, ranks, exchange))
     window = min(config.log.every_steps, schedule.total_steps)
     guard = NonfiniteGuard(window, rank, ranks, device, scaled=accelerator.scaler is not None)
     penalty_factor = torch.ones((), device=device)
     probability = initial_probability(config.augment, device)
-    wait = make_wait(device, ranks, collective_timeout(config))
+    stop = ReducedStopSignal(device) if ranks > 1 else LocalStopSignal()
+    wait = make_wait(device, ranks, timeout)
     gather = gather_in_time(accelerator.gather, wait)
-    gan = build_gan(config, networks, reduction, guard, penalty_factor, probability, images, accelerator)
+    gan = build_gan(config, networks, reduction, guard, stop, penalty_factor, probability, images, accelerator)
     if device.type == "cpu":
         share = config.train.batch_size // ranks // reduction.parts
         choose_threads(gan, images.shape, share, reduction.exact, config.train.threads is None, console.announce)
@@ -165,8 +170,9 @@ def assemble(
             device,
         ),
         wait=wait,
-        stopping=StopAgreement(request, collective_timeout(config), memory),
-        memory=memory,
+        stopping=StopAgreement(request, stop, make_run_ahead(wait)),
+        memory=exchange.memory if exchange else None,
+        gradients=describe_way(networks.way, exchange, accelerator),
         evaluator=Evaluator(config, accelerator, images, console.announce),
         writer=Writer(on_failure=request.ask),
         folder=folder,

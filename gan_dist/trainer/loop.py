@@ -78,7 +78,6 @@ def train_with_rollbacks(trainer: Trainer) -> str:
             break
         except NonfiniteStep as nonfinite:
             recover(trainer, nonfinite.finding)
-    trainer.stopping.close()
     if trainer.memory is not None:
         trainer.memory.close()
     if trainer.failure is not None:

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, gather_object
+from accelerate.utils import broadcast
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from gan_dist.config import AugmentConfig, Config, OptimizerConfig, PenaltyConfig, TrainConfig
+from gan_dist.config import AugmentConfig, Config, OptimizerConfig, PenaltyConfig
 from gan_dist.data.images import ImageSet
 from gan_dist.distributed.main_process import on_main_process
 from gan_dist.distributed.peers import PING_SECONDS
-from gan_dist.distributed.shared_memory import SharedMemory
 from gan_dist.gan.augmentation import NO_AUGMENTATION, Augmentation, RandomAugmentation
 from gan_dist.gan.first_order import Directions, FirstOrderPenalty
 from gan_dist.gan.guard import NonfiniteGuard
 from gan_dist.gan.labels import BatchLabels, DrawnLabels, NoLabels, PairedLabels
 from gan_dist.gan.latents import Draws, InterpolationWeights, Latents
 from gan_dist.gan.losses import LOSSES
+from gan_dist.gan.overlapped_update import OverlappedUpdate
 from gan_dist.gan.penalties import Critic, NoPenalty, OneCenteredPenalty, ZeroCenteredPenalty
-from gan_dist.gan.reduction import ExactReduction, FastReduction, Gather, Reduction, add_local_pairs
+from gan_dist.gan.reduction import Reduction
 from gan_dist.gan.slices import count_slices, multiprocessors_of, slices_of
 from gan_dist.gan.steps import Gan
+from gan_dist.gan.stop_signal import StopSignal
 from gan_dist.gan.update import Update, flatten
 from gan_dist.models import ImageShape, build_pair, count_classes
 from gan_dist.models.cost import check_memory, count_weights
 from gan_dist.models.memory_format import use_channels_last
+from gan_dist.trainer.gradients import Way, choose_way, wrap_in_ddp
 from gan_dist.trainer.start import Start
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -45,13 +48,21 @@ class Networks(NamedTuple):
     discriminator_optimizer: torch.optim.Optimizer
     captured: bool
     """Whether updates are captured as CUDA graphs."""
+    way: Way
+    """How the gradients cross the ranks."""
+
+    @property
+    def max_weights(self) -> int:
+        """Number of weights of the larger network."""
+        return max(map(count_weights, (self.generator, self.discriminator)))
 
 
 def build_networks(config: Config, start: Start, accelerator: Accelerator, announce: Announce) -> Networks:
     """Build both networks and their optimizers, if the memory suffices.
 
-    The networks are not prepared by Accelerate: gradients are added over the ranks once per update, not by DDP's hooks
-    during each backward, and passes in half precision use the update's copy of the network, not autocast.
+    Accelerate does not prepare the networks themselves. Without DistributedDataParallel, it would only move them to the
+    device, and in mixed precision add autocast, but the passes use the update's copy of a network in half precision.
+    With it, `OverlappedUpdate` has its own module prepared.
 
     Raises:
         InputError: the networks do not fit into the memory, or need classes that the data lack.
@@ -59,13 +70,14 @@ def build_networks(config: Config, start: Start, accelerator: Accelerator, annou
     device, spec, ranks = accelerator.device, start.images.spec, accelerator.num_processes
     classes = count_classes(config.model, spec.classes)
     on_main_process(accelerator, lambda: check_memory(config, spec.shape, ranks, device, classes))
-    captured = config.train.compile and device.type == "cuda"
-    if config.train.compile and not captured:
-        announce("train.compile is for CUDA and has no effect here")
     for field in ("tf32", "cudnn_benchmark"):
         if getattr(config.train, field) and device.type != "cuda":
             announce(f"train.{field} is for CUDA and has no effect here")
     pair = build_pair(config.model, spec.shape, config.train.seed, classes)
+    way = choose_way(config, max(map(count_weights, pair)), accelerator)
+    captured = config.train.compile and device.type == "cuda" and way == "flat"
+    if config.train.compile and not captured:
+        announce("train.compile is for CUDA and has no effect here")
     generator, discriminator = (network.to(device) for network in pair)
     if config.train.channels_last and not use_channels_last(generator, discriminator):
         announce(f"train.channels_last has no effect: {config.model.architecture} has no convolutions")
@@ -78,6 +90,7 @@ def build_networks(config: Config, start: Start, accelerator: Accelerator, annou
         accelerator.prepare(generator_optimizer),
         accelerator.prepare(discriminator_optimizer),
         captured,
+        way,
     )
 
 
@@ -101,26 +114,12 @@ def make_optimizer(network: nn.Module, config: OptimizerConfig, factor: float, c
     return torch.optim.Adam(parameters, lr=rate, betas=(config.beta1, config.beta2), fused=True, capturable=captured)
 
 
-def open_shared_memory(
-    config: Config, networks: Networks, accelerator: Accelerator, announce: Announce
-) -> SharedMemory | None:
-    """Memory for the gradients of processes that train on the CPU of one machine; None where there is none."""
-    rank, ranks = accelerator.process_index, accelerator.num_processes
-    if ranks == 1 or accelerator.device.type != "cpu" or not config.distributed.shared_memory:
-        return None
-    rows = add_local_pairs(torch.empty(make_reduction(config.train, ranks, None).rows, 0))
-    weights = max(count_weights(networks.generator), count_weights(networks.discriminator))
-    numbers = len(rows) * (weights + ranks)  # of an update: the gradients, then the guard's number of each rank
-    return SharedMemory.open(
-        rank, ranks, numbers, lambda mine: gather_object([mine]), collective_timeout(config), announce
-    )
-
-
 def build_gan(
     config: Config,
     networks: Networks,
     reduction: Reduction,
     guard: NonfiniteGuard,
+    stop: StopSignal,
     penalty_factor: Float[Tensor, ""],
     probability: Float[Tensor, ""],
     images: ImageSet,
@@ -133,6 +132,7 @@ def build_gan(
         networks: with their optimizers.
         reduction: adds the gradients.
         guard: rejects updates that are not finite.
+        stop: travels with the gradients of the last update of a step.
         penalty_factor: multiplies both gammas; changed in place between steps.
         probability: of the augmentation; changed in place between steps.
         images: the training images, of which the shape and the classes are used.
@@ -140,13 +140,18 @@ def build_gan(
     """
     rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     batch_size, seed, dtype = config.train.batch_size, config.train.seed, DTYPES[accelerator.mixed_precision]
+    make_update: Callable[..., Update] = Update
+    if networks.way == "ddp":
+        make_update = partial(OverlappedUpdate, wrap=lambda module: wrap_in_ddp(module, accelerator))
     generator_update, discriminator_update = (
-        Update(
-            network, optimizer, reduction, batch_size // ranks, accelerator.backward, guard, dtype, networks.captured
+        make_update(
+            *(network, optimizer, reduction, batch_size // ranks, accelerator.backward, guard, dtype),
+            captured=networks.captured,
+            stop=carried,
         )
-        for network, optimizer in (
-            (networks.generator, networks.generator_optimizer),
-            (networks.discriminator, networks.discriminator_optimizer),
+        for network, optimizer, carried in (
+            (networks.generator, networks.generator_optimizer, stop),
+            (networks.discriminator, networks.discriminator_optimizer, None),
         )
     )
     draws = Draws(seed, batch_size, rank, ranks, device)
@@ -185,13 +190,6 @@ def make_augmentation(config: AugmentConfig, probability: Float[Tensor, ""], dra
     if not config.on:
         return NO_AUGMENTATION
     return RandomAugmentation(config.names, probability, config.target is not None, *draws)
-
-
-def make_reduction(config: TrainConfig, ranks: int, gather: Gather | None) -> Reduction:
-    """How gradients are added over the ranks: the exact way or the fast one."""
-    if config.exact_shards is not None:
-        return ExactReduction(ranks, config.exact_shards, gather)
-    return FastReduction(ranks, config.accumulation, gather=gather)
 
 
 def make_critic(

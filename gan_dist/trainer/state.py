@@ -16,8 +16,8 @@ from gan_dist.data.order import GlobalBatches
 from gan_dist.data.store import PendingBatch
 from gan_dist.distributed.device_wait import DeviceWait
 from gan_dist.distributed.devices import Device
-from gan_dist.distributed.preemption import StopAgreement
 from gan_dist.distributed.shared_memory import SharedMemory
+from gan_dist.distributed.stop_agreement import StopAgreement
 from gan_dist.gan.guard import NonfiniteGuard, NonfiniteUpdate
 from gan_dist.gan.steps import Gan
 from gan_dist.models.average import GeneratorAverage
@@ -74,6 +74,8 @@ class Trainer:
     stopping: StopAgreement
     memory: SharedMemory | None
     """Shared memory in which the ranks exchange gradients; None: through the process group."""
+    gradients: str
+    """How the gradients cross the ranks."""
     evaluator: Evaluator
     writer: Writer
     folder: RunFolder
