@@ -89,7 +89,8 @@ def main() -> int:
                 )
                 for i, space in enumerate(SPACES)
             ]
-            if any([process.wait() for process in started]):
+            codes = [process.wait() for process in started]
+            if any(codes):
                 return 1
         for name, ways in json.loads(output.read_text()).items():
             middle = {way: median(found) for way, found in ways.items()}

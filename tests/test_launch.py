@@ -316,6 +316,43 @@ def test_a_host_is_lost_and_the_run_goes_on(
     assert_same_end(folder, straight, end)
 
 
+def rank_on(hosts: Hosts, number: int, rank: int) -> int:
+    """The process of a rank, on a host."""
+    for pid in hosts.processes(number):
+        words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if f"RANK={rank}".encode() in words:
+            return pid
+    raise AssertionError(f"rank {rank} is not on host {number}")
+
+
+@pytest.mark.slow
+@pytest.mark.processes(4)
+def test_two_hosts_with_two_ranks_each(
+    flags: Flags, hosts: Hosts, start: Callable[..., Started], tmp_path: Path
+) -> None:
+    """Gradients are added per host first. A lost rank is named, the run goes on, and a stop of one rank reaches all."""
+    folder = RunFolder(tmp_path / "run")
+    common = [word if word != "6" else "12" for word in COMMON]
+    words, variables = [MULTI_NODE, *flags(folder.path, *common)], {"PROCESSES": "2", "RESTARTS": "0"}
+    main, other = (start(hosts.on(number, *words), by_hand(number, 2, **variables)) for number in range(2))
+    wait_for_step(folder, 20, main.process)
+    assert read_json(folder.environment)["gradients"] == "flat: shared memory in each of 2 hosts, gloo between them"
+    os.kill(rank_on(hosts, 1, 3), signal.SIGSTOP)
+    assert main.ended(40) == 1
+    (line,) = (line for line in own_lines(main) if "lost rank" in line)
+    assert "lost rank 3 (dead, hung or cut off)" in line
+    for pid in hosts.processes(1):
+        os.kill(pid, signal.SIGKILL)
+    other.ended(20)
+    main, other = (start(hosts.on(number, *words), by_hand(number, 2, **variables)) for number in range(2))
+    wait_for_step(folder, read_json(folder.status)["step"] + 20, main.process)
+    os.kill(rank_on(hosts, 1, 3), signal.SIGTERM)
+    assert main.ended(60) == 75, main.said
+    assert other.ended(60) == 75, other.said
+    status = read_json(folder.status)
+    assert (status["state"], status["reason"]) == ("stopped", "requested on another rank")
+
+
 @pytest.mark.slow
 @pytest.mark.processes(1)
 def test_hosts_that_can_not_meet_are_told_in_one_line(
