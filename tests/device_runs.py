@@ -23,13 +23,15 @@ from gan_dist.config import PRESETS, Config
 from gan_dist.config.sections import TRANSFORMATION_NAMES
 from gan_dist.distributed.device_wait import BoundedWait
 from gan_dist.distributed.preemption import StopRequest
-from gan_dist.gan.latents import Latents
+from gan_dist.gan.latents import Draws, Latents
 from gan_dist.outputs.folder import RunFolder
+from gan_dist.seeding import seed_for
 from gan_dist.trainer.build import build
 from gan_dist.trainer.loop import train
 from gan_dist.trainer.state import Trainer
 
 STEPS = 3
+BLOCKS = (32_768, 32_768, 32_768, 1_696)  # numbers of each draw of 100,000
 SHARDS = 8
 REDUCTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -154,12 +156,14 @@ def draw_latents(case: Case, folder: Path, root: Path) -> tuple[list[int], bool]
     Returns:
         Numbers of each draw, and whether they are those of the CPU.
     """
-    latents = (Latents(7, 100, 1_000, 1, 4, device) for device in (torch.device("cpu"), DEVICE))
-    expected = next(latents)(3, "generator").clone()
+    generator = torch.Generator().manual_seed(seed_for(7, "step", 3))
+    expected = torch.cat([torch.empty(size).normal_(generator=generator) for size in BLOCKS]).view(1_000, 100)
     with fake_device(case.ranks):
-        on_device = next(latents)
-        drawn = [block.numel() for block in on_device._blocks]
-        return drawn, torch.equal(memory(on_device(3, "generator")), expected)
+        draws = Draws(7, 1_000, 1, 4, DEVICE)
+        latents = Latents(draws, 100)
+        draws.begin(3)
+        drawn = [block.numel() for block in latents._blocks]
+        return drawn, torch.equal(memory(latents("generator")), expected[250:500])
 
 
 @contextlib.contextmanager
@@ -229,9 +233,9 @@ def plant(fault: Fault, trainer: Trainer) -> None:
     """Add a fault to the loop, behind the update of the average."""
     update, weights = trainer.ema.update, next(trainer.ema.network.parameters()).detach()
 
-    def faulty_update(step: int) -> None:
-        update(step)
-        fault(trainer, weights, step)
+    def faulty_update(weight: float | Tensor) -> None:
+        update(weight)
+        fault(trainer, weights, trainer.step + 1)
 
     trainer.ema.update = faulty_update  # type: ignore[method-assign]
 

@@ -76,8 +76,8 @@ def contradictions(config: Config) -> Iterator[str]:
     yield from _wrong_tracking(config)
     if train.exact_shards is not None and train.accumulation > 1:
         yield "train.accumulation is incompatible with train.exact_shards: both split the batch; omit one of them"
-    if train.compile and train.mixed_precision == "fp16":
-        yield "train.compile is incompatible with train.mixed_precision=fp16; use bf16, or omit one of them"
+    if train.capture == "on" and config.profile:
+        yield "train.capture=on is incompatible with profile: the phases of a graph can't be timed; omit one of them"
     if train.tf32 and train.exact_shards is not None:
         yield (
             "train.tf32 is incompatible with train.exact_shards: only some GPUs have TensorFloat-32, and others would "

@@ -17,6 +17,7 @@ from gan_dist.distributed.main_process import on_main_process
 from gan_dist.distributed.peers import PING_SECONDS
 from gan_dist.distributed.shared_memory import SharedMemory
 from gan_dist.gan.augmentation import NO_AUGMENTATION, Augmentation, RandomAugmentation
+from gan_dist.gan.cuda_graph import GRAPHS
 from gan_dist.gan.first_order import Directions, FirstOrderPenalty
 from gan_dist.gan.guard import NonfiniteGuard
 from gan_dist.gan.labels import BatchLabels, DrawnLabels, NoLabels, PairedLabels
@@ -42,7 +43,7 @@ class Networks(NamedTuple):
     generator_optimizer: torch.optim.Optimizer
     discriminator_optimizer: torch.optim.Optimizer
     captured: bool
-    """Whether updates are captured as CUDA graphs."""
+    """Whether steps are captured as CUDA graphs."""
 
 
 def build_networks(config: Config, start: Start, accelerator: Accelerator, announce: Announce) -> Networks:
@@ -57,9 +58,7 @@ def build_networks(config: Config, start: Start, accelerator: Accelerator, annou
     device, spec, ranks = accelerator.device, start.images.spec, accelerator.num_processes
     classes = count_classes(config.model, spec.classes)
     on_main_process(accelerator, lambda: check_memory(config, spec.shape, ranks, device, classes))
-    captured = config.train.compile and device.type == "cuda"
-    if config.train.compile and not captured:
-        announce("train.compile is for CUDA and has no effect here")
+    captured = is_captured(config, device, announce)
     if config.train.tf32 and device.type != "cuda":
         announce("train.tf32 is for CUDA and has no effect here")
     pair = build_pair(config.model, spec.shape, config.train.seed, classes)
@@ -76,6 +75,17 @@ def build_networks(config: Config, start: Start, accelerator: Accelerator, annou
     )
 
 
+def is_captured(config: Config, device: torch.device, announce: Announce) -> bool:
+    """Whether steps are captured as CUDA graphs."""
+    chosen, available = config.train.capture, device.type in GRAPHS
+    if chosen == "on" and not available:
+        announce("train.capture is for CUDA and has no effect here")
+    if chosen == "auto" and available and config.profile:  # the phases of a graph can't be timed
+        announce("steps are not captured as CUDA graphs, because profile times their phases")
+        return False
+    return chosen != "off" and available
+
+
 def make_optimizer(network: nn.Module, config: OptimizerConfig, factor: float, captured: bool) -> torch.optim.Adam:
     """Adam over all weights of a network as one vector, with rank 0's values.
 
@@ -89,7 +99,7 @@ def make_optimizer(network: nn.Module, config: OptimizerConfig, factor: float, c
     broadcast(weights.data)  # processors of different kinds may draw different last bits
     rate: float | Tensor = config.learning_rate * factor
     if captured and config.final_learning_rate is not None:
-        rate = torch.tensor(rate, device=weights.device)  # a graph reads what the schedule writes into it
+        rate = torch.full((), rate, device=weights.device)  # a graph reads what the schedule writes into it
     return torch.optim.Adam([weights], lr=rate, betas=(config.beta1, config.beta2), fused=True, capturable=captured)
 
 
@@ -131,17 +141,15 @@ def build_gan(
         accelerator: of the ranks.
     """
     rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
-    batch_size, seed, dtype = config.train.batch_size, config.train.seed, DTYPES[accelerator.mixed_precision]
+    batch_size, dtype = config.train.batch_size, DTYPES[accelerator.mixed_precision]
     generator_update, discriminator_update = (
-        Update(
-            network, optimizer, reduction, batch_size // ranks, accelerator.backward, guard, dtype, networks.captured
-        )
+        Update(network, optimizer, reduction, batch_size // ranks, accelerator.backward, guard, dtype)
         for network, optimizer in (
             (networks.generator, networks.generator_optimizer),
             (networks.discriminator, networks.discriminator_optimizer),
         )
     )
-    draws = Draws(seed, batch_size, rank, ranks, device)
+    draws = Draws(config.train.seed, batch_size, rank, ranks, device)
     augmentation = make_augmentation(config.augment, probability, draws)
     return Gan(
         generator=generator_update.forward_network,
@@ -150,7 +158,8 @@ def build_gan(
         discriminator_update=discriminator_update,
         loss=LOSSES[config.train.loss],
         critic=make_critic(config.penalty, discriminator_update, penalty_factor, draws, images.shape, augmentation),
-        latents=Latents(seed, config.model.latent_dim, batch_size, rank, ranks, device, dtype),
+        draws=draws,
+        latents=Latents(draws, config.model.latent_dim, dtype),
         labels=make_labels(config, images.class_counts, draws),
         augmentation=augmentation,
     )
@@ -162,21 +171,21 @@ def make_labels(config: Config, class_counts: Int64[Tensor, " classes"] | None, 
     Args:
         config: of the run.
         class_counts: number of training images of each class; None if the data have no classes.
-        draws: what random labels depend on.
+        draws: the source of random labels.
     """
     if not config.model.conditional:
         return NoLabels()
     if config.train.fake_labels == "paired":
         return PairedLabels()
     assert class_counts is not None
-    return DrawnLabels(class_counts, *draws)
+    return DrawnLabels(class_counts, draws)
 
 
 def make_augmentation(config: AugmentConfig, probability: Float[Tensor, ""], draws: Draws) -> Augmentation:
     """How the images that the discriminator sees are augmented. Arguments as in `build_gan` and `make_labels`."""
     if not config.on:
         return NO_AUGMENTATION
-    return RandomAugmentation(config.names, probability, config.target is not None, *draws)
+    return RandomAugmentation(config.names, probability, config.target is not None, draws)
 
 
 def make_reduction(config: TrainConfig, ranks: int, gather: Gather | None) -> Reduction:
