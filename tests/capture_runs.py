@@ -27,6 +27,7 @@ from gan_dist.gan.rows import Rows
 from gan_dist.trainer import hyperparameters, loop
 from gan_dist.trainer.hyperparameters import DeviceNumbers
 from gan_dist.trainer.loop import train_with_rollbacks
+from gan_dist.trainer.reporting import fingerprint
 from gan_dist.trainer.state import Trainer
 
 LENGTH = 13
@@ -96,7 +97,7 @@ def final_state(run: Run, folder: Path, root: Path, captured: bool, fault: str |
     """Train to the last step.
 
     Returns:
-        Path -> values, of all tensors of the networks, their optimizers and the average; and "rows", the lines of
+        Path -> hash, of all tensors of the networks, their optimizers and the average; and "rows", the lines of
         metrics.jsonl.
     """
     for steps in (*([] if run.stop is None else [run.stop]), LENGTH):
@@ -106,12 +107,13 @@ def final_state(run: Run, folder: Path, root: Path, captured: bool, fault: str |
             rows = [{**row, "images_per_second": None} for row in trainer.rows]
             state = {path: tensor.detach() for path, tensor in tensors_of(trainer) if path.startswith(("gan.", "ema."))}
             values = {path: memory(tensor).clone() for path, tensor in state.items() if "draws" not in path}
-    return {"rows": rows} | {path: each.tolist() for path, each in values.items() if is_state(path)}
+    return {"rows": rows} | {path: fingerprint(each.float()) for path, each in values.items() if is_state(path)}
 
 
 def is_state(path: str) -> bool:
-    """Whether a tensor is part of the state of a run, not what a step leaves behind."""
-    return path.startswith(("gan.generator.", "gan.discriminator.", "ema.")) or "network" in path or "optimizer" in path
+    """Whether a tensor is part of the state of a run, not what a step leaves behind, or a rate: it may be a number."""
+    networks = path.startswith(("gan.generator.", "gan.discriminator.", "ema.")) or "network" in path
+    return networks or ("optimizer" in path and not path.endswith(".lr"))
 
 
 def replayed_steps(run: Run, folder: Path, root: Path) -> list[Step]:

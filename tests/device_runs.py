@@ -23,6 +23,7 @@ from gan_dist.config import PRESETS, Config
 from gan_dist.config.sections import TRANSFORMATION_NAMES
 from gan_dist.distributed.device_wait import BoundedWait
 from gan_dist.distributed.preemption import StopRequest
+from gan_dist.gan import latents
 from gan_dist.gan.latents import Draws, Latents
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.seeding import seed_for
@@ -119,11 +120,14 @@ def measure(case: Case, folder: Path, root: Path, fault: str | None = None, resu
 def final_state(case: Case, folder: Path, root: Path, on_device: bool) -> dict[str, Any]:
     """Train to the last step, with its log point, samples and checkpoint, on the device or on the CPU.
 
+    There, the random numbers come from one generator too.
+
     Returns:
         Path -> values, of the networks, their optimizers and the average; and "rows", the lines of metrics.jsonl.
     """
     config = make_config(case, STEPS, folder, root)
-    with fake_device(case.ranks) if on_device else contextlib.nullcontext():
+    as_on_device = mock.patch.object(latents, "has_one_generator", return_value=True)
+    with fake_device(case.ranks) if on_device else as_on_device:
         accelerator = _start(case) if on_device else start_on_host(case.precision)
         with trainer_of(config, accelerator) as trainer:
             train(trainer)
@@ -160,10 +164,10 @@ def draw_latents(case: Case, folder: Path, root: Path) -> tuple[list[int], bool]
     expected = torch.cat([torch.empty(size).normal_(generator=generator) for size in BLOCKS]).view(1_000, 100)
     with fake_device(case.ranks):
         draws = Draws(7, 1_000, 1, 4, DEVICE)
-        latents = Latents(draws, 100)
+        drawn_latents = Latents(draws, 100)
         draws.begin(3)
-        drawn = [block.numel() for block in latents._blocks]
-        return drawn, torch.equal(memory(latents("generator")), expected[250:500])
+        drawn = [block.numel() for block in drawn_latents._blocks]
+        return drawn, torch.equal(memory(drawn_latents("generator")), expected[250:500])
 
 
 @contextlib.contextmanager

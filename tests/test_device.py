@@ -171,12 +171,12 @@ def check(case: Case, measured: Measured) -> None:
 
 
 def expected_copies(case: Case) -> list[int]:
-    """The copies to the device in each step. The first step fetches two batches, since the loader is one ahead."""
+    """The copies to the device in each step. The first step fetches two windows, since the loader is one ahead."""
     config = make_config(case)
     mirrored, labelled = config.data.mirror, config.model.labels == "conditional"
-    if case.memory == "device":  # the order of the first epoch; which images are mirrored
-        return [1 + 2 * mirrored, int(mirrored), int(mirrored)]
-    return [1 + mirrored + labelled] * 3  # the pixels; which images are mirrored; the indices of the labels
+    if case.memory == "device":  # the order of two epochs; which images of two windows are mirrored
+        return [2 + 2 * mirrored, 0, 0]
+    return [1 + (mirrored or labelled)] * 3  # the pixels; the indices
 
 
 def check_count(case: Case, operations: Counter[str]) -> None:
