@@ -7,8 +7,7 @@ a capture would fail. The faults are planted in runs that are captured and in th
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from typing import Any
 import pytest
 from capture_runs import FAULTS, FILLS, Run, final_state, replayed_steps
 from device_runs import Case
-from fake_device import register
 from torch.utils import backend_registration
 
 pytestmark = pytest.mark.skipif(
@@ -41,7 +39,7 @@ RUNS: dict[str, Run] = {
         Case("digits", "bf16", "plain", memory="file"), {"data": {"mirror": True}}
     ),
     "fp16, with its scaler, two ranks": Run(Case("seed", "fp16", "plain", 2)),
-    "exact shards, two ranks": Run(Case("seed", "no", "exact", 2), SCHEDULES),
+    "exact shards, four ranks": Run(Case("seed", "no", "exact", 4), SCHEDULES),
 }
 MORE_RUNS: dict[str, Run] = {
     "adaptive augmentation": Run(Case("seed", "no", "plain", augmented=True), SCHEDULES),
@@ -53,8 +51,8 @@ MORE_RUNS: dict[str, Run] = {
     "fp16, accumulation, stop": Run(Case("seed", "fp16", "accumulation"), stop=7),
     "images from a file": Run(Case("seed", "no", "plain", memory="file"), stop=6),
     "stacked images, rollback": Run(Case("stacked", "no", "plain"), nonfinite=12),
-    "exact shards, bf16, labels, rollback": Run(Case("digits", "bf16", "exact"), nonfinite=9),
-    "residual networks": Run(Case("cifar10", "no", "plain", memory="file")),
+    "exact shards, bf16, labels, rollback": Run(Case("digits", "bf16", "exact", 8), nonfinite=9),
+    "residual networks": Run(Case("cifar10", "no", "plain", memory="file"), {"model": {"blocks": 1, "expansion": 1}}),
 }
 
 # How each fault is seen: as the error of a capture, or in the results.
@@ -82,19 +80,12 @@ InProcess = Callable[..., Any]
 """A function of capture_runs, a run, and further arguments -> what it returns, in the other process."""
 
 
-@pytest.fixture(scope="module")
-def process() -> Iterator[ProcessPoolExecutor]:
-    # torch's autograd must not have run before the device is registered, so this cannot be a fork.
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), register) as executor:
-        yield executor
-
-
 @pytest.fixture
-def run(process: ProcessPoolExecutor, data_root: Path, labelled_root: Path, tmp_path: Path) -> InProcess:
+def run(device_process: ProcessPoolExecutor, data_root: Path, labelled_root: Path, tmp_path: Path) -> InProcess:
     def run(function: Callable[..., Any], of: Run, **arguments: Any) -> Any:
         folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
         root = labelled_root if of.case.conditional else data_root
-        return process.submit(function, of, folder, root, **arguments).result()
+        return device_process.submit(function, of, folder, root, **arguments).result()
 
     return run
 
@@ -110,12 +101,12 @@ def test_captured_steps_give_the_same_bits(name: str, run: InProcess) -> None:
 
 @pytest.fixture(scope="module")
 def correct(
-    process: ProcessPoolExecutor, data_root: Path, tmp_path_factory: pytest.TempPathFactory
+    device_process: ProcessPoolExecutor, data_root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int | None, Any]:
     """The results of `faulty_run` without a fault; with a rollback, and without."""
     folder = tmp_path_factory.mktemp("correct")
     return {
-        step: process.submit(final_state, faulty_run(step), folder / str(step), data_root, False).result()
+        step: device_process.submit(final_state, faulty_run(step), folder / str(step), data_root, False).result()
         for step in (None, 9)
     }
 

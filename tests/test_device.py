@@ -10,7 +10,7 @@ import multiprocessing
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -132,19 +132,12 @@ Run = Callable[..., Any]
 """A function of device_runs, a case, and further arguments -> what it returns, in the other process."""
 
 
-@pytest.fixture(scope="module")
-def process() -> Iterator[ProcessPoolExecutor]:
-    # torch's autograd must not have run before the device is registered, so this cannot be a fork.
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), register) as executor:
-        yield executor
-
-
 @pytest.fixture
-def run(process: ProcessPoolExecutor, data_root: Path, labelled_root: Path, tmp_path: Path) -> Run:
+def run(device_process: ProcessPoolExecutor, data_root: Path, labelled_root: Path, tmp_path: Path) -> Run:
     def run(function: Callable[..., Any], case: Case, **arguments: Any) -> Any:
         folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
         root = labelled_root if case.conditional else data_root
-        return process.submit(function, case, folder, root, **arguments).result()
+        return device_process.submit(function, case, folder, root, **arguments).result()
 
     return run
 

@@ -97,9 +97,10 @@ def make_optimizer(network: nn.Module, config: OptimizerConfig, factor: float, c
     """
     weights = flatten(network)
     broadcast(weights.data)  # processors of different kinds may draw different last bits
-    rate: float | Tensor = config.learning_rate * factor
+    first = config.learning_rate * factor
+    rate: float | Tensor = first
     if captured and config.final_learning_rate is not None:
-        rate = torch.full((), rate, device=weights.device)  # a graph reads what the schedule writes into it
+        rate = torch.full((), first, device=weights.device)  # a graph reads what the schedule writes into it
     return torch.optim.Adam([weights], lr=rate, betas=(config.beta1, config.beta2), fused=True, capturable=captured)
 
 
