@@ -20,6 +20,7 @@ from gan_dist.data.sources import load_images
 from gan_dist.data.store import keeps_on_device
 from gan_dist.distributed.group_exit import leave_group
 from gan_dist.distributed.preemption import StopRequest
+from gan_dist.gan.cuda_graph import WARM_UP as GRAPH_WARM_UP
 from gan_dist.memory import free_memory
 from gan_dist.models import count_classes
 from gan_dist.models.cost import count_weights, training_bytes
@@ -213,7 +214,6 @@ def measure(config: Config, images: ImageSet, accelerator: Accelerator, baseline
     labels = None if images.labels is None else torch.zeros(size, dtype=torch.int64)
     noise = dataclasses.replace(images, images=pixels, labels=labels, mapped=None)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, memory="device"))
-    steps = WARM_UP + MIN_STEPS
     long = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=10_000, steps=None))
     start = Start(describe_images(noise), None, "")
     gc.collect()  # an earlier trainer
@@ -221,15 +221,16 @@ def measure(config: Config, images: ImageSet, accelerator: Accelerator, baseline
     console = Console(enabled=False)
     trainer = assemble(long, start, noise, RunFolder(config.run.dir), StopRequest(), accelerator, console)
     do_step = make_step(trainer)
+    warm_up = GRAPH_WARM_UP + 1 if trainer.captured else WARM_UP  # with the capture
     began, taken = time.perf_counter(), 0
     for step, pending in enumerate(trainer.loader, 1):
         begin_step(trainer, step)
         do_step(*pending.inputs())
-        if step == WARM_UP:
+        if step == warm_up:
             _wait(device)
             began = time.perf_counter()
-        taken = step - WARM_UP
-        enough = step >= steps and (not timed or time.perf_counter() - began >= SECONDS)
+        taken = step - warm_up
+        enough = taken >= MIN_STEPS and (not timed or time.perf_counter() - began >= SECONDS)
         if enough or step == config.log.every_steps:
             break
     _wait(device)
