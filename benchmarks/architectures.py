@@ -77,8 +77,9 @@ def make_step(variant: str, args: argparse.Namespace, folder: Path) -> Callable[
     batch = next(iter(trainer.loader)).result()
 
     def step(number: int) -> None:
-        discriminator_step(trainer.gan, batch, number)
-        generator_step(trainer.gan, batch, number)
+        trainer.gan.begin(number)
+        discriminator_step(trainer.gan, batch)
+        generator_step(trainer.gan, batch)
 
     return step
 

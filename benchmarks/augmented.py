@@ -25,6 +25,7 @@ from torch import Tensor
 
 from gan_dist.data.pixels import normalize, quantize
 from gan_dist.gan.augmentation import RandomAugmentation
+from gan_dist.gan.latents import Draws
 
 GREY = 127.5  # of a square that is cut out
 TOLERANCE = 45
@@ -75,10 +76,10 @@ def visibly_augmented(pixels: UInt8[Tensor, "n 1 h w"]) -> dict[str, float]:
 
 def augmented(pixels: UInt8[Tensor, "n 1 h w"], probability: float, names: tuple[str, ...]) -> UInt8[Tensor, "n 1 h w"]:
     """Images as D sees them, rounded to pixels as generated ones are."""
-    augmentation = RandomAugmentation(
-        names, torch.tensor(probability), False, 0, len(pixels), 0, 1, torch.device("cpu")
-    )
-    return quantize(augmentation(normalize(pixels), augmentation.draw(1, "discriminator")[:, 0]))
+    draws = Draws(0, len(pixels), 0, 1, torch.device("cpu"))
+    augmentation = RandomAugmentation(names, torch.tensor(probability), False, draws)
+    draws.begin(1)
+    return quantize(augmentation(normalize(pixels), augmentation.draw("discriminator")[:, 0]))
 
 
 def read_pixels(file: Path) -> UInt8[Tensor, "n 1 h w"]:

@@ -9,6 +9,7 @@ divided by the number of processes that share it. For throughput.py and data.py.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -42,19 +43,19 @@ def instrument() -> None:
     """Record the time after the first step, and the memory after the 50th."""
     from gan_dist.trainer import loop
 
-    original, measured = loop.generator_step, {}
+    original, measured, steps = loop.train_step, {}, itertools.count(1)
 
-    def generator_step(gan, batch, step):  # type: ignore[no-untyped-def]
-        stats = original(gan, batch, step)
+    def train_step(*arguments):  # type: ignore[no-untyped-def]
+        original(*arguments)
+        step = next(steps)
         if step == 1:
             measured["time"] = time.time()
         if step == 50:
             measured["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             measured.update(mapped_memory())
             file.with_name(f"{file.name}-{os.environ.get('RANK', '0')}").write_text(json.dumps(measured))
-        return stats
 
-    loop.generator_step = generator_step
+    loop.train_step = train_step
 
 
 if __name__ == "__main__":

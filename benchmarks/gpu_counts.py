@@ -92,8 +92,9 @@ def count(name: str, batch: int, folder: Path) -> tuple[int, int, int, int]:
         for step in (1, 2):
             loaded = next(batches).result()
             with CountingMode() as counted:
-                discriminator_step(trainer.gan, loaded, step)
-                generator_step(trainer.gan, loaded, step)
+                trainer.gan.begin(step)
+                discriminator_step(trainer.gan, loaded)
+                generator_step(trainer.gan, loaded)
         trainer.writer.wait()
     networks = trainer.gan.discriminator_update.network, trainer.gan.generator_update.network
     discriminator, generator = map(count_weights, networks)

@@ -80,7 +80,7 @@ SOURCES = (
     ),
     (
         "launch of a graph, 8 us",
-        "CUDA.jl, Graphs; 2 graphs a step, and 10 operations outside them (tests/test_device.py)",
+        "CUDA.jl, Graphs; 1 graph a step, and 3 operations outside it (tests/test_capture.py)",
     ),
     ("achieved arithmetic 40 %, memory 80 %", "**assumed**; small layers reach less"),
     ("images from a file, 2 GB/s", "**assumed**, one thread; PCIe 4.0: 25 GB/s"),

@@ -19,44 +19,68 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import torch
 from torch import Tensor
 
 from gan_dist import train
+from gan_dist.data.batch import Batch
 from gan_dist.gan.steps import Gan
 from gan_dist.gan.update import Stats
 from gan_dist.trainer import loop
+from gan_dist.trainer.state import Trainer
 
-Step = Callable[..., Stats]
 
+class Fault:
+    """A fault in the step of a network.
 
-class FaultyStep:
-    """The step of a network, with a fault."""
+    The loss is multiplied by a tensor, which is 1, or NaN: a CUDA graph reads it in each replay. Other faults happen
+    before the step if it is captured, because Python code inside it runs during the capture only.
+    """
 
-    def __init__(self, step: Step, fault: str, at_step: int, times: int) -> None:
-        self.step = step
+    def __init__(self, fault: str, network: str, at_step: int, times: int) -> None:
         self.fault = fault
+        self.network = network
         self.at_step = at_step
         self.times = times
+        self.due = False
+        self.factor: Tensor | None = None
 
-    def __call__(self, gan: Gan, *arguments: Tensor | int) -> Stats:
-        if arguments[-1] == self.at_step and self.times:
-            self.times -= 1
-            if self.fault == "nan":
-                faulty = {name: nan_of(getattr(gan.loss, name)) for name in ("discriminator", "generator")}
-                gan = dataclasses.replace(gan, loss=dataclasses.replace(gan.loss, **faulty))
-                # A CUDA graph replays the captured loss, so its inputs must be NaN.
-                arguments = tuple(a * float("nan") if isinstance(a, Tensor) else a for a in arguments)
-            elif self.fault.startswith("fill:"):
-                _, file, left = self.fault.split(":")
-                fill(Path(file), int(left))
-            else:
-                os.kill(os.getpid(), signal.Signals[self.fault])
-        return self.step(gan, *arguments)
+    def install(self) -> None:
+        name = f"{self.network}_step"
+        begin_step, step = loop.begin_step, getattr(loop, name)
 
+        def begin(trainer: Trainer, number: int) -> None:
+            begin_step(trainer, number)
+            self.due = number == self.at_step and self.times > 0
+            self.times -= self.due
+            if self.factor is None:
+                self.factor = torch.ones((), device=trainer.accelerator.device)
+            self.factor.fill_(float("nan") if self.due and self.fault == "nan" else 1.0)
+            if trainer.captured:
+                self.happen()
 
-def nan_of(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The loss, multiplied by NaN."""
-    return lambda *logits: loss(*logits) * float("nan")
+        def faulty(gan: Gan, batch: Batch) -> Stats:
+            self.happen()
+            changed = {of: self.times_factor(getattr(gan.loss, of)) for of in ("discriminator", "generator")}
+            return step(dataclasses.replace(gan, loss=dataclasses.replace(gan.loss, **changed)), batch)
+
+        loop.begin_step = begin
+        setattr(loop, name, faulty)
+
+    def happen(self) -> None:
+        """Do what is due, except for nan."""
+        due, self.due = self.due, False
+        if not due or self.fault == "nan":
+            return
+        if self.fault.startswith("fill:"):
+            _, file, left = self.fault.split(":")
+            fill(Path(file), int(left))
+        else:
+            os.kill(os.getpid(), signal.Signals[self.fault])
+
+    def times_factor(self, loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """The loss, multiplied by the factor."""
+        return lambda *logits: loss(*logits) * self.factor
 
 
 def fill(file: Path, left: int) -> None:
@@ -68,6 +92,5 @@ def fill(file: Path, left: int) -> None:
 if __name__ == "__main__":
     fault, network, at_step, rank, times = sys.argv[1:6]
     if os.environ.get("RANK", "0") == rank and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-        name = f"{network}_step"
-        setattr(loop, name, FaultyStep(getattr(loop, name), fault, int(at_step), int(times)))
+        Fault(fault, network, int(at_step), int(times)).install()
     sys.exit(train.main(sys.argv[6:]))

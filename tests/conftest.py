@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import http.server
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -235,3 +237,12 @@ def clean_process() -> Iterator[None]:
     left -= {"KMP_DUPLICATE_LIB_OK"}  # of threadpoolctl
     assert not left, f"the test left variables: {left}"
     assert torch.equal(torch.get_rng_state(), random_state), "something drew from the global generator"
+
+
+@pytest.fixture(scope="session")
+def device_process() -> Iterator[ProcessPoolExecutor]:
+    """A process with the fake device. torch's autograd must not have run before that is registered: no fork."""
+    from fake_device import register
+
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), register) as executor:
+        yield executor

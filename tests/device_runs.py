@@ -23,13 +23,16 @@ from gan_dist.config import PRESETS, Config
 from gan_dist.config.sections import TRANSFORMATION_NAMES
 from gan_dist.distributed.device_wait import BoundedWait
 from gan_dist.distributed.preemption import StopRequest
-from gan_dist.gan.latents import Latents
+from gan_dist.gan import latents
+from gan_dist.gan.latents import Draws, Latents
 from gan_dist.outputs.folder import RunFolder
+from gan_dist.seeding import seed_for
 from gan_dist.trainer.build import build
 from gan_dist.trainer.loop import train
 from gan_dist.trainer.state import Trainer
 
 STEPS = 3
+BLOCKS = (32_768, 32_768, 32_768, 1_696)  # numbers of each draw of 100,000
 SHARDS = 8
 REDUCTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -117,11 +120,14 @@ def measure(case: Case, folder: Path, root: Path, fault: str | None = None, resu
 def final_state(case: Case, folder: Path, root: Path, on_device: bool) -> dict[str, Any]:
     """Train to the last step, with its log point, samples and checkpoint, on the device or on the CPU.
 
+    There, the random numbers come from one generator too.
+
     Returns:
         Path -> values, of the networks, their optimizers and the average; and "rows", the lines of metrics.jsonl.
     """
     config = make_config(case, STEPS, folder, root)
-    with fake_device(case.ranks) if on_device else contextlib.nullcontext():
+    as_on_device = mock.patch.object(latents, "has_one_generator", return_value=True)
+    with fake_device(case.ranks) if on_device else as_on_device:
         accelerator = _start(case) if on_device else start_on_host(case.precision)
         with trainer_of(config, accelerator) as trainer:
             train(trainer)
@@ -202,12 +208,14 @@ def draw_latents(case: Case, folder: Path, root: Path) -> tuple[list[int], bool]
     Returns:
         Numbers of each draw, and whether they are those of the CPU.
     """
-    latents = (Latents(7, 100, 1_000, 1, 4, device) for device in (torch.device("cpu"), DEVICE))
-    expected = next(latents)(3, "generator").clone()
+    generator = torch.Generator().manual_seed(seed_for(7, "step", 3))
+    expected = torch.cat([torch.empty(size).normal_(generator=generator) for size in BLOCKS]).view(1_000, 100)
     with fake_device(case.ranks):
-        on_device = next(latents)
-        drawn = [block.numel() for block in on_device._blocks]
-        return drawn, torch.equal(memory(on_device(3, "generator")), expected)
+        draws = Draws(7, 1_000, 1, 4, DEVICE)
+        drawn_latents = Latents(draws, 100)
+        draws.begin(3)
+        drawn = [block.numel() for block in drawn_latents._blocks]
+        return drawn, torch.equal(memory(drawn_latents("generator")), expected[250:500])
 
 
 @contextlib.contextmanager
@@ -277,9 +285,9 @@ def plant(fault: Fault, trainer: Trainer) -> None:
     """Add a fault to the loop, behind the update of the average."""
     update, weights = trainer.ema.update, next(trainer.ema.network.parameters()).detach()
 
-    def faulty_update(step: int) -> None:
-        update(step)
-        fault(trainer, weights, step)
+    def faulty_update(weight: float | Tensor) -> None:
+        update(weight)
+        fault(trainer, weights, trainer.step + 1)
 
     trainer.ema.update = faulty_update  # type: ignore[method-assign]
 

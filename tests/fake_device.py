@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from fake_graph import DeviceError, Recording
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -28,10 +29,6 @@ INDEXING = ("aten::index.", "aten::index_put")
 COPIES = ("aten::copy_", "aten::_to_copy")  # the only operations between devices
 GENERATOR = torch.Generator  # which `fake_device` replaces
 DYNAMIC = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-
-
-class DeviceError(Exception):
-    """A GPU would raise an error, or would make the host wait."""
 
 
 def register() -> None:
@@ -133,6 +130,7 @@ class FakeDevice(TorchDispatchMode):
         self.pinned: list[Tensor] = []
         """Host memory into which the device copies without a wait."""
         self.steps = [Step()]
+        self.capturing: Recording | None = None
 
     def make_pinned(self, tensor: Tensor) -> Tensor:
         """Replaces the function of gan_dist: without CUDA, torch pins no memory."""
@@ -141,7 +139,7 @@ class FakeDevice(TorchDispatchMode):
 
     def synchronize(self, device: Any = None) -> None:
         """Replaces torch.accelerator.synchronize."""
-        if self.in_loop:
+        if self.in_loop or self.capturing is not None:
             raise DeviceError("the loop waits for the device: synchronize")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -158,7 +156,7 @@ class FakeDevice(TorchDispatchMode):
         to_host |= operation.name == "aten::copy_" and not isinstance(args[0], DeviceTensor)
         to_pinned = to_host and len(args) > 2 and args[2] and any(args[0] is pinned for pinned in self.pinned)
         waits = any(_is_mask(index) for index in args[1]) if operation.indexes else operation.dynamic
-        if self.in_loop and ((to_host and not to_pinned) or waits):
+        if (self.in_loop or self.capturing is not None) and ((to_host and not to_pinned) or waits):
             raise DeviceError(f"the loop waits for the device: {operation.name}{' to the host' if to_host else ''}")
         inputs.check(operation)
         if operation.launches_kernel:
@@ -166,7 +164,12 @@ class FakeDevice(TorchDispatchMode):
             self.steps[-1].copies += inputs.on_host and not to_host
         if target is not None:
             plain_kwargs["device"] = CPU
-        result = func(*plain, **plain_kwargs)
+        if self.capturing is not None:
+            if inputs.on_host:
+                raise DeviceError(f"{operation.name} copies from the host during a capture")
+            result = self.capturing.execute(func, plain, plain_kwargs, inputs.generators)
+        else:
+            result = func(*plain, **plain_kwargs)
         return result if to_host else inputs.wrap(result)
 
 
@@ -197,6 +200,8 @@ class _Inputs:
         self.on_device: dict[int, tuple[Tensor, DeviceTensor]] = {}
         """id of a host tensor -> that tensor, and the tensor of the device that it replaces."""
         self.on_host = self.host_generator = False
+        self.generators: list[int] = []
+        """Identities of the generators of the device."""
 
     def unwrap(self, argument: Any) -> Any:
         """Replace tensors of the device by host tensors in the same memory."""
@@ -211,6 +216,7 @@ class _Inputs:
             self.on_host = True
         elif kind is GENERATOR:
             self.host_generator = argument._cdata not in DeviceGenerator.on_device
+            self.generators.append(argument._cdata)
         return argument
 
     def check(self, operation: _Operation) -> None:

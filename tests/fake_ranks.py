@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -49,19 +50,21 @@ class IdenticalRanks:
     def all_reduce(self, tensor: Tensor, op: Any = dist.ReduceOp.SUM, group: Any = None, async_op: bool = False) -> Any:
         self._record("all_reduce", group, tensor)
         assert op == dist.ReduceOp.SUM
-        memory(tensor).mul_(self.ranks)
+        result = memory(tensor)
+        self._do(lambda: result.mul_(self.ranks), result)
         return SimpleNamespace(wait=lambda: None) if async_op else None
 
     def all_gather(self, outputs: Sequence[Tensor], tensor: Tensor, group: Any = None) -> None:
         self._record("all_gather", group, tensor, *outputs)
         assert [output.shape for output in outputs] == [tensor.shape] * self.ranks
-        for output in outputs:
-            memory(output).copy_(memory(tensor))
+        for result in map(memory, outputs):
+            self._do(partial(result.copy_, memory(tensor)), result)
 
     def all_gather_into_tensor(self, output: Tensor, tensor: Tensor, group: Any = None) -> None:
         self._record("all_gather_into_tensor", group, tensor, output)
         assert output.numel() == self.ranks * tensor.numel()
-        memory(output).view(self.ranks, -1).copy_(memory(tensor).view(1, -1))
+        result = memory(output).view(self.ranks, -1)
+        self._do(partial(result.copy_, memory(tensor).view(1, -1)), result)
 
     all_gather_single = all_gather_into_tensor  # its name from torch 2.14 on
 
@@ -74,6 +77,13 @@ class IdenticalRanks:
 
     def broadcast_object_list(self, objects: list[Any], src: int = 0, group: Any = None, device: Any = None) -> None:
         self._check_object("broadcast_object_list")
+
+    def _do(self, work: Callable[[], Any], result: Tensor) -> None:
+        """Do the work of a collective, also in each replay of a graph that contains it."""
+        if self.device.capturing is None:
+            work()
+        else:
+            self.device.capturing.record(work, result)
 
     def _record(self, name: str, group: Any, *tensors: Tensor) -> None:
         """Record a collective. Raises a DeviceError for tensors that NCCL refuses."""

@@ -63,12 +63,13 @@ def main(arguments: Sequence[str]) -> int:
         for step, pending in enumerate(trainer.loader, trainer.step + 1):
             batch = pending.result()
             images.append(batch.images.clone())
-            uses = [trainer.gan.latents(step, use).clone() for use in ("discriminator", "generator")]
+            trainer.gan.begin(step)
+            uses = [trainer.gan.latents(use).clone() for use in ("discriminator", "generator")]
             latents.append(torch.stack(uses, 1))
             calls.network = "discriminator"
-            discriminator_step(trainer.gan, batch, step)
+            discriminator_step(trainer.gan, batch)
             calls.network = "generator"
-            generator_step(trainer.gan, batch, step)
+            generator_step(trainer.gan, batch)
             trainer.guard.collect(step)
             if len(images) == steps:
                 break

@@ -18,6 +18,7 @@ import torch
 from conftest import REPOSITORY, assert_same_end, draw_images, figures, launcher, picture_size, run_command, train_here
 from conftest import TRAIN as SCRIPT
 from PIL import Image
+from stepping import at, discriminator_step, generator_step
 from test_training import BATCH, make_gan, real_batch
 from torch import Tensor
 
@@ -40,7 +41,6 @@ from gan_dist.gan.augmentation import (
 )
 from gan_dist.gan.latents import Draws
 from gan_dist.gan.penalties import NoPenalty, OneCenteredPenalty, ZeroCenteredPenalty
-from gan_dist.gan.steps import discriminator_step, generator_step
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import read_json_lines
 from gan_dist.trainer.augmentation import AdaptiveProbability, ConstantProbability, make_probability
@@ -66,7 +66,7 @@ def make(
     names: tuple[str, ...] = NAMES,
     seed: int = 0,
 ) -> RandomAugmentation:
-    return RandomAugmentation(names, torch.tensor(probability), False, seed, size, rank, ranks, CPU)
+    return RandomAugmentation(names, torch.tensor(probability), False, Draws(seed, size, rank, ranks, CPU))
 
 
 def numbers(*values: float) -> Tensor:
@@ -138,7 +138,7 @@ def test_a_transformation_that_is_not_applied_changes_no_bit(name: str, dtype: t
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_of_first_and_second_order(name: str) -> None:
     augmentation = make(0.9, size=3, names=(name,))
-    drawn = augmentation.draw(1, "x")[:, 0].clone()
+    drawn = at(1, augmentation).draw("x")[:, 0].clone()
     images = some_images(3, (3, 6, 5), torch.double).requires_grad_()
     with torch.random.fork_rng():  # the checks draw from the global generator
         assert torch.autograd.gradcheck(lambda x: augmentation(x, drawn), images)
@@ -150,14 +150,14 @@ def test_gradients_of_first_and_second_order(name: str) -> None:
 
 def test_the_probability_is_that_of_each_transformation_by_itself() -> None:
     augmentation = make(0.3, size=4_000)
-    applied = augmentation.draw(1, "x")[:, 0, :, 0] < augmentation.probability
+    applied = at(1, augmentation).draw("x")[:, 0, :, 0] < augmentation.probability
     assert torch.allclose(applied.float().mean(0), torch.full((len(NAMES),), 0.3), atol=0.03)
     both = (applied[:, 0] & applied[:, 1]).float().mean()
     assert both == pytest.approx(0.09, abs=0.02)
 
 
 def test_real_and_generated_images_get_independent_numbers_of_one_distribution() -> None:
-    real, fake = make(size=4_000).draw(3, "generator").flatten(2).unbind(1)
+    real, fake = at(3, make(size=4_000)).draw("generator").flatten(2).unbind(1)
     for quantile in (0.1, 0.5, 0.9):
         assert torch.allclose((real < quantile).float().mean(0), (fake < quantile).float().mean(0), atol=0.06)
     together = torch.corrcoef(torch.cat([real, fake], 1).T) - torch.eye(2 * real.shape[1])
@@ -168,10 +168,10 @@ def test_real_and_generated_images_get_independent_numbers_of_one_distribution()
 def test_every_number_of_ranks_sees_the_same_images(ranks: int) -> None:
     images = some_images(8)
     whole = make(size=8)
-    seen = whole(images, whole.draw(5, "discriminator")[:, 1])
+    seen = whole(images, at(5, whole).draw("discriminator")[:, 1])
     shares = [make(size=8, rank=rank, ranks=ranks) for rank in range(ranks)]
     parts = [
-        share(part, share.draw(5, "discriminator")[:, 1])
+        share(part, at(5, share).draw("discriminator")[:, 1])
         for share, part in zip(shares, images.chunk(ranks), strict=True)
     ]
     assert torch.equal(torch.cat(parts), seen)
@@ -179,16 +179,20 @@ def test_every_number_of_ranks_sees_the_same_images(ranks: int) -> None:
 
 
 def test_numbers_depend_on_seed_step_and_purpose() -> None:
-    first = make().draw(1, "generator").clone()
-    assert torch.equal(make().draw(1, "generator"), first)
-    for other in (make().draw(2, "generator"), make().draw(1, "discriminator"), make(seed=1).draw(1, "generator")):
+    first = at(1, make()).draw("generator").clone()
+    assert torch.equal(at(1, make()).draw("generator"), first)
+    for other in (
+        at(2, make()).draw("generator"),
+        at(1, make()).draw("discriminator"),
+        at(1, make(seed=1)).draw("generator"),
+    ):
         assert not torch.equal(other, first)
 
 
 def test_a_changed_probability_is_read_from_the_tensor() -> None:
     """As a CUDA graph reads it, which has the tensor's address."""
     augmentation, images = make(0.0), some_images(6)
-    drawn = augmentation.draw(1, "x")[:, 0]
+    drawn = at(1, augmentation).draw("x")[:, 0]
     assert torch.equal(augmentation(images, drawn), images)
     augmentation.probability.fill_(1.0)
     assert (augmentation(images, drawn) != images).flatten(1).any(1).all()
@@ -196,7 +200,7 @@ def test_a_changed_probability_is_read_from_the_tensor() -> None:
 
 def test_order_of_the_names_does_not_matter() -> None:
     images, (a, b) = some_images(6), (make(1.0, names=names) for names in (NAMES, NAMES[::-1]))
-    assert torch.equal(a(images, a.draw(1, "x")[:, 0]), b(images, b.draw(1, "x")[:, 0]))
+    assert torch.equal(a(images, at(1, a).draw("x")[:, 0]), b(images, at(1, b).draw("x")[:, 0]))
 
 
 # --- in a step
@@ -209,7 +213,7 @@ def critic(images: Tensor, labels: Tensor | None) -> Tensor:
 
 
 def batches(augmentation: RandomAugmentation) -> tuple[Batch, Batch]:
-    real, fake = augmentation.draw(1, "discriminator").clone().unbind(1)
+    real, fake = at(1, augmentation).draw("discriminator").clone().unbind(1)
     labels = torch.arange(6) % 3
     return Batch(some_images(6), labels, real), Batch(some_images(12)[6:], labels, fake)
 
@@ -240,12 +244,12 @@ def critic_without_labels(images: Tensor, labels: Tensor | None) -> Tensor:
 def test_interpolations_are_augmented_as_their_real_images() -> None:
     augmentation = make(0.8)
     real, fake = batches(augmentation)
-    ones = OneCenteredPenalty(critic, 1.0, lambda step: torch.ones(6), augmentation)  # at the real images
+    ones = OneCenteredPenalty(critic, 1.0, lambda: torch.ones(6), augmentation)  # at the real images
     x = real.images.clone().requires_grad_()
     seen = augmentation(x, real.augmentation)
     (at_x,) = torch.autograd.grad(seen, x, seen)
     expected = (at_x.flatten(1).square().sum(1).sqrt() - 1).square().mean()
-    output = ones(real._replace(labels=None), fake._replace(labels=None), *ones.draw(1))
+    output = ones(real._replace(labels=None), fake._replace(labels=None), *ones.draw())
     assert torch.allclose(output.figures["penalty/gradient"], expected, rtol=1e-4)
 
 
@@ -253,7 +257,7 @@ class Recording(RandomAugmentation):
     """Notes the numbers of all images in its order."""
 
     def __init__(self) -> None:
-        super().__init__(NAMES, torch.tensor(0.8), True, 0, BATCH, 0, 1, CPU)
+        super().__init__(NAMES, torch.tensor(0.8), True, Draws(0, BATCH, 0, 1, CPU))
         self.seen: list[Tensor] = []
 
     def __call__(self, images: Tensor, numbers: Tensor | None) -> Tensor:
@@ -266,14 +270,15 @@ class Recording(RandomAugmentation):
 def test_both_steps_augment_real_and_generated_images_with_their_own_numbers(penalty: PenaltyConfig) -> None:
     recording, expected = Recording(), make(0.8, size=BATCH)
     gan = make_gan(loss="relativistic", penalty=penalty)
+    recording.draws = gan.draws
     gan = replace(gan, augmentation=recording, critic=replace(gan.critic, augmentation=recording))  # type: ignore[type-var]
     stats = discriminator_step(gan, real_batch(), step=7)
     assert -1 <= stats[OVERFITTING] <= 1
     (seen,) = recording.seen  # in one pass: real, then generated
-    assert torch.equal(seen, torch.cat(expected.draw(7, "discriminator").unbind(1)))
+    assert torch.equal(seen, torch.cat(at(7, expected).draw("discriminator").unbind(1)))
     recording.seen.clear()
     generator_step(gan, real_batch(), step=7)
-    drawn = expected.draw(7, "generator")
+    drawn = at(7, expected).draw("generator")
     assert [torch.equal(seen, drawn[:, i]) for seen, i in zip(recording.seen, (1, 0), strict=True)] == [True, True]
 
 
@@ -289,7 +294,7 @@ def test_the_gradient_of_the_generator_flows_through_the_augmentation() -> None:
 def test_off_is_an_object_that_does_nothing() -> None:
     images = some_images(2)
     assert NO_AUGMENTATION(images, None) is images
-    assert NO_AUGMENTATION.draw(1, "discriminator") is None
+    assert NO_AUGMENTATION.draw("discriminator") is None
     assert NO_AUGMENTATION.statistics(images.flatten(), images.flatten()) == {}
     for augment in (AugmentConfig(), AugmentConfig(transforms="flip")):
         config = Config(augment=augment)
@@ -506,7 +511,7 @@ def test_accumulation_gives_the_update_of_the_whole_batch(more: list[str], flags
 def test_a_captured_update_reads_the_changed_probability(flags: Flags, tmp_path: Path) -> None:
     folders = [RunFolder(tmp_path / name) for name in ("plain", "captured")]
     more = ["--augment.target", "0.1", "--augment.rise-images", "10000", "--train.epochs", "40", "--train.steps", "220"]
-    for folder, compiled in zip(folders, ([], ["--train.compile"]), strict=True):
+    for folder, compiled in zip(folders, (["--train.capture", "off"], ["--train.capture", "on"]), strict=True):
         assert train_here(augmented(flags, folder.path, *more, "--samples.every-epochs", "30", *compiled)) == 0
     assert_same_end(*folders, 220)
 

@@ -27,6 +27,7 @@ from conftest import (
 )
 from PIL import Image
 from safetensors.torch import load_file
+from stepping import at
 from torch import Tensor
 
 from gan_dist import cli, load_generator
@@ -37,6 +38,7 @@ from gan_dist.data.sources import load_held_out, load_images
 from gan_dist.evaluation.accuracy_score import classification_accuracy_score
 from gan_dist.evaluation.classifier_training import train_classifier
 from gan_dist.gan.labels import DrawnLabels, NoLabels, PairedLabels
+from gan_dist.gan.latents import Draws
 from gan_dist.gan.penalties import NoPenalty, OneCenteredPenalty, ZeroCenteredPenalty
 from gan_dist.models import ARCHITECTURES, build_pair, count_classes
 from gan_dist.models.labels import Projection
@@ -153,20 +155,20 @@ def test_a_projection_has_the_size_of_a_feature() -> None:
 
 
 def drawn(rank: int, ranks: int, counts: tuple[int, ...] = COUNTS, size: int = 3_000) -> DrawnLabels:
-    return DrawnLabels(torch.tensor(counts), 0, size, rank, ranks, CPU)
+    return DrawnLabels(torch.tensor(counts), Draws(0, size, rank, ranks, CPU))
 
 
 def test_labels_of_fake_images_have_the_frequencies_of_the_data_on_any_number_of_ranks() -> None:
     batch = Batch(some_images(1), torch.zeros(1, dtype=torch.int64))
-    whole = drawn(0, 1, (90, 0, 60, 50)).fake(batch, 7, "generator")
+    whole = at(7, drawn(0, 1, (90, 0, 60, 50))).fake(batch, "generator")
     assert whole is not None
     shares = torch.bincount(whole, minlength=4) / len(whole)
     assert torch.allclose(shares, torch.tensor([0.45, 0.0, 0.3, 0.25]), atol=0.03)
-    parts = [drawn(rank, 3, (90, 0, 60, 50)).fake(batch, 7, "generator") for rank in range(3)]
+    parts = [at(7, drawn(rank, 3, (90, 0, 60, 50))).fake(batch, "generator") for rank in range(3)]
     assert all(part is not None for part in parts)
     assert torch.equal(torch.cat([part for part in parts if part is not None]), whole)
     for step, purpose in ((8, "generator"), (7, "discriminator")):
-        other = drawn(0, 1).fake(batch, step, purpose)
+        other = at(step, drawn(0, 1)).fake(batch, purpose)
         assert other is not None
         assert not torch.equal(other, whole)
 
@@ -175,7 +177,7 @@ def test_paired_labels_are_those_of_the_real_images() -> None:
     batch = Batch(some_images(2), torch.tensor([1, 0]))
     for labels, expected in ((PairedLabels(), batch.labels), (NoLabels(), None)):
         assert labels.real(batch) is expected
-        assert labels.fake(batch, 1, "discriminator") is expected
+        assert labels.fake(batch, "discriminator") is expected
     assert drawn(0, 1).real(batch) is batch.labels
 
 
@@ -200,9 +202,9 @@ def test_penalties_are_at_each_image_with_its_own_label() -> None:
         assert torch.allclose(plain.real_logits, output.real_logits)
         assert torch.allclose(plain.fake_logits, output.fake_logits)
     paired = fake._replace(labels=real.labels)
-    ones = OneCenteredPenalty(critic, 1.0, lambda step: torch.ones(3))  # at the real images
+    ones = OneCenteredPenalty(critic, 1.0, lambda: torch.ones(3))  # at the real images
     expected = (squares(real).sqrt() - 1).square().mean()
-    assert torch.allclose(ones(real, paired, *ones.draw(1)).figures["penalty/gradient"], expected)
+    assert torch.allclose(ones(real, paired, *ones.draw()).figures["penalty/gradient"], expected)
 
 
 # --- runs

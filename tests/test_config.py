@@ -129,10 +129,10 @@ def test_flags_override_the_preset() -> None:
 def test_words_become_values() -> None:
     """What tyro is relied on for."""
     words = ["--train.epochs", "many", "--train.epochs=7", "--train.epochs", "8", "--train.batch_size", "60"]
-    words += ["--run.no-shared", "--train.compile", "--data.root=-x", "--evaluate.every-epochs", "None"]
+    words += ["--run.no-shared", "--train.tf32", "--data.root=-x", "--evaluate.every-epochs", "None"]
     flat = to_flat(parse([*words, "--wandb.name=None", "--optimizer.beta1", "5e-1"]))
     assert (flat["train.epochs"], flat["train.batch_size"]) == (8, 60)  # the last one counts
-    assert (flat["run.shared"], flat["train.compile"], flat["data.root"]) == (False, True, "-x")
+    assert (flat["run.shared"], flat["train.tf32"], flat["data.root"]) == (False, True, "-x")
     assert (flat["evaluate.every_epochs"], flat["wandb.name"], flat["optimizer.beta1"]) == (None, None, 0.5)
 
 
@@ -265,10 +265,12 @@ BAD = [
     (["--train.steps"], "--train.steps", "needs a value: a whole number"),
     (["--train.loss", "--train.steps", "3"], "--train.loss", "needs a value: one of bce, relativistic, hinge"),
     (["--train.epochs="], "train.epochs=''", "is not a whole number"),
-    (["--train.compile=True"], "--train.compile", "takes no value; write --train.compile or --train.no-compile"),
+    (["--train.tf32=True"], "--train.tf32", "takes no value; write --train.tf32 or --train.no-tf32"),
     (["--run.no-shared", "false"], "--run.no-shared", "write --run.shared or --run.no-shared"),
-    (["--train.compile", "yes"], "--train.compile", "takes no value; write --train.compile or --train.no-compile"),
-    (["--train.compile", "r3"], "r3", "must be the first word"),
+    (["--train.tf32", "yes"], "--train.tf32", "takes no value; write --train.tf32 or --train.no-tf32"),
+    (["--train.tf32", "r3"], "r3", "must be the first word"),
+    (["--train.compile"], "--train.compile", "has another name; write --train.capture on"),
+    (["--train.no-compile"], "--train.no-compile", "has another name; write --train.capture off"),
     (["--train.steps", "all"], "train.steps='all'", "is not a whole number or None"),
     (["--train.mixed-precision", "int8"], "train.mixed_precision='int8'", "choose from no, bf16, fp16, None"),
     (["--train.loss", "-x"], "--train.loss", "needs a value: one of bce"),
@@ -286,7 +288,7 @@ BAD = [
     (["--optimizer.beta1", "1"], "optimizer.beta1=1", "from 0 to 0.999999"),
     (["--evaluate.count", "10"], "evaluate.count=10", "from 100 to"),
     (["--train.exact-shards", "4", "--train.accumulation", "2"], "train.exact_shards", "omit one of them"),
-    (["--train.compile", "--train.mixed-precision", "fp16"], "train.compile", "use bf16"),
+    (["--train.capture", "on", "--profile"], "train.capture=on", "omit one of them"),
     (["--train.tf32", "--train.exact-shards", "4"], "train.tf32", "only some GPUs have TensorFloat-32"),
     (["--train.channels-last", "--train.exact-shards", "4"], "train.channels_last", "the order of its sums, depends"),
     (["--train.cudnn-benchmark", "--train.exact-shards", "4"], "train.cudnn_benchmark", "between two starts on one"),
@@ -385,7 +387,7 @@ MEANT = {
     "--fp16": "--train.mixed-precision fp16",
     "--no-wandb": "--wandb.mode disabled",
     "--workers": "--train.threads",
-    "--no-train.compile": "--train.no-compile",
+    "--no-train.tf32": "--train.no-tf32",
     "--no-shared": "--run.no-shared",
     "--Train.Epochs": "--train.epochs",
     "--epoch": "--train.epochs",
@@ -430,11 +432,15 @@ def test_a_stored_configuration_from_elsewhere_is_refused() -> None:
         from_dict({"train": {"warp": 9}})
     with pytest.raises(InputError, match="train is not a dictionary"):
         from_dict({"train": 3})
-    for name, value in (("epochs", "many"), ("epochs", 3.5), ("epochs", True), ("loss", "wgan"), ("compile", 1)):
+    for name, value in (("epochs", "many"), ("epochs", 3.5), ("epochs", True), ("loss", "wgan"), ("capture", 1)):
         with pytest.raises(InputError, match=f"train.{name}={value!r} is of the wrong type"):
             from_dict({"train": {name: value}})
     with pytest.raises(InputError, match=r"run\.dir=None"):
         from_dict({"run": {"dir": None}})
+    with pytest.raises(InputError, match=r"train\.compile"):
+        from_dict({"train": {"compile": "yes"}})
+    for compiled, capture in ((True, "on"), (False, "off")):  # of an earlier version
+        assert from_dict({"train": {"compile": compiled}}).train.capture == capture
     assert from_dict({"distributed": {"timeout": 300}, "train": {"steps": None}}) == Config()
 
 

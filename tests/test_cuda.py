@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import threading
@@ -22,7 +23,7 @@ from gan_dist.distributed.device_wait import BoundedWait, NoWait, gather_in_time
 from gan_dist.distributed.devices import Device, check_one_gpu_each
 from gan_dist.distributed.exit_codes import exit_code
 from gan_dist.distributed.numerics import describe_numerics, fix_cublas, set_numerics
-from gan_dist.gan.cuda_graph import CapturedFunction
+from gan_dist.gan.cuda_graph import GRAPHS, WARM_UP, CapturedFunction, CudaGraph
 from gan_dist.gan.guard import NonfiniteUpdate
 from gan_dist.gan.slices import CHUNK, MAX_SLICES, count_slices, slice_sizes, slices_of
 from gan_dist.outputs.folder import RunFolder
@@ -47,6 +48,50 @@ class Graph:
 
     def __init__(self, recorder: Recorder) -> None:
         self.reset = recorder.record("graph")
+
+
+class TorchGraph:
+    """torch.cuda.CUDAGraph, and the functions of torch.cuda that a capture needs; records what is called."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.stream = SimpleNamespace(wait_stream=self.called("wait"))
+
+    def called(self, name: str) -> Any:
+        return lambda *arguments: self.calls.append(name)
+
+    def __getattr__(self, name: str) -> Any:
+        return self.called(name)
+
+    @contextlib.contextmanager
+    def graph(self, graph: Any, capture_error_mode: str) -> Iterator[None]:
+        assert graph is self
+        self.calls.append(f"begin {capture_error_mode}")
+        yield
+        self.calls.append("end")
+
+
+def test_a_function_is_captured_after_its_warm_up_with_its_generators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs are copied into the memory of the graph before each replay; a reset function warms up again."""
+    torch_graph, seen = TorchGraph(), []
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: torch_graph)
+    monkeypatch.setattr(torch.cuda, "graph", torch_graph.graph)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: torch_graph.stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: torch_graph.stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setitem(GRAPHS, "cpu", CudaGraph)
+    captured = CapturedFunction(seen.append, torch.device("cpu"), [torch.Generator()])
+    for _ in range(2):
+        seen.clear()
+        torch_graph.calls.clear()
+        for number in range(WARM_UP + 2):
+            captured(torch.tensor(float(number)))
+        warm_up = ["wait", "wait"] * WARM_UP
+        capture = ["register_generator_state", "begin thread_local", "end"]
+        assert torch_graph.calls == [*warm_up, *capture, "replay", "replay"]
+        assert [each.item() for each in seen] == [0.0, 1.0, 2.0, WARM_UP + 1]  # the last is the graph's memory
+        captured.reset()
+        assert torch_graph.calls[-1] == "reset"
 
 
 @pytest.fixture
@@ -97,7 +142,7 @@ def test_graphs_and_the_device_are_released_before_the_group(
     trainer = object.__new__(Trainer)
     monkeypatch.setattr(Trainer, "is_main", False)
     trainer.failure, trainer.rollbacks, trainer.step = None, [], 0
-    captured = CapturedFunction(len)
+    captured = CapturedFunction(len, CUDA)
 
     def build(*arguments: Any) -> Any:
         captured._graph = Graph(recorder)  # type: ignore[assignment]

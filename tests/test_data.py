@@ -18,6 +18,7 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,10 @@ from torchvision.datasets import MNIST
 from torchvision.transforms import ToTensor
 
 from gan_dist.config import DataConfig, InputError, Stopped
+from gan_dist.data import order
 from gan_dist.data.images import ImageSet, MappedFile
 from gan_dist.data.loader import make_loader
-from gan_dist.data.order import GlobalBatches
+from gan_dist.data.order import EpochOrders, GlobalBatches
 from gan_dist.data.pixels import denormalize, normalize
 from gan_dist.data.readahead import Readahead
 from gan_dist.data.readers import idx, location
@@ -625,6 +627,25 @@ def test_the_order_depends_on_seed_and_step_alone() -> None:
     assert all(torch.equal(a, b) for a, b in zip(whole[13:], GlobalBatches(50, 20, 1, range(13, 30), CPU), strict=True))
     other = list(GlobalBatches(50, 20, 2, range(30), CPU))
     assert not all(torch.equal(a, b) for a, b in zip(whole, other, strict=True))
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_order_does_not_depend_on_what_is_computed_at_once(mirrored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Indices are computed for several steps, and a thread draws the next epoch ahead, for a GPU."""
+
+    def stream(window: int, steps: range) -> list[torch.Tensor]:
+        monkeypatch.setattr(order, "WINDOW", window)
+        return list(GlobalBatches(50, 12, 3, steps, CPU, mirrored=mirrored))
+
+    expected = stream(1, range(20))
+    assert [len(batch) for batch in expected] == [12] * 20
+    for window in (3, 64):
+        assert all(map(torch.equal, stream(window, range(20)), expected))
+        assert all(map(torch.equal, stream(window, range(7, 20)), expected[7:]))
+    alone, ahead = (EpochOrders(50, 3, 1, CPU) for _ in range(2))
+    ahead._thread = ThreadPoolExecutor(1)
+    for begin, end in ((0, 50), (50, 60), (60, 170), (20, 70), (400, 450)):
+        assert torch.equal(ahead.between(begin, end), alone.between(begin, end))
 
 
 def image_set(images: torch.Tensor, stack: int = 1, labels: torch.Tensor | None = None) -> ImageSet:

@@ -10,7 +10,7 @@ import multiprocessing
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -135,19 +135,12 @@ Run = Callable[..., Any]
 """A function of device_runs, a case, and further arguments -> what it returns, in the other process."""
 
 
-@pytest.fixture(scope="module")
-def process() -> Iterator[ProcessPoolExecutor]:
-    # torch's autograd must not have run before the device is registered, so this cannot be a fork.
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), register) as executor:
-        yield executor
-
-
 @pytest.fixture
-def run(process: ProcessPoolExecutor, data_root: Path, labelled_root: Path, tmp_path: Path) -> Run:
+def run(device_process: ProcessPoolExecutor, data_root: Path, labelled_root: Path, tmp_path: Path) -> Run:
     def run(function: Callable[..., Any], case: Case, **arguments: Any) -> Any:
         folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
         root = labelled_root if case.conditional else data_root
-        return process.submit(function, case, folder, root, **arguments).result()
+        return device_process.submit(function, case, folder, root, **arguments).result()
 
     return run
 
@@ -174,12 +167,12 @@ def check(case: Case, measured: Measured) -> None:
 
 
 def expected_copies(case: Case) -> list[int]:
-    """The copies to the device in each step. The first step fetches two batches, since the loader is one ahead."""
+    """The copies to the device in each step. The first step fetches two windows, since the loader is one ahead."""
     config = make_config(case)
     mirrored, labelled = config.data.mirror, config.model.labels == "conditional"
-    if case.memory == "device":  # the order of the first epoch; which images are mirrored
-        return [1 + 2 * mirrored, int(mirrored), int(mirrored)]
-    return [1 + mirrored + labelled] * 3  # the pixels; which images are mirrored; the indices of the labels
+    if case.memory == "device":  # the order of two epochs; which images of two windows are mirrored
+        return [2 + 2 * mirrored, 0, 0]
+    return [1 + (mirrored or labelled)] * 3  # the pixels; the indices
 
 
 def check_count(case: Case, operations: Counter[str]) -> None:

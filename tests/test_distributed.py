@@ -287,10 +287,10 @@ def test_captured_kernels_give_the_same_bits(
 ) -> None:
     """Also after a stop, and with a rollback: the recorded kernels must not work on tensors that were replaced."""
     more = ["--train.mixed-precision", precision, *reduction, "--wandb.mode", "disabled", "--train.log-hashes", "1"]
-    assert train_here(flags(tmp_path / "plain", *more, "--train.steps", "30")) == 0
+    assert train_here(flags(tmp_path / "plain", *more, "--train.capture", "off", "--train.steps", "30")) == 0
     for steps in ("13", "30"):
-        assert train_here(flags(tmp_path / "captured", *more, "--train.compile", "--train.steps", steps)) == 0
-    words = [*more, "--train.compile", "--train.steps", "30", "--train.on-nonfinite", "rollback"]
+        assert train_here(flags(tmp_path / "captured", *more, "--train.capture", "on", "--train.steps", steps)) == 0
+    words = [*more, "--train.capture", "on", "--train.steps", "30", "--train.on-nonfinite", "rollback"]
     words += ["--checkpoint.every-steps", "5"]
     ended = run_command("python", INJECT, "nan", "discriminator", "17", "0", "1", *flags(tmp_path / "back", *words))
     assert ended.code == 0, ended.err
@@ -302,8 +302,8 @@ def test_captured_kernels_give_the_same_bits(
 def test_a_run_without_cuda_says_what_has_no_effect(
     flags: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fields = ("train.compile", "train.tf32", "train.cudnn-benchmark")
-    words = [*(f"--{field}" for field in fields), "--train.channels-last"]
+    fields = ("train.capture", "train.tf32", "train.cudnn-benchmark")
+    words = ["--train.capture", "on", "--train.tf32", "--train.cudnn-benchmark", "--train.channels-last"]
     assert train_here(flags(tmp_path / "run", "--train.steps", "2", "--wandb.mode", "disabled", *words)) == 0
     out = capsys.readouterr().out
     for field in fields:

@@ -32,7 +32,7 @@ data.readers
 data.images data.readahead data.store data.order data.loader data.sources data
 models.architecture models.labels models.mlp models.conv models.resampling models.residual
 models.memory_format models.average models models.cost
-gan.latents gan.labels gan.losses gan.augmentation gan.penalties gan.first_order gan.cuda_graph gan.guard
+gan.latents gan.labels gan.losses gan.augmentation gan.penalties gan.first_order gan.cuda_graph gan.rows gan.guard
 gan.reduction gan.slices gan.stop_signal gan.update gan.overlapped_update gan.steps gan
 evaluation.estimates
 evaluation.classifier evaluation.classifier_file evaluation.classifier_training evaluation.accuracy_score
@@ -61,7 +61,7 @@ trainer.profiling trainer.threads trainer.augmentation
 trainer.inception trainer.evaluator trainer.state trainer.checkpointing trainer.tracking trainer.evaluation
 trainer.reporting
 trainer.session trainer.start
-trainer.recovery trainer.gradients trainer.networks trainer.build trainer.forecast trainer.loop
+trainer.recovery trainer.gradients trainer.networks trainer.build trainer.loop trainer.forecast
 trainer.preflight_checks trainer.preflight trainer
 results.preview results.arguments results.output
 results.classes results.hub results.generator results.discriminator results.truncation results.sample

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from stepping import at
 from torch import Tensor, nn
 
 from gan_dist.config import EmaConfig, ModelConfig
@@ -145,8 +146,8 @@ def test_r1_is_at_the_real_images_and_r2_at_the_fake_ones(r1: float, r2: float) 
 def test_wgan_gp_is_between_the_images() -> None:
     real, fake, critic = images(1), 2 * images(2), Quadratic(1.5)
     weights = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
-    penalty = OneCenteredPenalty(critic, 10.0, lambda step: weights)
-    output = penalty(Batch(real, None), Batch(fake, None), *penalty.draw(1))
+    penalty = OneCenteredPenalty(critic, 10.0, lambda: weights)
+    output = penalty(Batch(real, None), Batch(fake, None), *penalty.draw())
     interpolated = fake + weights.view(-1, 1, 1, 1) * (real - fake)
     off = 1.5 * norms(interpolated) - 1
     assert torch.allclose(output.figures["penalty/gradient"], off.square().mean())
@@ -173,10 +174,10 @@ def test_the_average_halves_in_its_half_life() -> None:
     average = Average(generator, flatten(generator), half_life=400.0, warm_up=1e9, batch_size=100)
     nn.init.ones_(generator.weight)
     for step in range(1, 5):  # 400 images
-        average.update(step)
+        average.update(average.weight(step))
     assert torch.allclose(average.network.weight, torch.full((2, 2), 0.5))
     for step in range(5, 9):
-        average.update(step)
+        average.update(average.weight(step))
     assert torch.allclose(average.network.weight, torch.full((2, 2), 0.75))
 
 
@@ -185,7 +186,7 @@ def test_a_young_average_forgets_the_first_weights() -> None:
     generator = Weights(torch.zeros(2, 2))
     average = Average(generator, flatten(generator), half_life=1e9, warm_up=0.05, batch_size=100)
     nn.init.ones_(generator.weight)
-    average.update(1)
+    average.update(average.weight(1))
     assert torch.allclose(average.network.weight, torch.full((2, 2), 1 - 0.5**20))
 
 
@@ -195,7 +196,7 @@ def test_the_average_has_the_tensors_of_the_generator_and_loads_them_in_place() 
     assert average.network.state_dict().keys() == generator.state_dict().keys()
     assert not any(parameter.requires_grad for parameter in average.network.parameters())
     average.network.load_state_dict({name: torch.zeros_like(value) for name, value in generator.state_dict().items()})
-    average.update(1)
+    average.update(average.weight(1))
     for name, value in average.network.state_dict().items():
         assert torch.equal(value, generator.state_dict()[name] / 2)
 
@@ -228,8 +229,8 @@ def test_first_order_penalties_are_squares_of_directional_derivatives(r1: float,
     critic, labels = Affine(), torch.arange(5)
     real, fake = Batch(images(1), labels), Batch(2 * images(2), labels.flip(0))
     directions = torch.randn(5, 2, 1, 3, 3, generator=torch.Generator().manual_seed(0))
-    penalty = FirstOrderPenalty(critic, r1, r2, torch.tensor(0.5), lambda step: directions)
-    output = penalty(real, fake, *penalty.draw(1))
+    penalty = FirstOrderPenalty(critic, r1, r2, torch.tensor(0.5), lambda: directions)
+    output = penalty(real, fake, *penalty.draw())
     plain = NoPenalty(critic)(real, fake)
     assert torch.allclose(output.real_logits, plain.real_logits)
     assert torch.allclose(output.fake_logits, plain.fake_logits)
@@ -251,7 +252,10 @@ def test_the_mean_of_first_order_penalties_is_the_second_order_one() -> None:
     exact = ZeroCenteredPenalty(discriminator, 1.0, 1.0, torch.ones(()))(real, fake).figures
     draws = Draws(seed=0, batch_size=len(real.images), rank=0, ranks=1, device=torch.device("cpu"))
     penalty = FirstOrderPenalty(discriminator, 1.0, 1.0, torch.ones(()), draws.make(Directions, 2, 1, 3, 3))
-    found = [penalty(real, fake, *penalty.draw(step)).figures for step in range(100)]
+    found = []
+    for step in range(100):
+        draws.begin(step)
+        found.append(penalty(real, fake, *penalty.draw()).figures)
     for name, value in exact.items():
         mean = torch.stack([figures[name] for figures in found]).mean()
         assert torch.allclose(mean, value, rtol=0.05), name
@@ -259,7 +263,7 @@ def test_the_mean_of_first_order_penalties_is_the_second_order_one() -> None:
 
 def test_directions_are_the_same_on_any_number_of_ranks() -> None:
     whole, *parts = (
-        Draws(1, 6, rank, ranks, torch.device("cpu")).make(Directions, 2, 1, 3, 3)(4)
+        at(4, Draws(1, 6, rank, ranks, torch.device("cpu")).make(Directions, 2, 1, 3, 3))()
         for rank, ranks in ((0, 1), (0, 3), (1, 3), (2, 3))
     )
     assert torch.equal(torch.cat(parts), whole)

@@ -96,7 +96,7 @@ CHANGES = {
     "no trackers": Change(("tracking.with_",), ["--wandb.mode", "offline"], ["--tracking.with", "None"]),
     "everything else": Change(
         (
-            *("data.source", "data.download_timeout", "train.on_nonfinite", "train.max_rollbacks", "train.compile"),
+            *("data.source", "data.download_timeout", "train.on_nonfinite", "train.max_rollbacks", "train.capture"),
             *("data.memory", "data.verify"),
             *("samples.every_epochs", "distributed.timeout", "distributed.shared_memory", "run.resume", "run.shared"),
             *("distributed.gradients", "profile"),
@@ -105,7 +105,7 @@ CHANGES = {
         [
             *("--data.memory", "file", "--data.verify"),
             *("--data.source", "auto", "--data.download-timeout", "7", "--train.on-nonfinite", "rollback"),
-            *("--train.max-rollbacks", "1", "--train.compile", "--samples.every-epochs", "2"),
+            *("--train.max-rollbacks", "1", "--train.capture", "off", "--samples.every-epochs", "2"),
             *("--distributed.timeout", "200", "--distributed.no-shared-memory", "--run.resume", "must"),
             *("--run.no-shared", "--profile", "--distributed.gradients", "flat"),
         ],

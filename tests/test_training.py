@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import train_here
 from safetensors.torch import load_file
+from stepping import at, discriminator_step, generator_step
 from torch import Tensor, nn
 
 from gan_dist.config import (
@@ -36,13 +39,13 @@ from gan_dist.gan.reduction import (
     add_local_pairs,
     tree_sum,
 )
-from gan_dist.gan.steps import Gan, discriminator_step, generator_step
+from gan_dist.gan.steps import Gan
 from gan_dist.gan.update import Update, flatten
 from gan_dist.models import ARCHITECTURES, build_pair
 from gan_dist.models.architecture import Architecture
-from gan_dist.models.average import make_average
+from gan_dist.models.average import NoAverage, make_average
 from gan_dist.outputs.folder import RunFolder
-from gan_dist.trainer.hyperparameters import Hyperparameters
+from gan_dist.trainer.hyperparameters import DeviceNumbers, HostNumbers
 from gan_dist.trainer.meter import METRICS, Meter
 from gan_dist.trainer.networks import make_critic
 from gan_dist.trainer.reporting import gradient_norm
@@ -50,6 +53,8 @@ from gan_dist.trainer.schedule import Schedule
 
 CPU = torch.device("cpu")
 BATCH = 8
+# How a learning rate is stored, and what sets it.
+NUMBERS: list[tuple[Any, Any]] = [(float, HostNumbers), (torch.tensor, partial(DeviceNumbers, device=CPU))]
 
 
 def make_gan(
@@ -81,7 +86,8 @@ def make_gan(
         discriminator_update=updates[1],
         loss=LOSSES[loss],
         critic=make_critic(penalty or PenaltyConfig(), updates[1], torch.ones(()), draws, (1, 28, 28)),
-        latents=Latents(0, 64, BATCH, rank=0, ranks=1, device=CPU, dtype=dtype),
+        draws=draws,
+        latents=Latents(draws, 64, dtype),
         labels=NoLabels(),
     )
 
@@ -149,7 +155,8 @@ def test_the_steps_are_the_notebooks() -> None:
     g_optimizer = torch.optim.Adam(generator.parameters(), lr=2e-4)
     bce, ones, zeros = nn.BCELoss(), torch.ones(BATCH), torch.zeros(BATCH)
     for step in (1, 2, 3):
-        z_d, z_g = (gan.latents(step, purpose).clone() for purpose in ("discriminator", "generator"))
+        gan.begin(step)
+        z_d, z_g = (gan.latents(purpose).clone() for purpose in ("discriminator", "generator"))
         stats = discriminator_step(gan, real_batch(), step) | generator_step(gan, real_batch(), step)
 
         real_score = discriminator(real_images()).sigmoid()
@@ -238,7 +245,8 @@ def test_bf16_is_what_autocast_computes() -> None:
     gan = make_gan(dtype=torch.bfloat16)
     networks = gan.generator_update.network, gan.discriminator_update.network
     generator, discriminator = copy.deepcopy(networks)
-    latents = gan.latents(1, "discriminator").clone()
+    gan.begin(1)
+    latents = gan.latents("discriminator").clone()
     discriminator_step(gan, real_batch(), 1)
     with torch.autocast("cpu", torch.bfloat16):
         images = torch.cat([real_images(), generator(latents).detach()])
@@ -255,7 +263,8 @@ def test_penalties_are_computed_in_fp32_at_the_rounded_weights() -> None:
     for ours, theirs in _pairs_of_updates(gan, fp32):
         rounded = {name: tensor.float() for name, tensor in ours.forward_network.state_dict().items()}
         theirs.network.load_state_dict(rounded)
-    fakes = gan.generator(gan.latents(1, "discriminator")).detach()
+    gan.begin(1)
+    fakes = gan.generator(gan.latents("discriminator")).detach()
     output, expected = (of.critic(real_batch(), Batch(fakes, None)) for of in (gan, fp32))
     assert torch.equal(output.real_logits, expected.real_logits)
     assert output.figures["penalty/r2"] > 0
@@ -274,7 +283,7 @@ def test_the_average_follows_the_fp32_weights() -> None:
     expected = weights(gan.generator_update.network)
     for step in (1, 2, 3):
         generator_step(gan, real_batch(), step)
-        ema.update(step)
+        ema.update(ema.weight(step))
         expected = [
             a.lerp(b, 1 - 0.5**0.25) for a, b in zip(expected, weights(gan.generator_update.network), strict=True)
         ]
@@ -325,14 +334,14 @@ def test_a_falling_learning_rate_is_the_same_as_a_tensor(beta1: float) -> None:
     optimizer = OptimizerConfig(learning_rate=1e-3, final_learning_rate=1e-4, decay_images=3000)
     schedule = Schedule(Config(optimizer=optimizer), 1000)
     ends = []
-    for make in (float, torch.tensor):
+    for make, numbers in NUMBERS:
         weights = nn.Parameter(torch.linspace(-1, 1, 4096))
         adam = torch.optim.Adam([weights], lr=make(1e-3), betas=(beta1, 0.99), fused=True)
-        hyperparameters = Hyperparameters(
-            schedule, adam, torch.optim.Adam([nn.Parameter(torch.zeros(1))]), torch.ones(())
-        )
+        other = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
+        hyperparameters = numbers(schedule, adam, other, torch.ones(()), NoAverage(nn.Identity()))
         for step in range(1, 40):
             hyperparameters.set(step)
+            hyperparameters.apply()
             weights.grad = (weights.detach() * step).sin()
             adam.step()
         ends.append(weights.detach().clone())
@@ -420,7 +429,7 @@ def test_the_tree_of_shards_does_not_depend_on_the_ranks(shards: int) -> None:
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 6])
 def test_latents_are_the_same_on_any_number_of_ranks(ranks: int) -> None:
     def draw(rank: int, of: int, step: int, purpose: str) -> Tensor:
-        return Latents(9, 5, 12, rank, of, CPU)(step, purpose).clone()
+        return at(step, Latents(Draws(9, 12, rank, of, CPU), 5))(purpose).clone()
 
     whole = draw(0, 1, 4, "generator")
     shares = torch.cat([draw(rank, ranks, 4, "generator") for rank in range(ranks)])
@@ -430,8 +439,8 @@ def test_latents_are_the_same_on_any_number_of_ranks(ranks: int) -> None:
 
 
 def test_latents_are_standard_normal() -> None:
-    latents = Latents(0, 64, 4096, 0, 1, CPU)
-    drawn = torch.stack([latents(step, "generator").clone() for step in range(4)])
+    latents = Latents(Draws(0, 4096, 0, 1, CPU), 64)
+    drawn = torch.stack([at(step, latents)("generator").clone() for step in range(4)])
     assert drawn.mean().abs() < 0.01
     assert (drawn.std() - 1).abs() < 0.01
 
@@ -525,25 +534,27 @@ def test_steps_end_a_run_inside_an_epoch() -> None:
     assert (at.log, at.sample, at.checkpoint, at.stop) == (True, False, True, True)
 
 
-def test_learning_rate_goes_down_half_a_cosine_and_gammas_by_equal_factors() -> None:
+@pytest.mark.parametrize(("make", "numbers"), NUMBERS)
+def test_learning_rate_goes_down_half_a_cosine_and_gammas_by_equal_factors(make: Any, numbers: Any) -> None:
     optimizer = OptimizerConfig(learning_rate=1e-3, final_learning_rate=1e-4, decay_images=800, generator_factor=1.5)
     penalty = PenaltyConfig(final_factor=0.01, decay_images=400)
     config = Config(optimizer=optimizer, penalty=penalty, train=TrainConfig(batch_size=100))
     schedule, factor = Schedule(config, 1000), torch.ones(())
     weights = nn.Parameter(torch.zeros(3))
-    optimizers = [torch.optim.Adam([weights], lr=rate) for rate in (1e-3, torch.tensor(1e-3))]
-    hyperparameters = Hyperparameters(schedule, *optimizers, factor)
+    optimizers = [torch.optim.Adam([weights], lr=make(1e-3)) for _ in range(2)]
+    hyperparameters = numbers(schedule, *optimizers, factor, NoAverage(nn.Identity()))
     for step, rate, gamma in (
         (1, 1e-3, 1.0),
         (3, 8.68198e-4, 0.1),
         (5, 5.5e-4, 0.01),
         (9, 1e-4, 0.01),
         (99, 1e-4, 0.01),
+        (2, 9.657458e-4, 0.01**0.25),  # after a rollback
     ):
         hyperparameters.set(step)
+        hyperparameters.apply()
         assert [float(of.param_groups[0]["lr"]) for of in optimizers] == pytest.approx([1.5 * rate, rate])
         assert factor.item() == pytest.approx(gamma)
-    assert isinstance(optimizers[1].param_groups[0]["lr"], Tensor)
     assert Schedule(Config(), 1000).constant
     assert Schedule(Config(), 1000).learning_rate(7) == Config().optimizer.learning_rate
 

@@ -15,6 +15,7 @@ from gan_dist.config.ranges import check_text, shortened
 from gan_dist.config.suggestions import did_you_mean, nearest
 
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
+RENAMED = {"--train.compile": "--train.capture on", "--train.no-compile": "--train.capture off"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class CommandLine:
     def with_unknown(self, word: str) -> InputError:
         """The error for an unknown flag, or a word that is not the value of a flag."""
         if word.startswith("-"):
+            if dashed(word) in RENAMED:
+                return InputError(f"{dashed(word)} has another name; write {RENAMED[dashed(word)]}")
             way_out = did_you_mean(word, self._flags) or f"{HELP_ALL} lists all flags"
             return InputError(f"there is no flag {_printable(word.partition('=')[0])}; {way_out}")
         if word in self.presets:

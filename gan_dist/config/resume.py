@@ -23,7 +23,7 @@ CHANGEABLE_ON_RESUME = (
     "train.max_rollbacks",
     "train.log_hashes",
     "train.threads",
-    "train.compile",
+    "train.capture",
     "train.channels_last",
     "train.cudnn_benchmark",
     "log.",

@@ -76,8 +76,8 @@ def contradictions(config: Config) -> Iterator[str]:
     yield from _wrong_tracking(config)
     if train.exact_shards is not None and train.accumulation > 1:
         yield "train.accumulation is incompatible with train.exact_shards: both split the batch; omit one of them"
-    if train.compile and train.mixed_precision == "fp16":
-        yield "train.compile is incompatible with train.mixed_precision=fp16; use bf16, or omit one of them"
+    if train.capture == "on" and config.profile:
+        yield "train.capture=on is incompatible with profile: the phases of a graph can't be timed; omit one of them"
     yield from _inexact_kernels(config)
     if config.distributed.gradients == "ddp":
         if train.exact_shards is not None:
@@ -85,10 +85,10 @@ def contradictions(config: Config) -> Iterator[str]:
                 "distributed.gradients=ddp is incompatible with train.exact_shards: the exact mode adds the gradients "
                 "of all shards in a fixed order, after the backward passes; omit one of them"
             )
-        if train.compile:
+        if train.capture == "on":
             yield (
-                "distributed.gradients=ddp is incompatible with train.compile: a CUDA graph can't replay DDP's hooks, "
-                "which run in Python; omit one of them"
+                "distributed.gradients=ddp is incompatible with train.capture=on: a CUDA graph can't replay DDP's "
+                "hooks, which run in Python; omit one of them"
             )
     if config.model.conditional:
         if data.labels == "none":

@@ -13,6 +13,9 @@ from gan_dist.config.errors import InputError
 from gan_dist.config.ranges import shortened
 from gan_dist.config.sections import Config
 
+# Fields that earlier versions stored: the name -> the present one, and what its values mean.
+RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {"train.compile": ("capture", {True: "on", False: "off"})}
+
 
 def to_dict(config: Config) -> dict[str, Any]:
     """The configuration as nested dictionaries that JSON can store; paths are strings."""
@@ -54,6 +57,9 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
     hints = typing.get_type_hints(cls)
     arguments = {}
     for key, value in values.items():
+        name, meanings = RENAMED.get(prefix + key, (key, {}))
+        if name != key and isinstance(value, bool):
+            key, value = name, meanings[value]
         if key not in hints:
             raise InputError(f"the stored configuration has a field {prefix + key} that this version doesn't know")
         kind = hints[key]

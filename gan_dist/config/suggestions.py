@@ -103,7 +103,7 @@ def meant_flags(word: str, flags: Sequence[str]) -> list[str]:
     known = [ours for ours in ELSEWHERE.get(name.rpartition(".")[2], ()) if ours.split()[0] in flags]
     if known:
         return known[:1]
-    # --wandb-name, --no-train.compile: the right parts in another order.
+    # --wandb-name, --no-train.tf32: the right parts in another order.
     parts = sorted(name.replace(".", "-").split("-"))
     if same := [flag for bare, flag in names.items() if sorted(bare.replace(".", "-").split("-")) == parts]:
         return same

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from gan_dist.data.batch import to_device
 from gan_dist.seeding import generator_for
+
+WINDOW = 64  # steps whose indices are computed at once, which takes as long as those of one step
 
 
 class GlobalBatches(Sampler[list[int]]):
@@ -29,9 +34,6 @@ class GlobalBatches(Sampler[list[int]]):
         mirrored: add `dataset_size` to each index with probability 1/2, which means the mirrored image. Only if `stack`
             is 1.
     """
-
-    # Read by accelerate.BatchSamplerShard, which splits the batches among the ranks.
-    drop_last = True
 
     def __init__(
         self,
@@ -56,24 +58,81 @@ class GlobalBatches(Sampler[list[int]]):
         return len(self.steps)
 
     def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]  # a batch's indices are a tensor, on the device
-        epoch = -1
-        order = torch.empty(0)
-        for step in self.steps:
-            begin = step * self.batch_size
-            if begin // self.dataset_size != epoch:
-                epoch = begin // self.dataset_size
-                order = epoch_order(self.dataset_size, self.seed, epoch, self.stack).to(self.device)
-            begin -= epoch * self.dataset_size
-            batch = order[begin : begin + self.batch_size]
-            if len(batch) < self.batch_size:  # the batch continues in the next epoch
-                epoch += 1
-                order = epoch_order(self.dataset_size, self.seed, epoch, self.stack).to(self.device)
-                batch = torch.cat([batch, order[: self.batch_size - len(batch)]])
-            yield self._mirror(batch, step) if self.mirrored else batch
+        for window in self.windows():
+            yield from window.unbind(1)
 
-    def _mirror(self, batch: Int[Tensor, " b"], step: int) -> Int[Tensor, " b"]:
-        flips = torch.randint(2, batch.shape, generator=generator_for(self.seed, "mirror", step))
-        return batch + self.dataset_size * flips.to(self.device)
+    def windows(self) -> Iterator[Int[Tensor, "b steps ..."]]:
+        """The indices of consecutive steps, in windows of up to `WINDOW` steps and an epoch's images."""
+        orders = EpochOrders(self.dataset_size, self.seed, self.stack, self.device)
+        length = max(1, min(WINDOW, self.dataset_size // self.batch_size))
+        for first in range(self.steps.start, self.steps.stop, length):
+            steps = range(first, min(first + length, self.steps.stop))
+            indices = orders.between(steps.start * self.batch_size, steps.stop * self.batch_size)
+            window = indices.unflatten(0, (len(steps), self.batch_size))
+            yield (self._mirror(window, steps) if self.mirrored else window).transpose(0, 1)
+
+    def _mirror(self, window: Int[Tensor, "steps b"], steps: range) -> Int[Tensor, "steps b"]:
+        generators = (generator_for(self.seed, "mirror", step) for step in steps)
+        flips = torch.stack([torch.randint(2, window.shape[1:], generator=generator) for generator in generators])
+        return window + self.dataset_size * to_device(flips, self.device)
+
+
+class Windows(Sampler[list[int]]):
+    """The windows of global batches, as a batch sampler of which Accelerate passes each rank its slice.
+
+    A loader takes as long for a window as for a batch, which on a GPU is longer than a step.
+
+    Args:
+        batches: the order of the images.
+    """
+
+    # Read by accelerate.BatchSamplerShard, which splits the first dimension among the ranks.
+    drop_last = True
+
+    def __init__(self, batches: GlobalBatches) -> None:
+        self.batches = batches
+        self.batch_size = batches.batch_size
+
+    def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
+        return self.batches.windows()
+
+
+class EpochOrders:
+    """The permutations of the epochs, one after the other.
+
+    For a device other than the CPU, a thread draws the next one ahead: an epoch of small networks takes a few
+    milliseconds there, and drawing its order one or two.
+
+    Args:
+        dataset_size, seed, stack, device: as in `GlobalBatches`.
+    """
+
+    def __init__(self, dataset_size: int, seed: int, stack: int, device: torch.device) -> None:
+        self.dataset_size = dataset_size
+        self.device = device
+        self._draw = partial(epoch_order, dataset_size, seed, stack=stack)
+        self._thread = None if device.type == "cpu" else ThreadPoolExecutor(1, "draw-order")
+        self._next: tuple[int, Future[Tensor]] | None = None
+        self._current = -1, torch.empty(0)
+
+    def between(self, begin: int, end: int) -> Int[Tensor, "n ..."]:
+        """The elements `begin` to `end` - 1 of the stream."""
+        parts = []
+        while begin < end:
+            epoch, first = divmod(begin, self.dataset_size)
+            part = self._order(epoch)[first : first + end - begin]
+            begin += len(part)
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _order(self, epoch: int) -> Int[Tensor, "n ..."]:
+        if self._current[0] != epoch:
+            drawn_ahead = self._next is not None and self._next[0] == epoch
+            order = self._next[1].result() if self._next is not None and drawn_ahead else self._draw(epoch)
+            self._current = epoch, to_device(order, self.device)
+            if self._thread is not None:
+                self._next = epoch + 1, self._thread.submit(self._draw, epoch + 1)
+        return self._current[1]
 
 
 def epoch_order(dataset_size: int, seed: int, epoch: int, stack: int = 1) -> Int[Tensor, "n ..."]:

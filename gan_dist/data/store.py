@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from gan_dist.data.batch import Batch
+from gan_dist.data.batch import Batch, pinned_for, to_device
 from gan_dist.data.images import ImageSet
 from gan_dist.data.pixels import mirror, normalize, stack_channels
 from gan_dist.data.readahead import Readahead
@@ -21,16 +20,28 @@ from gan_dist.memory import free_memory
 SHARE = 4  # images are kept on the device if they fit into this part of its free memory
 
 
-@runtime_checkable
-class PendingBatch(Protocol):
-    """A batch that may still be on its way."""
+class PendingBatch:
+    """A batch whose pixels may still be on their way.
+
+    Args:
+        store: the store that was asked for it.
+        inputs: waits for what `Store.finish` needs.
+    """
+
+    def __init__(self, store: Store, inputs: Callable[[], tuple[Tensor, ...]]) -> None:
+        self._store = store
+        self.inputs = inputs
+        """Waits for the arguments of `Store.finish`. They have the same shapes in each step."""
 
     def result(self) -> Batch:
         """Wait for the batch."""
+        return self._store.finish(*self.inputs())
 
 
-class Store(Dataset[PendingBatch]):
-    """The images of a data set, fetched in whole batches.
+class Store:
+    """The images of a data set, fetched in whole batches: `__getitems__` asks for one, `finish` makes it.
+
+    `finish` consists of operations of the device of the networks, so that a CUDA graph can contain it.
 
     An index is that of one image; or of image i mirrored, which is i plus the number of images; or a row of indices,
     whose images become the channels of one image.
@@ -45,6 +56,7 @@ class Store(Dataset[PendingBatch]):
         self.device = device
         self.mirrored = mirrored
         self.images = images.images
+        self.stack = images.stack
         # Stacked images have no common class.
         self.labels = None if images.labels is None or images.stack > 1 else images.labels.to(device)
 
@@ -52,8 +64,24 @@ class Store(Dataset[PendingBatch]):
         return len(self.images)
 
     def __getitems__(self, indices: Int[Tensor, "b ..."]) -> PendingBatch:
-        """Start to fetch a batch. DataLoader calls this method instead of `__getitem__` for each image."""
-        raise NotImplementedError
+        """Start to fetch a batch."""
+        return PendingBatch(self, lambda: (indices,))
+
+    def finish(self, *inputs: Tensor) -> Batch:
+        """The batch of these `PendingBatch.inputs`."""
+        (indices,) = inputs
+        return self._batch(self.images.index_select(0, self._stored(indices)), indices)
+
+    def _batch(self, pixels: UInt8[Tensor, "stored c h w"], indices: Int[Tensor, "b ..."] | None) -> Batch:
+        """The batch of these pixels. The indices are wanted for mirrored images and labels only."""
+        images, labels = normalize(stack_channels(pixels, self.stack)), None
+        if self.mirrored:
+            assert indices is not None
+            images = mirror(images, indices >= len(self.images))
+        if self.labels is not None:
+            assert indices is not None
+            labels = self.labels.index_select(0, self._stored(indices))
+        return Batch(images, labels)
 
     @property
     def index_device(self) -> torch.device:
@@ -64,15 +92,6 @@ class Store(Dataset[PendingBatch]):
         """The indices of the stored images."""
         return indices.flatten() % len(self.images) if self.mirrored else indices.flatten()
 
-    def _finish(self, pixels: UInt8[Tensor, "stored c h w"], indices: Int[Tensor, "b ..."]) -> Batch:
-        """The batch of these pixels, which are on the device of the networks."""
-        images = normalize(stack_channels(pixels, indices.numel() // len(indices)))
-        if self.mirrored:
-            images = mirror(images, (indices >= len(self.images)).to(self.device, non_blocking=True))
-        if self.labels is None:
-            return Batch(images, None)
-        return Batch(images, self.labels.index_select(0, self._stored(indices).to(self.device, non_blocking=True)))
-
 
 class DeviceStore(Store):
     """Images on the device: a batch is one gather and one conversion."""
@@ -80,10 +99,6 @@ class DeviceStore(Store):
     def __init__(self, images: ImageSet, device: torch.device, mirrored: bool = False) -> None:
         super().__init__(images, device, mirrored)
         self.images = self.images.to(device)
-
-    def __getitems__(self, indices: Int[Tensor, "b ..."]) -> PendingBatch:
-        batch = self._finish(self.images.index_select(0, self._stored(indices)), indices)
-        return _Pending(lambda: batch)
 
 
 class FileStore(Store):
@@ -98,10 +113,9 @@ class FileStore(Store):
         self._ahead = None if images.mapped is None else Readahead(images.mapped)
 
     def __getitems__(self, indices: Int[Tensor, "b ..."]) -> PendingBatch:
-        stored = self._stored(indices)
         if self._ahead is not None:
-            self._ahead.request(stored)
-        return _Pending(lambda: self._finish(self.images.index_select(0, stored), indices))
+            self._ahead.request(self._stored(indices))
+        return super().__getitems__(indices)
 
 
 class PinnedFileStore(Store):
@@ -117,25 +131,21 @@ class PinnedFileStore(Store):
         self._thread = ThreadPoolExecutor(1, "read-images")
 
     def __getitems__(self, indices: Int[Tensor, "b ..."]) -> PendingBatch:
-        reading = self._thread.submit(self._read, self._stored(indices))
-        return _Pending(lambda: self._finish(reading.result().to(self.device, non_blocking=True), indices))
+        return PendingBatch(self, self._thread.submit(self._read, indices).result)
 
-    def _read(self, stored: Int[Tensor, " stored"]) -> UInt8[Tensor, "stored c h w"]:
+    def finish(self, *inputs: Tensor) -> Batch:
+        pixels, *indices = (to_device(tensor, self.device) for tensor in inputs)
+        return self._batch(pixels, indices[0] if indices else None)
+
+    def _read(self, indices: Int[Tensor, "b ..."]) -> tuple[Tensor, ...]:
+        """The pixels of stored images, and the indices if they are wanted."""
         # numpy's take runs on one thread and without Python's lock; torch would start threads beside those of the step.
-        pinned = self.device.type == "cuda"
+        stored, pinned = self._stored(indices), self.device.type == "cuda"
         pixels = torch.empty((len(stored), *self.images.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
         np.take(self._array, stored.numpy(), axis=0, out=pixels.numpy(), mode="clip")  # "raise" would copy once more
-        return pixels
-
-
-class _Pending:
-    """A batch that is finished when it is wanted."""
-
-    def __init__(self, finish: Callable[[], Batch]) -> None:
-        self._finish = finish
-
-    def result(self) -> Batch:
-        return self._finish()
+        if not self.mirrored and self.labels is None:
+            return (pixels,)
+        return pixels, pinned_for(self.device, indices)
 
 
 def make_store(

@@ -30,7 +30,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gan_dist.gan.latents import RandomBatch
+from gan_dist.gan.latents import Draws, RandomBatch
 
 Images = Float[Tensor, "n c h w"]
 Numbers = Float[Tensor, "n transformations 4"]
@@ -111,11 +111,10 @@ class Augmentation(Protocol):
     def figures(self) -> tuple[str, ...]:
         """Names of what `statistics` returns."""
 
-    def draw(self, step: int, purpose: str) -> AugmentationNumbers | None:
+    def draw(self, purpose: str) -> AugmentationNumbers | None:
         """Random numbers for this rank's real and generated images.
 
         Args:
-            step: the step's number.
             purpose: such as "discriminator".
         """
 
@@ -133,7 +132,7 @@ class NoAugmentation:
 
     figures: tuple[str, ...] = ()
 
-    def draw(self, step: int, purpose: str) -> None:
+    def draw(self, purpose: str) -> None:
         return None
 
     def __call__(self, images: Images, numbers: Numbers | None) -> Images:
@@ -155,7 +154,7 @@ class RandomAugmentation(RandomBatch):
         names: keys of TRANSFORMATIONS.
         probability: of each; a tensor that may be changed in place between steps.
         adaptive: whether the probability is steered.
-        seed, batch_size, rank, ranks, device: as in `Latents`.
+        draws: the source of the numbers.
     """
 
     def __init__(
@@ -163,20 +162,16 @@ class RandomAugmentation(RandomBatch):
         names: tuple[str, ...],
         probability: Float[Tensor, ""],
         adaptive: bool,
-        seed: int,
-        batch_size: int,
-        rank: int,
-        ranks: int,
-        device: torch.device,
+        draws: Draws,
     ) -> None:
-        super().__init__(seed, (batch_size, 2, len(names), NUMBERS), rank, ranks, device)
+        super().__init__(draws, 2, len(names), NUMBERS)
         self.transformations = [function for name, function in TRANSFORMATIONS.items() if name in names]
         self.probability = probability
         self.figures = (OVERFITTING,) if adaptive else ()
 
-    def draw(self, step: int, purpose: str) -> AugmentationNumbers:
+    def draw(self, purpose: str) -> AugmentationNumbers:
         """Valid until the next call."""
-        return self.uniform(f"{purpose}/augmentation", step)
+        return self.uniform(f"{purpose}/augmentation")
 
     def __call__(self, images: Images, numbers: Numbers | None) -> Images:
         assert numbers is not None

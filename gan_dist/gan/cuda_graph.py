@@ -1,35 +1,94 @@
-"""CUDA graphs: the kernels of a function are captured once and replayed."""
+"""CUDA graphs: the operations of a function are captured once and replayed."""
 
 from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 WARM_UP = 3  # calls before the capture: libraries allocate workspaces, the optimizer its state
 
+Work = Callable[[], object]
+
+
+@runtime_checkable
+class Graph(Protocol):
+    """A graph of the operations of a device."""
+
+    def warm_up(self, work: Work) -> None:
+        """Do work once, without a graph, in the way that the capture requires."""
+
+    def capture(self, work: Work, generators: Iterable[torch.Generator]) -> None:
+        """Record the operations of work without executing them.
+
+        Args:
+            work: must not wait for the device.
+            generators: those from which it draws.
+        """
+
+    def replay(self) -> None:
+        """Execute the recorded operations in the same memory, with the generators' current seeds."""
+
+    def reset(self) -> None:
+        """Discard the recorded operations."""
+
+
+class CudaGraph:
+    """A graph of CUDA kernels."""
+
+    def __init__(self) -> None:
+        self._graph = torch.cuda.CUDAGraph()
+        self.replay, self.reset = self._graph.replay, self._graph.reset
+
+    def warm_up(self, work: Work) -> None:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream), warnings.catch_warnings():
+            # torch's optimizers warn that they are not captured yet.
+            warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
+            work()
+        torch.cuda.current_stream().wait_stream(stream)
+
+    def capture(self, work: Work, generators: Iterable[torch.Generator]) -> None:
+        for generator in generators:
+            self._graph.register_generator_state(generator)
+        # thread_local: NCCL's watchdog thread queries CUDA events during the capture.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            work()
+
+
+GRAPHS: dict[str, Callable[[], Graph]] = {"cuda": CudaGraph}
+"""Type of a device -> its graphs."""
+
 
 class CapturedFunction:
-    """A function of tensors that is captured as a CUDA graph after `WARM_UP` calls and replayed from then on.
+    """A function of tensors that is captured as a graph after `WARM_UP` calls and replayed from then on.
 
-    A replay runs the same kernels on the same memory, so its results are bit-identical. It saves the kernel launches,
-    which take longer than the computation of small networks. Only work on the device is replayed: the function must
-    not depend on other side effects, must not synchronize, and always needs inputs of the same shapes.
+    A replay runs the same kernels on the same memory, so its results are bit-identical. It saves the kernel launches
+    and the Python code between them, which take longer than the computation of small networks. Only work on the device
+    is replayed: the function must not wait for the device, and must change tensors in place. Numbers of the host that
+    it reads stay those of the capture.
 
     Args:
-        function: may change tensors in place. The next call overwrites the returned tensors.
+        function: of inputs with the same shapes in each call.
+        device: of the tensors that it works with; its type must be in GRAPHS.
+        generators: all generators from which it draws.
     """
 
     existing: ClassVar[weakref.WeakSet[CapturedFunction]] = weakref.WeakSet()
     """All of this process, for `discard_graphs`."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(
+        self, function: Callable[..., object], device: torch.device, generators: Iterable[torch.Generator] = ()
+    ) -> None:
         self.function = function
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self.device = device
+        self.generators = tuple(generators)
+        self._graph: Graph | None = None
         self.reset()
         self.existing.add(self)
 
@@ -37,47 +96,28 @@ class CapturedFunction:
         """Discard the graph, because a tensor that the function uses was replaced. The next calls capture a new one."""
         if self._graph is not None:
             self._graph.reset()  # other references, such as those of a traceback, would keep it
-        self._calls = 0
         self._graph = None
+        self._calls = 0
         self._inputs: tuple[Tensor, ...] = ()
-        self._result: Any = None
 
-    def __call__(self, *arguments: Any) -> Any:
+    def __call__(self, *inputs: Tensor) -> None:
         """Call the function.
 
         Args:
-            arguments: tensors may differ in each call; other values stay those of the capture.
+            inputs: on the device, or on the host in pinned memory.
         """
         if self._graph is None:
+            graph = GRAPHS[self.device.type]()
             self._calls += 1
             if self._calls <= WARM_UP:
-                return self._warm_up(arguments)
-            self._capture(arguments)
-        tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
-        for own, new in zip(self._inputs, tensors, strict=True):
-            own.copy_(new)
-        assert self._graph is not None
+                graph.warm_up(lambda: self.function(*inputs))
+                return
+            self._inputs = tuple(each.to(self.device, copy=True) for each in inputs)
+            self._graph = graph
+            graph.capture(lambda: self.function(*self._inputs), self.generators)
+        for own, new in zip(self._inputs, inputs, strict=True):
+            own.copy_(new, non_blocking=True)
         self._graph.replay()
-        return self._result
-
-    def _warm_up(self, arguments: tuple[Any, ...]) -> Any:
-        """Call the function without a graph, on a side stream as a capture requires."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream), warnings.catch_warnings():
-            # torch's optimizers warn that they are not captured yet.
-            warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
-            result = self.function(*arguments)
-        torch.cuda.current_stream().wait_stream(stream)
-        return result
-
-    def _capture(self, arguments: tuple[Any, ...]) -> None:
-        own = [argument.clone() if isinstance(argument, Tensor) else argument for argument in arguments]
-        self._inputs = tuple(argument for argument in own if isinstance(argument, Tensor))
-        self._graph = torch.cuda.CUDAGraph()
-        # thread_local: NCCL's watchdog thread queries CUDA events during the capture.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._result = self.function(*own)
 
 
 def discard_graphs() -> None:

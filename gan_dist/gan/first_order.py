@@ -23,9 +23,9 @@ STEP = 0.01
 class Directions(RandomBatch):
     """Draws this rank's share of a step's random directions: one for each real and each generated image."""
 
-    def __call__(self, step: int) -> Float[Tensor, "n 2 c h w"]:
+    def __call__(self) -> Float[Tensor, "n 2 c h w"]:
         """Returns standard normal numbers, those of the real images first; valid until the next call."""
-        return self.normal("directions", step)
+        return self.normal("directions")
 
 
 def squared_slopes(logits: Logits, moved_logits: Logits) -> Scalar:
@@ -46,22 +46,22 @@ class FirstOrderPenalty:
     Args:
         discriminator: D in fp32; half precision is too coarse for small differences.
         r1, r2, factor, augmentation: as in `ZeroCenteredPenalty`.
-        directions: step -> standard normal numbers, (n, 2, C, H, W).
+        directions: () -> the step's standard normal numbers, (n, 2, C, H, W).
     """
 
     discriminator: Discriminator
     r1: float
     r2: float
     factor: Scalar
-    directions: Callable[[int], Float[Tensor, "n 2 c h w"]]
+    directions: Callable[[], Float[Tensor, "n 2 c h w"]]
     augmentation: Augmentation = NO_AUGMENTATION
 
     @property
     def figures(self) -> tuple[str, ...]:
         return zero_centered_figures(self.r1, self.r2)
 
-    def draw(self, step: int) -> tuple[Tensor, ...]:
-        return (self.directions(step),)
+    def draw(self) -> tuple[Tensor, ...]:
+        return (self.directions(),)
 
     def __call__(self, real: Batch, fake: Batch, *drawn: Tensor) -> CriticOutput:
         fake = fake._replace(images=fake.images.float())

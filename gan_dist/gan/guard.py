@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gan_dist.gan.rows import Rows
+
 UPDATES = ("discriminator", "generator")  # of a step, in order
 
 
@@ -45,9 +47,8 @@ class NonfiniteGuard:
         self.ranks = ranks
         self.scaled = scaled
         self.veto = torch.zeros((), device=device)  # 1.0: the current update must not be applied
-        self._sums = torch.zeros(len(UPDATES) * window, ranks, device=device)
+        self._sums = Rows(len(UPDATES) * window, (ranks,), device)
         self._zeros = torch.zeros(ranks, device=device)
-        self._count = 0
 
     def check(self, sums: Float[Tensor, " ranks"]) -> None:
         """Set `veto` for the current update.
@@ -63,8 +64,7 @@ class NonfiniteGuard:
         Args:
             sums: as in `check`.
         """
-        self._sums[self._count] = sums
-        self._count += 1
+        self._sums.append(sums)
 
     def collect(self, step: int) -> list[NonfiniteUpdate]:
         """Returns the updates that were rejected since the last call. Synchronizes with the device.
@@ -72,7 +72,8 @@ class NonfiniteGuard:
         Args:
             step: the last step that was recorded.
         """
-        sums, self._count = self._sums[: self._count].cpu(), 0
+        sums = self._sums.recorded().cpu()
+        self._sums.clear()
         first = step + 1 - len(sums) // len(UPDATES)
         return [
             NonfiniteUpdate(

@@ -9,7 +9,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from gan_dist.data.batch import Batch, Labels
-from gan_dist.gan.latents import RandomBatch
+from gan_dist.gan.latents import Draws, RandomBatch
 
 
 @runtime_checkable
@@ -19,12 +19,11 @@ class BatchLabels(Protocol):
     def real(self, batch: Batch) -> Labels | None:
         """Those of this rank's real images."""
 
-    def fake(self, batch: Batch, step: int, purpose: str) -> Labels | None:
+    def fake(self, batch: Batch, purpose: str) -> Labels | None:
         """Those of this rank's generated images.
 
         Args:
             batch: this rank's real images.
-            step: the step's number.
             purpose: such as "discriminator".
         """
 
@@ -35,7 +34,7 @@ class NoLabels:
     def real(self, batch: Batch) -> Labels | None:
         return None
 
-    def fake(self, batch: Batch, step: int, purpose: str) -> Labels | None:
+    def fake(self, batch: Batch, purpose: str) -> Labels | None:
         return None
 
 
@@ -45,7 +44,7 @@ class PairedLabels:
     def real(self, batch: Batch) -> Labels | None:
         return batch.labels
 
-    def fake(self, batch: Batch, step: int, purpose: str) -> Labels | None:
+    def fake(self, batch: Batch, purpose: str) -> Labels | None:
         return batch.labels
 
 
@@ -54,19 +53,17 @@ class DrawnLabels(RandomBatch):
 
     Args:
         counts: number of training images of each class.
-        seed, batch_size, rank, ranks, device: as in `Latents`.
+        draws: the source of the numbers.
     """
 
-    def __init__(
-        self, counts: Int64[Tensor, " classes"], seed: int, batch_size: int, rank: int, ranks: int, device: torch.device
-    ) -> None:
-        super().__init__(seed, (batch_size,), rank, ranks, device)
+    def __init__(self, counts: Int64[Tensor, " classes"], draws: Draws) -> None:
+        super().__init__(draws)
         shares = counts.double().cumsum(0) / counts.sum()
-        self._bounds = shares[:-1].float().to(device)  # between the classes, in [0, 1]
+        self._bounds = shares[:-1].float().to(draws.device)  # between the classes, in [0, 1]
 
     def real(self, batch: Batch) -> Labels | None:
         return batch.labels
 
-    def fake(self, batch: Batch, step: int, purpose: str) -> Labels | None:
-        drawn = self.uniform(f"{purpose}/labels", step)
+    def fake(self, batch: Batch, purpose: str) -> Labels | None:
+        drawn = self.uniform(f"{purpose}/labels")
         return torch.bucketize(drawn, self._bounds, right=True)

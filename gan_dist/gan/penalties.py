@@ -58,8 +58,8 @@ class Critic(Protocol):
     def figures(self) -> tuple[str, ...]:
         """Names of the figures in its output."""
 
-    def draw(self, step: int) -> tuple[Tensor, ...]:
-        """Random inputs besides the images, for this rank's whole share; a function of the step."""
+    def draw(self) -> tuple[Tensor, ...]:
+        """Random inputs besides the images, for this rank's whole share of the step."""
 
     def __call__(self, real: Batch, fake: Batch, *drawn: Tensor) -> CriticOutput: ...
 
@@ -105,7 +105,7 @@ class NoPenalty:
     augmentation: Augmentation = NO_AUGMENTATION
     figures: tuple[str, ...] = ()
 
-    def draw(self, step: int) -> tuple[Tensor, ...]:
+    def draw(self) -> tuple[Tensor, ...]:
         return ()
 
     def __call__(self, real: Batch, fake: Batch, *drawn: Tensor) -> CriticOutput:
@@ -140,7 +140,7 @@ class ZeroCenteredPenalty:
     def figures(self) -> tuple[str, ...]:
         return zero_centered_figures(self.r1, self.r2)
 
-    def draw(self, step: int) -> tuple[Tensor, ...]:
+    def draw(self) -> tuple[Tensor, ...]:
         return ()
 
     def __call__(self, real: Batch, fake: Batch, *drawn: Tensor) -> CriticOutput:
@@ -172,18 +172,18 @@ class OneCenteredPenalty:
     Args:
         discriminator: D in fp32.
         weight: lambda.
-        interpolation_weights: step -> this rank's share of numbers in [0, 1), (n,).
+        interpolation_weights: () -> this rank's share of the step's numbers in [0, 1), (n,).
         augmentation: of the images that D sees.
     """
 
     discriminator: Discriminator
     weight: float
-    interpolation_weights: Callable[[int], Float[Tensor, " n"]]
+    interpolation_weights: Callable[[], Float[Tensor, " n"]]
     augmentation: Augmentation = NO_AUGMENTATION
     figures: tuple[str, ...] = ("penalty/gradient",)
 
-    def draw(self, step: int) -> tuple[Tensor, ...]:
-        return (self.interpolation_weights(step),)
+    def draw(self) -> tuple[Tensor, ...]:
+        return (self.interpolation_weights(),)
 
     def __call__(self, real: Batch, fake: Batch, *drawn: Tensor) -> CriticOutput:
         fake = fake._replace(images=fake.images.float())

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gan_dist.data.batch import Batch, Labels
 from gan_dist.gan.augmentation import NO_AUGMENTATION, Augmentation, AugmentationNumbers, Numbers
 from gan_dist.gan.labels import BatchLabels
+from gan_dist.gan.latents import Draws
 from gan_dist.gan.losses import Logits, Loss
 from gan_dist.gan.penalties import Critic, augmented
 from gan_dist.gan.update import PartStats, Stats, Update
@@ -32,56 +33,63 @@ class Gan:
     loss: Loss
     critic: Critic
     """Computes the discriminator's logits and penalties in its own step."""
-    latents: Callable[[int, str], Float[Tensor, "n latent"]]
-    """(step, purpose) -> this rank's latent vectors, in the precision of the passes."""
+    draws: Draws
+    """The source of all random numbers."""
+    latents: Callable[[str], Float[Tensor, "n latent"]]
+    """Purpose -> this rank's latent vectors, in the precision of the passes."""
     labels: BatchLabels
     """Chooses the labels that the networks see."""
     augmentation: Augmentation = NO_AUGMENTATION
     """Of the images that the discriminator sees, in both steps; the critic has the same."""
 
+    def begin(self, step: int) -> None:
+        """Must be called before the two updates of a step.
 
-def discriminator_step(gan: Gan, batch: Batch, step: int) -> Stats:
+        Args:
+            step: its number, which determines the latents and labels of the fake images, and all other random numbers.
+        """
+        self.draws.begin(step)
+
+
+def discriminator_step(gan: Gan, batch: Batch) -> Stats:
     """Updates the discriminator only, with new fake images.
 
     Args:
-        gan: the networks.
+        gan: the networks, after `Gan.begin`.
         batch: this rank's real images.
-        step: the step's number, which determines the latents and the labels of the fake images, and the augmentation.
 
     Returns:
         loss/discriminator without the penalties, score/real and score/fake (see `Loss.scores`), each penalty without
         its weight, and the figures of the augmentation. One value for each part of this rank's share, computed before
         the update.
     """
-    inputs = step_inputs(gan, batch, step, "discriminator")
-    return gan.discriminator_update(partial(discriminator_loss, gan), *inputs, *gan.critic.draw(step))
+    inputs = step_inputs(gan, batch, "discriminator")
+    return gan.discriminator_update(partial(discriminator_loss, gan), *inputs, *gan.critic.draw())
 
 
-def generator_step(gan: Gan, batch: Batch, step: int) -> Stats:
+def generator_step(gan: Gan, batch: Batch) -> Stats:
     """Updates the generator only, with new fake images.
 
     Args:
-        gan: the networks.
+        gan: the networks, after the discriminator's step.
         batch: this rank's real images, for paired losses.
-        step: the step's number, which determines the latents and the labels of the fake images, and the augmentation.
 
     Returns:
         loss/generator. One value for each part of this rank's share, computed before the update.
     """
-    return gan.generator_update(partial(generator_loss, gan), *step_inputs(gan, batch, step, "generator"))
+    return gan.generator_update(partial(generator_loss, gan), *step_inputs(gan, batch, "generator"))
 
 
-def step_inputs(gan: Gan, batch: Batch, step: int, purpose: str) -> tuple[Tensor | None, ...]:
+def step_inputs(gan: Gan, batch: Batch, purpose: str) -> tuple[Tensor | None, ...]:
     """The inputs that both losses have, for this rank's whole share, in the order of their arguments.
 
     Args:
         gan: the networks.
         batch: this rank's real images.
-        step: the step's number.
         purpose: discriminator or generator; each has its own random numbers, valid until the next call.
     """
-    labels = gan.labels.real(batch), gan.labels.fake(batch, step, purpose)
-    return batch.images, gan.latents(step, purpose), *labels, gan.augmentation.draw(step, purpose)
+    labels = gan.labels.real(batch), gan.labels.fake(batch, purpose)
+    return batch.images, gan.latents(purpose), *labels, gan.augmentation.draw(purpose)
 
 
 def discriminator_loss(

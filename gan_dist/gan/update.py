@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gan_dist.data.batch import Labels
-from gan_dist.gan.cuda_graph import CapturedFunction
 from gan_dist.gan.guard import NonfiniteGuard
 from gan_dist.gan.reduction import Reduction
 from gan_dist.gan.slices import vector_of
@@ -63,7 +62,6 @@ class Update:
         backward: called as backward(loss, inputs=parameters); Accelerator.backward, which applies loss scaling.
         guard: checks the gradients.
         dtype: of the passes.
-        captured: replay the update as a CUDA graph.
         stop: carried by the last update of a step; None: not by this one.
     """
 
@@ -76,7 +74,6 @@ class Update:
         backward: Callable[..., None],
         guard: NonfiniteGuard,
         dtype: torch.dtype = torch.float32,
-        captured: bool = False,
         stop: StopSignal | None = None,
     ) -> None:
         self.network = network
@@ -116,7 +113,6 @@ class Update:
             # torch's fused optimizers skip the update if found_inf is 1, without a synchronization. A GradScaler sets
             # it itself.
             setattr(bare, "found_inf", guard.veto)  # noqa: B010  # untyped
-        self._captured = CapturedFunction(self._apply) if captured else None
 
     def full_precision(self, images: Float[Tensor, "n c h w"], labels: Labels | None = None) -> Float[Tensor, " n"]:
         """The network's logits in fp32, at the weights of the passes. Gradients flow to these weights."""
@@ -126,33 +122,23 @@ class Update:
         return torch.func.functional_call(self.forward_network, weights, (images.float(), labels))
 
     def __call__(self, part_loss: PartLoss, *inputs: Shaped[Tensor, "n ..."] | None) -> Stats:
-        """Do one update.
+        """Do one update. It waits for nothing and changes tensors in place only, so a CUDA graph can contain it.
 
         Args:
             part_loss: called once for each part, in order; the same function of its inputs in every step.
             inputs: of this rank's whole share; None, in every step or in none, is passed on.
 
         Returns:
-            Name -> figure, (parts,); valid until the next call.
+            Name -> figure, (parts,).
         """
-        stats = (self._captured or self._apply)(part_loss, *inputs)
-        self.guard.record(self._sums)
-        return stats
-
-    def refresh(self) -> None:
-        """Must be called after the weights or the optimizer's state were changed from outside, as by a resume."""
-        self._round()
-        if self._captured is not None:
-            self._captured.reset()
-
-    def _apply(self, part_loss: PartLoss, *inputs: Shaped[Tensor, "n ..."] | None) -> Stats:
         figures = self._reduce_gradients(part_loss, inputs)
         self.guard.check(self._sums)
         self.stop.receive(self._stop)
         if self.guard.scaled:  # the scaler skips updates that are not finite
             self.gradients[0].add_(torch.where(self.guard.veto > 0, torch.nan, 0.0))
         self._step()
-        self._round()
+        self.refresh()
+        self.guard.record(self._sums)
         return {name: torch.stack([stats[name] for stats in figures]) for name in figures[0]}
 
     def _reduce_gradients(self, part_loss: PartLoss, inputs: Sequence[Tensor | None]) -> list[PartStats]:
@@ -182,8 +168,8 @@ class Update:
         self.reduction(self._reduced)
         return figures
 
-    def _round(self) -> None:
-        """Copy the weights to the half-precision network."""
+    def refresh(self) -> None:
+        """Copy the weights to the half-precision network. Must be called after they were changed from outside."""
         if self._rounded is not None:
             self._rounded.copy_(self.weights)
 

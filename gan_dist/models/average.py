@@ -17,8 +17,15 @@ class GeneratorAverage(Protocol):
 
     network: nn.Module
 
-    def update(self, step: int) -> None:
-        """Include the weights of the trained generator after step `step`."""
+    def weight(self, step: int) -> float:
+        """How far step `step` (from 1) moves the average towards the trained generator, as a part of the distance."""
+
+    def update(self, weight: float | Float[Tensor, ""]) -> None:
+        """Include the weights of the trained generator.
+
+        Args:
+            weight: of the step; a tensor if a CUDA graph contains the call. Both give the same bits.
+        """
 
 
 class NoAverage:
@@ -27,7 +34,10 @@ class NoAverage:
     def __init__(self, generator: nn.Module) -> None:
         self.network = generator
 
-    def update(self, step: int) -> None:
+    def weight(self, step: int) -> float:
+        return 1.0
+
+    def update(self, weight: float | Float[Tensor, ""]) -> None:
         pass
 
 
@@ -66,9 +76,12 @@ class Average:
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.data = part.view_as(parameter)
 
-    def update(self, step: int) -> None:
+    def weight(self, step: int) -> float:
         half_life = min(self.half_life, self.warm_up * step * self.batch_size)
-        self._average.lerp_(self._trained, 1 - 0.5 ** (self.batch_size / half_life))
+        return 1 - 0.5 ** (self.batch_size / half_life)
+
+    def update(self, weight: float | Float[Tensor, ""]) -> None:
+        self._average.lerp_(self._trained, weight)
 
 
 def make_average(

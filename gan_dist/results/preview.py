@@ -20,6 +20,7 @@ from gan_dist.data.store import DeviceStore
 from gan_dist.evaluation.classifier_file import TrainedClassifier
 from gan_dist.evaluation.extractors import classifier_for
 from gan_dist.gan.augmentation import RandomAugmentation
+from gan_dist.gan.latents import Draws
 from gan_dist.outputs.pictures import COUNT, save_grid
 
 FEW = 10  # images of a class that are too few to learn it
@@ -87,10 +88,10 @@ def first_images(images: ImageSet, config: Config) -> Tensor:
 def augment(images: Tensor, config: Config) -> Tensor:
     """Images as the discriminator sees them in a first step. An adaptive probability is taken at its highest."""
     probability = config.augment.probability if config.augment.target is None else SAFE_PROBABILITY
-    augmentation = RandomAugmentation(
-        config.augment.names, torch.tensor(probability), False, config.train.seed, len(images), 0, 1, images.device
-    )
-    return augmentation(images, augmentation.draw(1, "discriminator")[:, 0])
+    draws = Draws(config.train.seed, len(images), 0, 1, images.device)
+    augmentation = RandomAugmentation(config.augment.names, torch.tensor(probability), False, draws)
+    draws.begin(1)
+    return augmentation(images, augmentation.draw("discriminator")[:, 0])
 
 
 def remarks(images: ImageSet) -> Iterator[str]:

@@ -8,14 +8,13 @@ from collections.abc import Mapping
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from gan_dist.config import Config, check_processes, validate, warnings
 from gan_dist.config.derived import derive
 from gan_dist.data.images import ImageSet
-from gan_dist.data.loader import make_loader
+from gan_dist.data.loader import Loader, make_loader
 from gan_dist.data.order import GlobalBatches
-from gan_dist.data.store import PendingBatch, make_store
+from gan_dist.data.store import Store, make_store
 from gan_dist.distributed.agreement import check_same_folder, check_same_start
 from gan_dist.distributed.device_wait import gather_in_time, make_run_ahead, make_wait
 from gan_dist.distributed.devices import find_devices
@@ -31,7 +30,7 @@ from gan_dist.gan.guard import NonfiniteGuard
 from gan_dist.gan.latents import fixed_latents as draw_fixed_latents
 from gan_dist.gan.stop_signal import LocalStopSignal, ReducedStopSignal
 from gan_dist.models import count_classes
-from gan_dist.models.average import make_average
+from gan_dist.models.average import GeneratorAverage, make_average
 from gan_dist.outputs.checkpoint import Checkpoints
 from gan_dist.outputs.checkpoint_format import Checkpoint
 from gan_dist.outputs.console import Console
@@ -44,10 +43,10 @@ from gan_dist.trainer.augmentation import initial_probability, make_probability
 from gan_dist.trainer.cadence import Cadence
 from gan_dist.trainer.evaluator import Evaluator
 from gan_dist.trainer.gradients import describe_way, make_reduction, open_cpu_exchange
-from gan_dist.trainer.hyperparameters import Hyperparameters
+from gan_dist.trainer.hyperparameters import DeviceNumbers, HostNumbers, Hyperparameters
 from gan_dist.trainer.images import share_images
 from gan_dist.trainer.meter import METRICS, Meter
-from gan_dist.trainer.networks import build_gan, build_networks, collective_timeout
+from gan_dist.trainer.networks import Networks, build_gan, build_networks, collective_timeout
 from gan_dist.trainer.profiling import Profiler
 from gan_dist.trainer.recovery import restore
 from gan_dist.trainer.schedule import Schedule
@@ -141,7 +140,8 @@ def assemble(
     if device.type == "cpu":
         share = config.train.batch_size // ranks // reduction.parts
         choose_threads(gan, images.shape, share, reduction.exact, config.train.threads is None, console.announce)
-    batches, loader = build_loader(config, images, schedule, accelerator)
+    batches, store, loader = build_loader(config, images, schedule, accelerator)
+    ema = make_average(config.ema, networks.generator, gan.generator_update.weights, config.train.batch_size)
     fixed_latents, fixed_labels = fixed_inputs(config, images, device)
     found = start.checkpoint
     timing = Timing(found.state["seconds"], found.state["evaluating_seconds"]) if found else Timing()
@@ -149,14 +149,14 @@ def assemble(
         config=config,
         accelerator=accelerator,
         gan=gan,
-        ema=make_average(config.ema, networks.generator, gan.generator_update.weights, config.train.batch_size),
+        ema=ema,
         batches=batches,
+        store=store,
         loader=loader,
+        captured=networks.captured,
         schedule=schedule,
         cadence=Cadence(config, schedule, timing.training_seconds, gather, ranks, device),
-        hyperparameters=Hyperparameters(
-            schedule, networks.generator_optimizer, networks.discriminator_optimizer, penalty_factor
-        ),
+        hyperparameters=make_hyperparameters(schedule, networks, penalty_factor, ema, device),
         augment_probability=make_probability(
             config.augment, config.train.batch_size, probability, reduction.parts, gather, ranks
         ),
@@ -217,16 +217,24 @@ def resolve_folder(config: Config, folder: RunFolder, start: Start, accelerator:
     return config
 
 
+def make_hyperparameters(
+    schedule: Schedule, networks: Networks, factor: Tensor, ema: GeneratorAverage, device: torch.device
+) -> Hyperparameters:
+    """The numbers of each step: on the device if steps are captured. Arguments as in `HostNumbers`."""
+    numbers = schedule, networks.generator_optimizer, networks.discriminator_optimizer, factor, ema
+    return DeviceNumbers(*numbers, device) if networks.captured else HostNumbers(*numbers)
+
+
 def build_loader(
     config: Config, images: ImageSet, schedule: Schedule, accelerator: Accelerator
-) -> tuple[GlobalBatches, DataLoader[PendingBatch]]:
-    """The order of the images, and the loader that yields this rank's share of each batch."""
+) -> tuple[GlobalBatches, Store, Loader]:
+    """The order of the images, where they are, and the loader that yields this rank's share of each batch."""
     device, mirrored = accelerator.device, config.data.mirror
     sharing = read_environment().local_ranks if device.type == "cpu" else 1
     store = make_store(config.data.memory, images, device, sharing, mirrored)
     steps, train = range(schedule.total_steps), config.train
     batches = GlobalBatches(len(store), train.batch_size, train.seed, steps, store.index_device, images.stack, mirrored)
-    return batches, accelerator.prepare(make_loader(store, batches))
+    return batches, store, make_loader(store, batches, accelerator.prepare)
 
 
 def fixed_inputs(config: Config, images: ImageSet, device: torch.device) -> tuple[Tensor, Tensor | None]:

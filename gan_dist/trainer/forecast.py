@@ -18,10 +18,10 @@ from gan_dist.config.cadence import at_most
 from gan_dist.config.derived import derive, describe_derived
 from gan_dist.data.images import ImageSet
 from gan_dist.data.sources import load_images
-from gan_dist.data.store import PendingBatch, keeps_on_device
+from gan_dist.data.store import keeps_on_device
 from gan_dist.distributed.group_exit import leave_group
 from gan_dist.distributed.preemption import StopRequest
-from gan_dist.gan.steps import discriminator_step, generator_step
+from gan_dist.gan.cuda_graph import WARM_UP as GRAPH_WARM_UP
 from gan_dist.memory import free_memory
 from gan_dist.models import count_classes
 from gan_dist.models.cost import count_weights, training_bytes
@@ -31,9 +31,9 @@ from gan_dist.outputs.pictures import COUNT, PANEL_EPOCHS
 from gan_dist.trainer.build import assemble, resolve_config, start_processes
 from gan_dist.trainer.checkpointing import checkpoint_bytes
 from gan_dist.trainer.images import describe_images
+from gan_dist.trainer.loop import begin_step, make_step
 from gan_dist.trainer.schedule import Schedule
 from gan_dist.trainer.start import Start
-from gan_dist.trainer.state import Trainer
 
 WARM_UP = 2  # steps
 MIN_STEPS = 3
@@ -217,35 +217,29 @@ def measure(config: Config, images: ImageSet, accelerator: Accelerator, baseline
     labels = None if images.labels is None else torch.zeros(size, dtype=torch.int64)
     noise = dataclasses.replace(images, images=pixels, labels=labels, mapped=None)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, memory="device"))
-    steps = WARM_UP + MIN_STEPS
     long = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=10_000, steps=None))
     start = Start(describe_images(noise), None, "")
     gc.collect()  # an earlier trainer
     _begin_memory(device)
     console = Console(enabled=False)
     trainer = assemble(long, start, noise, RunFolder(config.run.dir), StopRequest(), accelerator, console)
+    do_step = make_step(trainer)
+    warm_up = GRAPH_WARM_UP + 1 if trainer.captured else WARM_UP  # with the capture
     began, taken = time.perf_counter(), 0
     for step, pending in enumerate(trainer.loader, 1):
-        _step(trainer, step, pending)
-        if step == WARM_UP:
+        begin_step(trainer, step)
+        do_step(*pending.inputs())
+        if step == warm_up:
             _wait(device)
             began = time.perf_counter()
-        taken = step - WARM_UP
-        enough = step >= steps and (not timed or time.perf_counter() - began >= SECONDS)
+        taken = step - warm_up
+        enough = taken >= MIN_STEPS and (not timed or time.perf_counter() - began >= SECONDS)
         if enough or step == config.log.every_steps:
             break
     _wait(device)
     rate = max(taken, 1) * size / (time.perf_counter() - began)
     networks = [trainer.gan.generator_update.network, trainer.gan.discriminator_update.network]
     return Measured(rate, _peak(device) - baseline, sum(map(count_weights, networks)), checkpoint_bytes(networks))
-
-
-def _step(trainer: Trainer, step: int, pending: PendingBatch) -> None:
-    batch = pending.result()
-    trainer.hyperparameters.set(step)
-    discriminator_step(trainer.gan, batch, step)
-    generator_step(trainer.gan, batch, step)
-    trainer.ema.update(step)
 
 
 def _wait(device: torch.device) -> None:

@@ -1,13 +1,19 @@
-"""Hyperparameters that change during a run: the learning rate, and the weight of R1 and R2."""
+"""Numbers that change during a run: the learning rates, the weight of R1 and R2, and that of the average."""
 
 from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gan_dist.data.batch import pinned_for
+from gan_dist.models.average import GeneratorAverage
 from gan_dist.trainer.schedule import Schedule
+
+TABLE = 64  # steps whose numbers are copied to the device at once
 
 
 def round_to_float32(number: float) -> float:
@@ -15,33 +21,110 @@ def round_to_float32(number: float) -> float:
     return float(torch.tensor(number, dtype=torch.float32))
 
 
-class Hyperparameters:
-    """Sets the hyperparameters before each step. They are functions of the step, so there is no state to save.
+@runtime_checkable
+class Hyperparameters(Protocol):
+    """Sets the numbers of each step. They are functions of the step, so there is no state to save."""
+
+    average_weight: float | Float[Tensor, ""]
+    """The current step's weight of the generator's average."""
+
+    def set(self, step: int) -> None:
+        """Choose the step (from 1), on the host."""
+
+    def apply(self) -> None:
+        """Set the numbers, on the device."""
+
+
+class HostNumbers:
+    """The host sets all numbers before the step.
 
     Args:
         schedule: defines their values.
-        generator, discriminator: optimizers with one parameter group. A learning rate that is a tensor is changed in
-            place, so that a CUDA graph reads the new value.
+        generator, discriminator: optimizers with one parameter group.
         factor: multiplier of the gammas; changed in place.
+        ema: defines the average's weight.
     """
 
     def __init__(
-        self, schedule: Schedule, generator: Optimizer, discriminator: Optimizer, factor: Float[Tensor, ""]
+        self,
+        schedule: Schedule,
+        generator: Optimizer,
+        discriminator: Optimizer,
+        factor: Float[Tensor, ""],
+        ema: GeneratorAverage,
     ) -> None:
         self.schedule = schedule
         multiple = schedule.config.optimizer.generator_factor
         self.optimizers = ((generator, multiple), (discriminator, 1.0))
         self.factor = factor
+        self.ema = ema
+        self.average_weight: float | Float[Tensor, ""] = 1.0
 
     def set(self, step: int) -> None:
-        """Set the values of step `step` (from 1)."""
+        self.average_weight = self.ema.weight(step)
         if self.schedule.constant:
             return
         rate = self.schedule.learning_rate(step)
         for optimizer, multiple in self.optimizers:
-            group = optimizer.param_groups[0]  # loading a checkpoint replaces it
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate * multiple)
-            else:
-                group["lr"] = round_to_float32(rate * multiple)
+            optimizer.param_groups[0]["lr"] = round_to_float32(rate * multiple)  # loading replaces the group
         self.factor.fill_(self.schedule.penalty_factor(step))
+
+    def apply(self) -> None:
+        pass
+
+
+class DeviceNumbers:
+    """The numbers of the next steps are a table on the device, from which each step takes a row.
+
+    For steps that are replayed as a CUDA graph: the host copies a table every TABLE steps.
+
+    Args:
+        schedule, generator, discriminator, factor, ema: as in `HostNumbers`. Learning rates that change are tensors,
+            which are changed in place.
+        device: of the networks.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        generator: Optimizer,
+        discriminator: Optimizer,
+        factor: Float[Tensor, ""],
+        ema: GeneratorAverage,
+        device: torch.device,
+    ) -> None:
+        self.schedule = schedule
+        self.optimizers = (generator, discriminator)
+        self.factor = factor
+        self.ema = ema
+        self._table = torch.zeros(TABLE, len(self._numbers(1)), device=device)
+        self._row = torch.zeros(1, dtype=torch.int64, device=device)  # of the next step
+        self._current = torch.zeros(1, self._table.shape[1], device=device)
+        self.average_weight: float | Float[Tensor, ""] = self._current[0, -1]
+        self._steps = range(0)
+        """The steps whose numbers are on the device and are still to come."""
+
+    def set(self, step: int) -> None:
+        if not self._steps or step != self._steps[0]:  # the end of the table, a resume, or a rollback
+            self._steps = range(step, step + TABLE)
+            table = torch.tensor([self._numbers(each) for each in self._steps], dtype=torch.float32)
+            self._table.copy_(pinned_for(self._table.device, table), non_blocking=True)
+            self._row.zero_()
+        self._steps = self._steps[1:]
+
+    def apply(self) -> None:
+        torch.index_select(self._table, 0, self._row, out=self._current)
+        self._row.add_(1)
+        if self.schedule.constant:
+            return
+        *rates, factor, _ = self._current[0].unbind()
+        for optimizer, rate in zip(self.optimizers, rates, strict=True):
+            own = optimizer.param_groups[0]["lr"]
+            if isinstance(own, Tensor):
+                own.copy_(rate)
+        self.factor.copy_(factor)
+
+    def _numbers(self, step: int) -> tuple[float, ...]:
+        """The generator's rate, the discriminator's, the factor of the gammas, and the average's weight."""
+        rate, multiple = self.schedule.learning_rate(step), self.schedule.config.optimizer.generator_factor
+        return rate * multiple, rate, self.schedule.penalty_factor(step), self.ema.weight(step)

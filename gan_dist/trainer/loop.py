@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
+
+from torch import Tensor
 
 from gan_dist.config import STOPPED_EXIT_CODE, Config, InputError, Stopped, TrainingFailed
 from gan_dist.distributed.group_exit import abandon_group, destroy_group, leave_group
 from gan_dist.distributed.main_process import on_main_process
 from gan_dist.distributed.peers import Peers
 from gan_dist.distributed.preemption import StopRequest
+from gan_dist.gan.cuda_graph import CapturedFunction
 from gan_dist.gan.steps import discriminator_step, generator_step
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.trainer import reporting, session
@@ -20,6 +24,43 @@ from gan_dist.trainer.evaluation import evaluate
 from gan_dist.trainer.networks import collective_timeout
 from gan_dist.trainer.recovery import NonfiniteStep, check_nonfinite, recover
 from gan_dist.trainer.state import Trainer
+
+
+def train_step(trainer: Trainer, *inputs: Tensor) -> None:
+    """The work of a step on the device.
+
+    As a CUDA graph it is captured once and replayed in each step. So nothing here may depend on a number of the host
+    that changes, such as the step, or wait for the device, and tensors are changed in place.
+
+    Args:
+        trainer: after `begin_step`.
+        inputs: this rank's share of the batch, as `PendingBatch.inputs` returns it.
+    """
+    batch = trainer.store.finish(*inputs)
+    trainer.hyperparameters.apply()
+    stats = discriminator_step(trainer.gan, batch)
+    trainer.profiler.end_phase("discriminator step")
+    stats |= generator_step(trainer.gan, batch)
+    trainer.ema.update(trainer.hyperparameters.average_weight)
+    trainer.meter.add(stats)
+    trainer.augment_probability.add(stats)
+
+
+def begin_step(trainer: Trainer, step: int) -> None:
+    """What a step needs from the host, which alone knows its number."""
+    trainer.hyperparameters.set(step)
+    trainer.gan.begin(step)
+
+
+def make_step(trainer: Trainer) -> Callable[..., None]:
+    """`train_step` of a trainer, captured as a CUDA graph if it is to be.
+
+    Restoring a checkpoint replaces tensors of the optimizers: make a new one then.
+    """
+    step = partial(train_step, trainer)
+    if not trainer.captured:
+        return step
+    return CapturedFunction(step, trainer.accelerator.device, [trainer.gan.draws.generator])
 
 
 def train(trainer: Trainer) -> None:
@@ -32,17 +73,13 @@ def train(trainer: Trainer) -> None:
     total = trainer.schedule.total_steps
     trainer.console.begin(total, trainer.schedule.epoch(total), partial(reporting.progress, trainer))
     trainer.profiler.begin()
+    do_step = make_step(trainer)
     for step, pending in enumerate(trainer.loader, trainer.step + 1):
-        batch = pending.result()  # this rank's share
+        inputs = pending.inputs()  # this rank's share
         trainer.profiler.end_phase("data")
-        trainer.hyperparameters.set(step)
-        stats = discriminator_step(trainer.gan, batch, step)
-        trainer.profiler.end_phase("discriminator step")
-        stats |= generator_step(trainer.gan, batch, step)
-        trainer.ema.update(step)
+        begin_step(trainer, step)
+        do_step(*inputs)  # stays on the device
         trainer.profiler.end_phase("generator step")
-        trainer.meter.add(stats)  # stays on the device
-        trainer.augment_probability.add(stats)
         trainer.step = step
         stop = trainer.stopping.reached() or step == trainer.last_step
         at = trainer.cadence.at(step, stop)  # the same on every rank

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gan_dist.gan.rows import Rows
 from gan_dist.gan.update import Stats
 
 METRICS = ("loss/discriminator", "loss/generator", "score/real", "score/fake")  # of every run
@@ -41,14 +42,12 @@ class Meter:
         self.names = tuple(names)
         self.gather = gather
         self.ranks = ranks
-        self.rows = torch.zeros(window, len(self.names), parts, device=device)
-        self.count = 0  # steps of the open window on this rank
+        self._rows = Rows(window, (len(self.names), parts), device)  # steps of the open window on this rank
         self.earlier = np.zeros((0, len(self.names)))  # steps of the open window before a resume
 
     def add(self, stats: Stats) -> None:
         """Add one step of this rank: (parts,) for each name."""
-        torch.stack([stats[name] for name in self.names], out=self.rows[self.count])
-        self.count += 1
+        self._rows.append(torch.stack([stats[name] for name in self.names]))
 
     def means(self) -> dict[str, float | None]:
         """Means over the open window and all ranks. A collective: every rank must reach it.
@@ -61,12 +60,13 @@ class Meter:
 
     def close_window(self) -> None:
         """Start a new window with the next step."""
-        self.count, self.earlier = 0, self.earlier[:0]
+        self._rows.clear()
+        self.earlier = self.earlier[:0]
 
     @property
     def is_open(self) -> bool:
         """Whether the open window has any steps."""
-        return self.count + len(self.earlier) > 0
+        return len(self._rows.recorded()) + len(self.earlier) > 0
 
     def state(self) -> list[list[float]]:
         """The steps of the open window, for a checkpoint. A collective: every rank must reach it."""
@@ -74,12 +74,13 @@ class Meter:
 
     def load_state(self, steps: list[list[float]]) -> None:
         """Restore `state`, on any number of processes."""
-        self.count = 0
+        self._rows.clear()
         self.earlier = np.array(steps, dtype=np.float64).reshape(-1, len(self.names))
 
     def _steps(self) -> Float[np.ndarray, "steps metrics"]:
         """The statistics of the global batch per step, in double precision and in an order independent of the ranks."""
-        rows = self.gather(self.rows[: self.count]).cpu().double().numpy()
-        rows = rows.reshape(self.ranks, self.count, *self.rows.shape[1:])  # (ranks, steps, metrics, parts)
+        own = self._rows.recorded()
+        rows = self.gather(own).cpu().double().numpy()
+        rows = rows.reshape(self.ranks, *own.shape)  # (ranks, steps, metrics, parts)
         parts = [rows[rank, :, :, part] for rank in range(self.ranks) for part in range(rows.shape[-1])]
         return np.concatenate([self.earlier, sum(parts[1:], start=parts[0]) / len(parts)])

@@ -17,6 +17,7 @@ from gan_dist.data.images import ImageSet
 from gan_dist.distributed.main_process import on_main_process
 from gan_dist.distributed.peers import PING_SECONDS
 from gan_dist.gan.augmentation import NO_AUGMENTATION, Augmentation, RandomAugmentation
+from gan_dist.gan.cuda_graph import GRAPHS
 from gan_dist.gan.first_order import Directions, FirstOrderPenalty
 from gan_dist.gan.guard import NonfiniteGuard
 from gan_dist.gan.labels import BatchLabels, DrawnLabels, NoLabels, PairedLabels
@@ -47,7 +48,7 @@ class Networks(NamedTuple):
     generator_optimizer: torch.optim.Optimizer
     discriminator_optimizer: torch.optim.Optimizer
     captured: bool
-    """Whether updates are captured as CUDA graphs."""
+    """Whether steps are captured as CUDA graphs."""
     way: Way
     """How the gradients cross the ranks."""
 
@@ -75,9 +76,7 @@ def build_networks(config: Config, start: Start, accelerator: Accelerator, annou
             announce(f"train.{field} is for CUDA and has no effect here")
     pair = build_pair(config.model, spec.shape, config.train.seed, classes)
     way = choose_way(config, max(map(count_weights, pair)), accelerator)
-    captured = config.train.compile and device.type == "cuda" and way == "flat"
-    if config.train.compile and not captured:
-        announce("train.compile is for CUDA and has no effect here")
+    captured = way == "flat" and is_captured(config, device, announce)
     generator, discriminator = (network.to(device) for network in pair)
     if config.train.channels_last and not use_channels_last(generator, discriminator):
         announce(f"train.channels_last has no effect: {config.model.architecture} has no convolutions")
@@ -94,6 +93,17 @@ def build_networks(config: Config, start: Start, accelerator: Accelerator, annou
     )
 
 
+def is_captured(config: Config, device: torch.device, announce: Announce) -> bool:
+    """Whether steps are captured as CUDA graphs."""
+    chosen, available = config.train.capture, device.type in GRAPHS
+    if chosen == "on" and not available:
+        announce("train.capture is for CUDA and has no effect here")
+    if chosen == "auto" and available and config.profile:  # the phases of a graph can't be timed
+        announce("steps are not captured as CUDA graphs, because profile times their phases")
+        return False
+    return chosen != "off" and available
+
+
 def make_optimizer(network: nn.Module, config: OptimizerConfig, factor: float, captured: bool) -> torch.optim.Adam:
     """Adam over all weights of a network as one vector, with rank 0's values.
 
@@ -105,9 +115,10 @@ def make_optimizer(network: nn.Module, config: OptimizerConfig, factor: float, c
     """
     weights = flatten(network)
     broadcast(weights.data)  # processors of different kinds may draw different last bits
-    rate: float | Tensor = config.learning_rate * factor
+    first = config.learning_rate * factor
+    rate: float | Tensor = first
     if captured and config.final_learning_rate is not None:
-        rate = torch.tensor(rate, device=weights.device)  # a graph reads what the schedule writes into it
+        rate = torch.full((), first, device=weights.device)  # a graph reads what the schedule writes into it
     # Only a graph starts the optimizer without Python, which takes microseconds for each parameter.
     slices = count_slices(len(weights), multiprocessors_of(weights.device)) if captured else 1
     parameters = slices_of(weights, slices)
@@ -139,14 +150,13 @@ def build_gan(
         accelerator: of the ranks.
     """
     rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
-    batch_size, seed, dtype = config.train.batch_size, config.train.seed, DTYPES[accelerator.mixed_precision]
+    batch_size, dtype = config.train.batch_size, DTYPES[accelerator.mixed_precision]
     make_update: Callable[..., Update] = Update
     if networks.way == "ddp":
         make_update = partial(OverlappedUpdate, wrap=lambda module: wrap_in_ddp(module, accelerator))
     generator_update, discriminator_update = (
         make_update(
             *(network, optimizer, reduction, batch_size // ranks, accelerator.backward, guard, dtype),
-            captured=networks.captured,
             stop=carried,
         )
         for network, optimizer, carried in (
@@ -154,7 +164,7 @@ def build_gan(
             (networks.discriminator, networks.discriminator_optimizer, None),
         )
     )
-    draws = Draws(seed, batch_size, rank, ranks, device)
+    draws = Draws(config.train.seed, batch_size, rank, ranks, device)
     augmentation = make_augmentation(config.augment, probability, draws)
     return Gan(
         generator=generator_update.forward_network,
@@ -163,7 +173,8 @@ def build_gan(
         discriminator_update=discriminator_update,
         loss=LOSSES[config.train.loss],
         critic=make_critic(config.penalty, discriminator_update, penalty_factor, draws, images.shape, augmentation),
-        latents=Latents(seed, config.model.latent_dim, batch_size, rank, ranks, device, dtype),
+        draws=draws,
+        latents=Latents(draws, config.model.latent_dim, dtype),
         labels=make_labels(config, images.class_counts, draws),
         augmentation=augmentation,
     )
@@ -175,21 +186,21 @@ def make_labels(config: Config, class_counts: Int64[Tensor, " classes"] | None, 
     Args:
         config: of the run.
         class_counts: number of training images of each class; None if the data have no classes.
-        draws: what random labels depend on.
+        draws: the source of random labels.
     """
     if not config.model.conditional:
         return NoLabels()
     if config.train.fake_labels == "paired":
         return PairedLabels()
     assert class_counts is not None
-    return DrawnLabels(class_counts, *draws)
+    return DrawnLabels(class_counts, draws)
 
 
 def make_augmentation(config: AugmentConfig, probability: Float[Tensor, ""], draws: Draws) -> Augmentation:
     """How the images that the discriminator sees are augmented. Arguments as in `build_gan` and `make_labels`."""
     if not config.on:
         return NO_AUGMENTATION
-    return RandomAugmentation(config.names, probability, config.target is not None, *draws)
+    return RandomAugmentation(config.names, probability, config.target is not None, draws)
 
 
 def make_critic(

@@ -107,13 +107,10 @@ class Profiler:
 
     def communicate(self, work: Callable[[], None]) -> None:
         """Call `work` and count its time as communication instead of the phase that contains it."""
-        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            work()  # replayed as part of a graph, where no clock can be read
-        else:
-            began = self._now()
-            with record_function(COMMUNICATION) if self._is_tracing else contextlib.nullcontext():
-                work()
-            self._communicated += self._now() - began
+        began = self._now()
+        with record_function(COMMUNICATION) if self._is_tracing else contextlib.nullcontext():
+            work()
+        self._communicated += self._now() - began
 
     @property
     def _is_tracing(self) -> bool:

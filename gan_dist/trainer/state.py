@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from gan_dist.config import Config
 from gan_dist.config.derived import Derived
 from gan_dist.data.images import ImageSet
 from gan_dist.data.order import GlobalBatches
-from gan_dist.data.store import PendingBatch
+from gan_dist.data.store import PendingBatch, Store
 from gan_dist.distributed.device_wait import DeviceWait
 from gan_dist.distributed.devices import Device
 from gan_dist.distributed.shared_memory import SharedMemory
@@ -62,7 +62,12 @@ class Trainer:
     gan: Gan
     ema: GeneratorAverage
     batches: GlobalBatches
-    loader: DataLoader[PendingBatch]
+    store: Store
+    """Where the training images are."""
+    loader: Iterable[PendingBatch]
+    """This rank's share of each batch, one batch ahead."""
+    captured: bool
+    """Whether steps are captured as CUDA graphs."""
     schedule: Schedule
     cadence: Cadence
     hyperparameters: Hyperparameters

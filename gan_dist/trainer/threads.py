@@ -76,8 +76,9 @@ def gradients(gan: Gan, images: Float[Tensor, "n c h w"], step: int) -> Iterator
     def shortened(inputs: Iterable[Tensor | None]) -> list[Any]:
         return [None if tensor is None else tensor[: len(images)].clone() for tensor in inputs]
 
-    discriminator, generator = (shortened(step_inputs(gan, batch, step, of)) for of in ("discriminator", "generator"))
-    drawn = shortened(gan.critic.draw(step))
+    gan.begin(step)
+    discriminator, generator = (shortened(step_inputs(gan, batch, of)) for of in ("discriminator", "generator"))
+    drawn = shortened(gan.critic.draw())
     for network, (loss, figures) in (
         (gan.discriminator, discriminator_loss(gan, *discriminator, *drawn)),
         (gan.generator, generator_loss(gan, *generator)),
