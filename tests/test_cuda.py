@@ -338,6 +338,7 @@ def test_a_wait_for_the_device_names_lost_ranks_and_tolerates_slow_ones(monkeypa
 WAITS = {("cpu", 1): NoWait, ("cpu", 2): NoWait, ("cuda", 1): NoWait, ("cuda", 2): BoundedWait}
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_exactly_with_another_number_of_slices(
     flags: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
