@@ -62,6 +62,7 @@ def begin(trainer: Trainer, tracker_ids: Mapping[str, str]) -> None:
         "started": timestamp(),
         "from_step": trainer.step,
         **describe_machine(trainer.accelerator, trainer.devices),
+        "captured": trainer.captured,
         "data": images.provenance.to_dict() | {"spec": images.spec.to_dict(), "ranks": trainer.images_access},
         "trackers": trainer.tracker.describe(),
     }
