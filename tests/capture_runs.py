@@ -24,7 +24,7 @@ from gan_dist.config import Config
 from gan_dist.gan import cuda_graph
 from gan_dist.gan.cuda_graph import WARM_UP, CapturedFunction
 from gan_dist.gan.rows import Rows
-from gan_dist.trainer import hyperparameters, loop
+from gan_dist.trainer import augmentation, hyperparameters, loop, schedule
 from gan_dist.trainer.hyperparameters import DeviceNumbers
 from gan_dist.trainer.loop import train_with_rollbacks
 from gan_dist.trainer.reporting import fingerprint
@@ -33,6 +33,7 @@ from gan_dist.trainer.state import Trainer
 LENGTH = 13
 """Steps of a run: three of them warm up, and the tables of the numbers end in between."""
 TABLE = 4
+ADAPT_STEPS = 5
 FILLS = "seed and offset of a generator"  # operations of torch's replay
 
 
@@ -142,6 +143,8 @@ def started(
     """A trainer on the fake device."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(hyperparameters, "TABLE", TABLE))
+        for module in (schedule, augmentation):
+            stack.enter_context(mock.patch.object(module, "ADAPT_STEPS", ADAPT_STEPS))
         device = stack.enter_context(fake_device(run.case.ranks))
         stack.enter_context(mock.patch.object(FakeGraph, "device", device, create=True))
         stack.enter_context(mock.patch.dict(cuda_graph.GRAPHS, {DEVICE.type: FakeGraph}))

@@ -42,7 +42,10 @@ RUNS: dict[str, Run] = {
     "exact shards, four ranks": Run(Case("seed", "no", "exact", 4), SCHEDULES),
 }
 MORE_RUNS: dict[str, Run] = {
-    "adaptive augmentation": Run(Case("seed", "no", "plain", augmented=True), SCHEDULES),
+    "adaptive augmentation": Run(
+        Case("seed", "no", "plain", augmented=True),
+        SCHEDULES | {"augment": {"rise_images": 1_000}},
+    ),
     "accumulation, bf16": Run(Case("r3", "bf16", "accumulation", 2), SCHEDULES),
     "labels of the real images, gradient penalty": Run(
         DIGITS, PAIRED | {"penalty": {"r1": 0.0, "r2": 0.0, "gradient": 3.0}}

@@ -63,6 +63,7 @@ def begin(trainer: Trainer, tracker_ids: Mapping[str, str]) -> None:
         "from_step": trainer.step,
         **describe_machine(trainer.accelerator, trainer.devices),
         "gradients": trainer.gradients,
+        "captured": trainer.captured,
         "data": images.provenance.to_dict() | {"spec": images.spec.to_dict(), "ranks": trainer.images_access},
         "trackers": trainer.tracker.describe(),
     }
