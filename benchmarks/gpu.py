@@ -16,6 +16,8 @@ import importlib
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -40,6 +42,7 @@ PARTS: dict[str, tuple[str, float]] = {
     "quality": ("gpu_parts.quality", 3.0),
     "tests": ("gpu_parts.tests", 2.0),
 }
+SEVERAL = ("scaling", "faults")  # parts that need two GPUs
 GRACE = 5.0  # seconds that a part gets to end after its deadline
 SHORTEST = 3.0  # seconds; with less time left, a part is not started
 IDLE = 0.2  # seconds between two looks at the rows
@@ -71,7 +74,7 @@ class Benchmark:
         (self.output / "scratch").mkdir(parents=True)
         try:
             for i, name in enumerate(names):
-                shares = [PARTS[other][1] for other in names[i:]]
+                shares = [self.share(other) for other in names[i:]]
                 left = self.end - time.time()
                 if left < SHORTEST:
                     self.add(Row(name, name, NOT_RUN, {}, "no time left"))
@@ -116,11 +119,15 @@ class Benchmark:
         self.write()
 
     def context(self, name: str, deadline: float) -> Context:
-        gpus = 0 if self.arguments.device == "cpu" else int(self.machine.get("gpus", count_gpus()))
+        on_gpu = self.arguments.device != "cpu"
+        if on_gpu and name != "machine":  # which finds out
+            if "gpus" not in self.machine:
+                self.machine["gpus"] = count_gpus()
+            on_gpu = self.machine["gpus"] > 0
         return Context(
             part=name,
-            device="cuda" if gpus else "cpu",
-            gpus=gpus or 2,
+            device="cuda" if on_gpu else "cpu",
+            gpus=self.machine.get("gpus", 0) if on_gpu else 2,
             short=self.arguments.short,
             data=self.arguments.data and self.arguments.data.absolute(),
             output=self.output,
@@ -129,6 +136,11 @@ class Benchmark:
             plant=tuple(self.arguments.plant),
             machine=self.machine,
         )
+
+    def share(self, name: str) -> float:
+        """Of the time, relative to those of the other parts; one GPU has little to do in two of them."""
+        alone = self.machine.get("gpus") == 1 and self.arguments.device != "cpu"
+        return 0.1 if alone and name in SEVERAL else PARTS[name][1]
 
     def collect(self, context: Context, seen: int) -> int:
         """Add the rows that a part has written since; returns their number."""
@@ -152,14 +164,10 @@ class Benchmark:
 
 
 def count_gpus() -> int:
-    """The GPUs that a process sees, without importing torch here: by the driver's tool, or 0.
-
-    Only until the part `machine` has counted them.
-    """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([entry for entry in visible.split(",") if entry.strip() not in ("", "-1")])
-    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    """The GPUs that a process sees; for a run without the part `machine`, or after it failed."""
+    words = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
+    found = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    return int(found.stdout) if found.returncode == 0 else 0
 
 
 def run_part(file: Path) -> int:
@@ -202,4 +210,5 @@ def main(words: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # not without its processes
     sys.exit(main())

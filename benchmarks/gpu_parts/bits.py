@@ -113,7 +113,7 @@ def alone(context: Context, runs: Runs) -> None:
             if why := refusal(config):
                 refused[name] = why
                 continue
-            perturb = 3 if context.has_fault("bits") and capture == "graph" else None
+            perturb = 3 if context.has_fault("bits") and name.endswith("-eager") and mode == "exact" else None
             jobs[name] = Job("train", {"config": stored(config), "perturb_at": perturb})
     resumed, precision = EXACT[1]
     stopped = "stopped"

@@ -6,11 +6,10 @@ import contextlib
 import gc
 import hashlib
 import io
-import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -29,7 +28,6 @@ from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import read_json_lines
 from gan_dist.trainer import session
 from gan_dist.trainer.build import build, start_processes
-from gan_dist.trainer.loop import train as train_loop
 from gan_dist.trainer.loop import train_with_rollbacks
 from gan_dist.trainer.state import Trainer
 from gpu_parts import calibration, loops
@@ -47,21 +45,27 @@ def run_job(kind: str, arguments: dict[str, Any]) -> tuple[Result | None, str, b
     """
     try:
         return JOBS[kind](**arguments), "", True, False
-    except torch.OutOfMemoryError as error:
-        problem = f"needs more memory than the device has: {str(error).splitlines()[0]}"[:200]
-        outcome = None, problem, True, int(os.environ.get("WORLD_SIZE", "1")) > 1  # the other ranks may wait
     except InputError as error:  # the same one on every rank
         outcome = None, str(error), True, False
-    except Exception as error:  # the device may be unusable
+    except Exception as error:
         traceback.print_exc()
-        outcome = (
-            None,
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
-            False,
-            True,
-        )
+        if (memory := out_of_memory(error)) is not None:
+            # The device may be unusable if something else failed as well, and other ranks may wait for this one.
+            last = memory is not error or int(os.environ.get("WORLD_SIZE", "1")) > 1
+            outcome = None, f"needs more memory than the device has: {memory}"[:200], True, last
+        else:
+            first = (str(error).strip().splitlines() or [""])[0]
+            outcome = None, f"{type(error).__name__}: {first}", False, True
     _release()
     return outcome
+
+
+def out_of_memory(error: BaseException) -> BaseException | None:
+    """The error among the causes of another one that says that the memory is exhausted; a capture may hide it."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, torch.OutOfMemoryError):
+        found = found.__cause__ or found.__context__
+    return found
 
 
 def start(config: Config) -> Accelerator:
@@ -74,8 +78,7 @@ def start(config: Config) -> Accelerator:
 def leave() -> None:
     """Leave the process group, in the order that NCCL needs."""
     _release()
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-    leave_group(accelerator.device, destroy_group)
+    leave_group(this_device(), destroy_group)
 
 
 def _release() -> None:
@@ -125,7 +128,7 @@ def train(
         accelerator.scaler.load_state_dict(state)
     with built(resolved, accelerator) as trainer, SameDraws() if same_draws else contextlib.nullcontext():
         if perturb_at is not None:
-            trainer.loader = _perturbed(trainer, perturb_at)  # type: ignore[assignment]
+            trainer.loader = _perturbed(trainer, trainer.loader, perturb_at)  # type: ignore[assignment]
         state = train_with_rollbacks(trainer)
         on_main_process(accelerator, partial(session.conclude, trainer, state, "the next session"))
         if trainer.failure is not None:
@@ -137,9 +140,9 @@ def train(
     }
 
 
-def _perturbed(trainer: Trainer, at_step: int) -> Iterator[Any]:
+def _perturbed(trainer: Trainer, loader: Iterable[Any], at_step: int) -> Iterator[Any]:
     weights = trainer.gan.generator_update.weights
-    for step, batch in enumerate(trainer.loader, 1):
+    for step, batch in enumerate(loader, 1):
         if step == at_step:
             weights[:1].mul_(1 + 2**-20)
         yield batch
@@ -180,7 +183,7 @@ def measure(config: dict[str, Any], seconds: float, profiled: int = 3) -> Result
     with built(resolved, accelerator) as trainer:
         clock = StepClock(accelerator, seconds, profiled)
         trainer.loader = clock.timed(trainer.loader)  # type: ignore[assignment]
-        train_loop(trainer)
+        train_with_rollbacks(trainer)  # until the clock has no more batches
         return clock.figures(resolved.train.batch_size) | {"memory MB": peak_memory(accelerator.device)}
 
 
@@ -217,11 +220,6 @@ def random_numbers(seed: int, block: int, draws: int) -> Result:
         found[kind] = numbers.cpu()
     digest = hashlib.sha256(found["normal"].numpy().tobytes()).hexdigest()[:16]
     return {name: numbers.flatten().tolist() for name, numbers in found.items()} | {"sha256": digest}
-
-
-def finite(rows: list[dict[str, Any]]) -> bool:
-    """Whether all losses are finite."""
-    return all(math.isfinite(value) for row in rows for name, value in row.items() if name.startswith("loss/"))
 
 
 JOBS: dict[str, Callable[..., Result]] = {

@@ -10,12 +10,12 @@ from gpu_figures import H100
 from gpu_parts.configs import changed, flag, measured_config, refusal, stored
 from gpu_parts.context import Context
 from gpu_parts.rows import Value
-from gpu_parts.speed import LIMIT, report, seconds
+from gpu_parts.speed import LIMIT, predicted_seconds, report, seconds
 from gpu_parts.workers import Job, run_jobs
 
-STRONG = (("conv", 1_024), ("pictures", 1_024), ("pictures", 8_192), ("cifar10", 512))
+STRONG = (("conv", 1_024), ("pictures", 1_024), ("pictures", 8_192), ("cifar10", 256))
 """(preset, global batch)."""
-WEAK = (("conv", 1_024), ("pictures", 256), ("cifar10", 64))
+WEAK = (("conv", 1_024), ("pictures", 256), ("cifar10", 32))
 """(preset, batch of each rank)."""
 PRECISION = "bf16"
 
@@ -25,8 +25,9 @@ def run(context: Context) -> None:
     if context.gpus == 1:
         context.not_run("1 to N ranks", "needs 2 GPUs")
         return
-    for i, ranks in enumerate(context.rank_counts):
-        here = context.until(1 / (len(context.rank_counts) - i))
+    counts = context.rank_counts[1:] if context.short else context.rank_counts
+    for i, ranks in enumerate(counts):
+        here = context.until(1 / (len(counts) - i))
         measure(here, ranks, baseline)
 
 
@@ -39,11 +40,8 @@ def settings(context: Context, ranks: int) -> dict[str, tuple[str, int, dict[str
     for preset, batch in weak:
         found[f"weak, {preset}, {batch:,} a rank"] = preset, batch * ranks, flag("ddp", on=False)
     if ranks > 1 and flag("ddp", on=True) is not None:
-        preset, batch = strong[0 if context.short else 1]
-        for preset, batch in (strong[0],) if context.short else strong[:2]:
+        for preset, batch in strong[:2]:
             found[f"strong, {preset}, {batch:,}, ddp"] = preset, batch // ranks * ranks, flag("ddp", on=True)
-    if context.short and ranks == 1:
-        found.popitem()  # weak and strong are one there
     return found
 
 
@@ -55,7 +53,9 @@ def measure(context: Context, ranks: int, baseline: dict[str, float]) -> None:
         precision = "no" if context.short else PRECISION
         config = measured_config(preset, context.scratch, batch, precision, context.short, changes)
         config = changed(config, flag("capture", on=True), run, {"distributed": {"timeout": 60.0}})
-        if why := refusal(config):
+        expected = predicted_seconds(context, preset, precision, batch // ranks)
+        slow = f"it would take about {expected:.0f} s" if expected > LIMIT / 2 else ""
+        if why := refusal(config) or slow:
             context.not_run(f"{ranks} ranks: {name}", why)
             continue
         profiled = 0 if context.short else 3
