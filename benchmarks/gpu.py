@@ -34,13 +34,13 @@ from gpu_parts.rows import FAILED, NOT_RUN, Row, write_tables
 # In the order of their worth: name -> module, and share of the time. A part may also use what earlier ones left.
 PARTS: dict[str, tuple[str, float]] = {
     "machine": ("gpu_parts.machine", 1.0),
-    "bits": ("gpu_parts.bits", 4.0),
+    "bits": ("gpu_parts.bits", 5.0),
     "speed": ("gpu_parts.speed", 6.0),
-    "scaling": ("gpu_parts.scaling", 3.0),
-    "faults": ("gpu_parts.faults", 3.0),
-    "fp16": ("gpu_parts.half", 1.0),
+    "scaling": ("gpu_parts.scaling", 5.0),
+    "faults": ("gpu_parts.faults", 5.0),
+    "fp16": ("gpu_parts.half", 1.5),
     "quality": ("gpu_parts.quality", 3.0),
-    "tests": ("gpu_parts.tests", 2.0),
+    "tests": ("gpu_parts.tests", 3.0),
 }
 SEVERAL = ("scaling", "faults")  # parts that need two GPUs
 GRACE = 5.0  # seconds that a part gets to end after its deadline

@@ -7,7 +7,7 @@ from typing import Any
 
 from gan_dist.config import Config
 from gan_dist.results.diff import compare_hashes
-from gpu_parts.configs import changed, flag, measured_config, refusal, stored
+from gpu_parts.configs import flag, measured_config, refusal, stored
 from gpu_parts.context import Context
 from gpu_parts.workers import Job, Outcome, run_jobs
 
@@ -17,6 +17,7 @@ SHORT_SHARDS, SHORT_STEPS, SHORT_STOP = 2, 6, 3
 ROUNDING = 1e-2  # largest relative difference of a loss after STEPS steps: a GAN amplifies rounding
 EXACT = (("seed", "no"), ("conv", "no"), ("digits", "no"), ("r3-conv", "bf16"))
 FAST = (("seed", "no"), ("conv", "bf16"))
+ON_CPU = ("seed", "conv")
 ON_RANKS = (("conv", "no"), ("r3-conv", "bf16"))
 DETERMINISTIC = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # before the first product of a worker
 
@@ -120,6 +121,8 @@ def alone(context: Context, runs: Runs) -> None:
     for number, until in enumerate((runs.stop, runs.steps)):
         config = runs.config(stopped, resumed, precision, exact, flag("capture", on=True), steps=until)
         jobs[stopped + number * "+"] = Job("train", {"config": stored(config)})
+    if context.on_gpu:
+        jobs |= same_draws(runs, "gpu")
     runs.run(jobs, **DETERMINISTIC)
     if f"{stopped}+" in runs.outcomes:
         runs.outcomes[stopped] = runs.outcomes[f"{stopped}+"]
@@ -152,20 +155,21 @@ def on_ranks(context: Context, runs: Runs) -> None:
             runs.compare(f"exact mode on {ranks} ranks = on 1: {preset}, {precision}", one, several)
 
 
+def same_draws(runs: Runs, device: str) -> dict[str, Job]:
+    """Eager runs with random numbers that do not depend on the device."""
+    jobs = {}
+    for preset in ON_CPU:
+        name = f"{device}-{preset}"
+        config = runs.config(name, preset, "no", flag("capture", on=False))
+        jobs[name] = Job("train", {"config": stored(config), "same_draws": True})
+    return jobs
+
+
 def against_the_cpu(context: Context, runs: Runs) -> None:
     """A GPU against the CPU, with the same random numbers."""
-    cases = ("conv",) if context.short else ("seed", "conv")
-    on_cpu = [True] if not context.on_gpu else [True, False]
-    for cpu in on_cpu:
-        jobs = {}
-        for preset in cases:
-            name = f"{'cpu' if cpu else 'gpu'}-{preset}"
-            small = {"train": {"threads": None}}
-            config = changed(runs.config(name, preset, "no", flag("capture", on=False)), small)
-            jobs[name] = Job("train", {"config": stored(config), "same_draws": True})
-        if context.on_gpu or not context.short:
-            runs.run(jobs, cpu=cpu, **DETERMINISTIC)
-    for preset in cases:
+    if context.on_gpu:
+        runs.run(same_draws(runs, "cpu"), cpu=True, **DETERMINISTIC)
+    for preset in ON_CPU:
         name = f"GPU = CPU, the same random numbers: {preset}, no"
         if not context.on_gpu:
             context.not_run(name, "needs a GPU")

@@ -36,6 +36,7 @@ QUERIES = (
     "compute_mode",
     "mig.mode.current",
 )
+LINKS = ("NV", "PIX", "PXB", "PHB", "NODE", "SYS")  # of nvidia-smi topo; NVn: n NVLinks; the others: PCIe
 SIZES = (4, 65_536, 1_331_204, 17_335_300, 82_765_824)
 """Bytes of an all-reduce: a word, and the gradients of `seed`, `pictures` and `cifar10` among them."""
 
@@ -55,25 +56,34 @@ def describe() -> dict[str, Any]:
         "gpus": len(properties),
         "gpu names": ", ".join(dict.fromkeys(each.name for each in properties)),
         "gpu memory GB": round(min(each.total_memory for each in properties) / 1e9, 1),
-        "multiprocessors": properties[0].multi_processor_count,
-        "threads at once": properties[0].multi_processor_count * properties[0].max_threads_per_multi_processor,
         "compute capability": f"{properties[0].major}.{properties[0].minor}",
+        "multiprocessors": properties[0].multi_processor_count,
+        "threads at once": _tried(lambda: _threads(properties[0])),
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
-        "nccl": ".".join(map(str, torch.cuda.nccl.version())),
-        "peer access": _peers(len(properties)),
+        "cudnn": _tried(torch.backends.cudnn.version),
+        "nccl": _tried(lambda: ".".join(map(str, torch.cuda.nccl.version()))),
+        "peer access": _tried(lambda: _peers(len(properties))),
         "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "NCCL variables": {name: value for name, value in os.environ.items() if name.startswith("NCCL_")} or None,
     }
-    settings = {name: value for name, value in os.environ.items() if name.startswith("NCCL_")}
-    if settings:
-        found["NCCL variables"] = settings
     first = _output("nvidia-smi", "--query-gpu=" + ",".join(QUERIES), "--format=csv,noheader", "--id=0")
     found |= dict(zip((f"nvidia-smi {name}" for name in QUERIES), first.split(", "), strict=False)) if first else {}
-    links = [
-        word for word in _output("nvidia-smi", "topo", "-m").split() if word.startswith(("NV", "PHB", "PIX", "SYS"))
-    ]
-    found["topology"] = ", ".join(sorted(set(links))) or None  # NVn: n NVLinks; the others: PCIe
+    matrix = [line.split() for line in _output("nvidia-smi", "topo", "-m").splitlines() if line.startswith("GPU")]
+    links = {word for line in matrix for word in line if word.startswith(LINKS)}
+    found["topology"] = ", ".join(sorted(links)) or None
     return found
+
+
+def _tried(find: Callable[[], Any]) -> Any:
+    """None if it is not to be found here."""
+    try:
+        return find()
+    except Exception as error:
+        return f"unknown ({type(error).__name__})"
+
+
+def _threads(properties: Any) -> int:
+    return properties.multi_processor_count * properties.max_threads_per_multi_processor
 
 
 def _cpu_name() -> str:
