@@ -7,7 +7,7 @@ from typing import Any
 import gpu_model
 from gpu_figures import H100
 
-from gpu_parts.configs import changed, flag, measured_config, refusal, stored
+from gpu_parts.configs import GREY, SHAPES, changed, flag, measured_config, refusal, stored
 from gpu_parts.context import Context
 from gpu_parts.rows import Value
 from gpu_parts.speed import LIMIT, predicted_seconds, report, seconds
@@ -18,6 +18,7 @@ STRONG = (("conv", 1_024), ("pictures", 1_024), ("pictures", 8_192), ("cifar10",
 WEAK = (("conv", 1_024), ("pictures", 256), ("cifar10", 32))
 """(preset, batch of each rank)."""
 PRECISION = "bf16"
+EXAMPLE = "loop as in Accelerate's examples"
 
 
 def run(context: Context) -> None:
@@ -40,6 +41,8 @@ def settings(context: Context, ranks: int) -> dict[str, tuple[str, int, dict[str
         found[f"strong, {preset}, {batch:,}"] = preset, batch // ranks * ranks, flag("ddp", on=False)
     for preset, batch in weak:
         found[f"weak, {preset}, {batch:,} a rank"] = preset, batch * ranks, flag("ddp", on=False)
+    preset, batch = strong[0]
+    found[f"strong, {preset}, {batch:,}, {EXAMPLE}"] = preset, batch // ranks * ranks, None
     if ranks > 1 and flag("ddp", on=True) is not None:
         for preset, batch in strong[:2]:
             found[f"strong, {preset}, {batch:,}, ddp"] = preset, batch // ranks * ranks, flag("ddp", on=True)
@@ -60,6 +63,11 @@ def measure(context: Context, ranks: int, baseline: dict[str, float]) -> None:
             context.not_run(f"{ranks} ranks: {name}", why)
             continue
         profiled = 0 if context.short else 3
+        if name.endswith(EXAMPLE):
+            shape = SHAPES.get(preset, GREY)
+            values = {"name": "example", "config": stored(config), "shape": shape, "seconds": seconds(context)}
+            jobs[name] = Job("loop", values)
+            continue
         jobs[name] = Job("measure", {"config": stored(config), "seconds": seconds(context), "profiled": profiled})
     if ranks > 1:
         jobs["all-reduce"] = Job("all-reduce", {"short": context.short})

@@ -21,6 +21,7 @@ from gpu_parts.processes import last_error, started, wait
 
 SCRIPT = launching.REPOSITORY / "benchmarks" / "gpu.py"
 START = 90.0  # seconds within which a worker must have begun its first job
+END = 30.0  # seconds in which a worker must have left the process group and ended
 SHORTEST = 5.0  # seconds; with less time left, no worker is started
 
 
@@ -91,7 +92,7 @@ def _run_until_failure(
                         return
             seen = len(lines)
             if done == len(jobs):
-                wait(process, min(10.0, limit))  # the group is destroyed; a hang there is found by the part `faults`
+                _check_end(context, ranks, wait(process, min(END, context.seconds_left)), log)
             elif ended is not None:
                 yield Outcome(jobs[done], None, f"the process ended with exit code {ended}: {last_error(log)}")
                 return
@@ -101,6 +102,15 @@ def _run_until_failure(
             elif time.time() - progress > (limit if seen else max(limit, START)):
                 yield Outcome(jobs[done], None, f"took longer than {limit:.0f} s: {last_error(log)}")
                 return
+
+
+def _check_end(context: Context, ranks: int, code: int | None, log: Path) -> None:
+    """Add a row if workers did not end well after their last job; None: they still run, unless the time is over."""
+    name = f"the end of {ranks} rank{'s' * (ranks > 1)}"
+    if code is None and context.seconds_left > 0:
+        context.check(name, f"did not end within {END:.0f} s after the last job")
+    elif code:
+        context.check(name, f"ended with exit code {code}: {last_error(log)}")
 
 
 def _lines(results: Path) -> list[dict[str, Any]]:
