@@ -11,6 +11,7 @@ it, the part `quality` trains on the sample digits. Exit code: 1 if a check or a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import importlib
 import json
@@ -124,6 +125,7 @@ class Benchmark:
             if "gpus" not in self.machine:
                 self.machine["gpus"] = count_gpus()
             on_gpu = self.machine["gpus"] > 0
+            self.about["device"] = "GPU" if on_gpu else "CPU: torch finds no GPU"
         return Context(
             part=name,
             device="cuda" if on_gpu else "cpu",
@@ -166,8 +168,9 @@ class Benchmark:
 def count_gpus() -> int:
     """The GPUs that a process sees; for a run without the part `machine`, or after it failed."""
     words = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
-    found = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    return int(found.stdout) if found.returncode == 0 else 0
+    with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
+        return int(subprocess.run(words, capture_output=True, text=True, timeout=120, check=True).stdout)
+    return 0
 
 
 def run_part(file: Path) -> int:

@@ -107,6 +107,7 @@ for job in json.load(open(arguments["--jobs"])):
     write({"result": result, "problem": "KeyError: x" * failed, "expected": False, "last": failed})
     if failed:
         sys.exit(3)
+sys.exit(4 if job["kind"] == "bad end" else 0)
 """
 
 
@@ -127,6 +128,12 @@ def test_jobs_that_raise_end_or_hang_do_not_stop_the_others(tmp_path: Path, monk
     }
     of = {outcome.job.kind: outcome.result["worker"] for outcome in outcomes if outcome.result}
     assert of["a"] == of["b"] != of["c"] != of["d"] != of["e"]
+    ended_badly = context_of(tmp_path, "scaling")
+    assert all(outcome.result for outcome in run_jobs(ended_badly, [Job("a"), Job("bad end")]))
+    assert [(row.name, row.state, row.note) for row in ended_badly.rows.read()] == [
+        ("the end of 1 rank", FAILED, "ended with exit code 4: it printed nothing")
+    ]
+    assert not context_of(tmp_path).rows.read()
     late = context_of(tmp_path, deadline=time.time() + 0.5)
     assert [(o.problem, o.expected) for o in run_jobs(late, [Job("hang"), Job("a")], limit=9.0)] == [
         ("no time left", True)

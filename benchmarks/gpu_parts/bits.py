@@ -52,7 +52,7 @@ class Runs:
     def run(self, jobs: dict[str, Job], ranks: int = 1, **more: Any) -> None:
         """Run jobs; a name with + continues the run of that name."""
         outcomes = run_jobs(self.context, list(jobs.values()), ranks, limit=60, **more)
-        self.outcomes |= dict(zip(jobs, outcomes, strict=False))
+        self.outcomes |= dict(zip(jobs, outcomes, strict=True))
 
     def missing(self, name: str, *runs: str) -> bool:
         """Whether a run is missing; then the row of the check is added."""
