@@ -28,7 +28,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout, whatever is installed
 
-from gpu_parts.context import Context
+from gpu_parts.context import SCRATCH, Context
 from gpu_parts.processes import end_marked, last_error, marked, started, wait
 from gpu_parts.rows import FAILED, NOT_RUN, Row, write_tables
 
@@ -71,8 +71,9 @@ class Benchmark:
 
     def run(self, names: list[str]) -> int:
         """Run parts; returns the exit code."""
-        shutil.rmtree(self.output / "scratch", ignore_errors=True)  # of an earlier run with --keep
-        (self.output / "scratch").mkdir(parents=True)
+        scratch = self.output / SCRATCH
+        shutil.rmtree(scratch, ignore_errors=True)  # of an earlier run with --keep
+        scratch.mkdir(parents=True)
         try:
             for i, name in enumerate(names):
                 shares = [self.share(other) for other in names[i:]]
@@ -85,8 +86,7 @@ class Benchmark:
             end_marked(self.mark)
             self.write()
             if not self.arguments.keep:
-                shutil.rmtree(self.output / "scratch", ignore_errors=True)
-                shutil.rmtree(self.output / "cache", ignore_errors=True)
+                shutil.rmtree(scratch, ignore_errors=True)
         failed = sum(row.state == FAILED for row in self.rows)
         print(f"{len(self.rows)} rows, {failed} failed: {self.output / 'gpu.md'}", flush=True)
         return 1 if failed else 0
@@ -198,7 +198,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=None, help="a folder with MNIST, in torchvision's layout")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto")
     parser.add_argument("--short", action="store_true", help="small networks and few steps: tests this program")
-    parser.add_argument("--keep", action="store_true", help="keep the runs and logs, in DIR/scratch")
+    parser.add_argument("--keep", action="store_true", help="keep the runs and logs, in DIR/gpu-scratch")
     for name, kind in (("--part", Path), ("--jobs", Path), ("--results", Path)):
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     parser.add_argument("--plant", nargs="+", default=[], help=argparse.SUPPRESS)

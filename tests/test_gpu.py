@@ -18,7 +18,7 @@ from gan_dist.results.diff import compare_hashes
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 from gpu_parts import philox
 from gpu_parts.configs import flag, flag_words, measured_config, random_images, refusal, stored
-from gpu_parts.context import Context
+from gpu_parts.context import SCRATCH, Context
 from gpu_parts.processes import started, wait
 from gpu_parts.workers import Job, Outcome, run_jobs
 
@@ -34,7 +34,7 @@ STEPS = 10
 @pytest.fixture(scope="module")
 def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
     output = tmp_path_factory.mktemp("gpu")
-    (output / "scratch").mkdir()
+    (output / SCRATCH).mkdir()
     gpus = torch.accelerator.device_count()
     return Context("tests", "cuda", gpus, False, None, output, output.name, time.time() + 600)
 

@@ -7,20 +7,38 @@ import os
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import REPOSITORY, run_command
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import gpu
-from gpu_parts import bits, configs, half, machine, philox, processes, quality, scaling, speed, workers
-from gpu_parts.context import Context
+from gpu_parts import (
+    bits,
+    calibration,
+    configs,
+    half,
+    jobs,
+    machine,
+    philox,
+    processes,
+    quality,
+    scaling,
+    speed,
+    workers,
+)
+from gpu_parts.clock import StepClock
+from gpu_parts.context import SCRATCH, Context
 from gpu_parts.rows import FAILED, MEASURED, NOT_RUN, OK, Row, RowFile, markdown
 from gpu_parts.workers import Job, Outcome, run_jobs
 
 sys.path.pop(0)
+
+from torch.autograd import DeviceType
 
 from gan_dist.config import PRESETS
 
@@ -29,7 +47,7 @@ H100S = {"gpus": 8, "TFLOP/s no": 50.0, "TFLOP/s bf16": 700.0, "kernel us": 1.5,
 
 def context_of(tmp_path: Path, part: str = "speed", **more: Any) -> Context:
     values = {"device": "cpu", "gpus": 2, "short": True, "data": None, "mark": "test", "deadline": time.time() + 60}
-    (tmp_path / "scratch").mkdir(exist_ok=True)
+    (tmp_path / SCRATCH).mkdir(exist_ok=True)
     return Context(part=part, output=tmp_path, **values | more)
 
 
@@ -140,6 +158,18 @@ def test_jobs_that_raise_end_or_hang_do_not_stop_the_others(tmp_path: Path, monk
     ] * 2
 
 
+def test_a_wait_beyond_the_deadline_is_no_failure(tmp_path: Path) -> None:
+    context = context_of(tmp_path, deadline=time.time() - 1)
+    with context.checking("a"):
+        context.wait_limit(5.0)
+    with context.checking("b"):
+        raise ValueError("wrong")
+    assert [(row.name, row.state, row.note) for row in context.rows.read()] == [
+        ("a", NOT_RUN, "no time left"),
+        ("b", FAILED, "ValueError: wrong"),
+    ]
+
+
 def test_rows_are_kept_until_the_last_complete_one(tmp_path: Path) -> None:
     file = RowFile(tmp_path / "rows")
     assert file.read() == []
@@ -175,15 +205,15 @@ def test_the_plan_of_eight_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for module in (bits, speed, scaling, half):
         asked.clear()
         module.run(context)
-        assert all(job.kind in ("train", "measure", "loop", "all-reduce") for _, jobs in asked for job in jobs)
-        for ranks, jobs in asked:
-            for job in jobs:
+        assert all(job.kind in ("train", "measure", "loop", "all-reduce") for _, each in asked for job in each)
+        for ranks, each in asked:
+            for job in each:
                 if "config" in job.arguments:
                     train = job.arguments["config"]["train"]
                     assert train["batch_size"] % ranks == 0
                     assert (train["exact_shards"] or ranks) % ranks == 0
         if module is speed:
-            measured = [job for _, jobs in asked for job in jobs]
+            measured = [job for _, each in asked for job in each]
             assert len(measured) > 60
             assert {job.arguments["config"]["train"]["batch_size"] for job in measured} == set(speed.BATCHES)
         if module in (bits, scaling):
@@ -222,6 +252,65 @@ def test_processes_have_no_rank_and_no_network(tmp_path: Path, monkeypatch: pyte
     assert (on_gpu["NCCL_DEBUG"], on_gpu["CUDA_VISIBLE_DEVICES"], on_gpu["HF_HUB_OFFLINE"]) == ("1", "2,3", "1")
     assert on_gpu["GAN_DIST_CACHE"].startswith(str(tmp_path))
     assert processes.environment(context_of(tmp_path), "m")["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_random_numbers_that_do_not_depend_on_the_device() -> None:
+    drawn = []
+    for seed in (1, 2):  # as the generators of two devices
+        generator = torch.Generator().manual_seed(seed)
+        with jobs.SameDraws():
+            rows = torch.empty(2, 4)
+            drawn.append([rows[0].normal_(generator=generator), rows[1].uniform_(generator=generator), rows.relu()])
+    assert all(map(torch.equal, *drawn))
+    assert not torch.equal(torch.empty(4).normal_(generator=generator), drawn[0][0])
+
+
+def test_a_hidden_lack_of_memory_is_found() -> None:
+    lack, other = torch.OutOfMemoryError("2 GiB"), RuntimeError("the capture failed")
+    other.__context__ = lack
+    assert jobs.out_of_memory(lack) is jobs.out_of_memory(other) is lack
+    assert jobs.out_of_memory(RuntimeError()) is None
+
+
+def test_the_kernels_of_a_gpu_are_counted() -> None:
+    def event(kind: DeviceType, name: str, us: float, annotation: bool = False) -> SimpleNamespace:
+        times = {"self_device_time_total": us, "self_cpu_time_total": us}
+        return SimpleNamespace(device_type=kind, name=name, is_user_annotation=annotation, **times)
+
+    gpu_event, cpu_event = DeviceType.CUDA, DeviceType.CPU
+    events = [
+        event(gpu_event, "gemm", 30.0),
+        event(gpu_event, "Memcpy HtoD", 10.0),
+        event(gpu_event, "span", 99.0, True),
+    ]
+    events += [event(cpu_event, "cudaGraphLaunch", 5.0)]
+    events += [event(cpu_event, "cudaMemcpyAsync", 5.0), event(cpu_event, "aten::mm", 7.0)]
+    clock = object.__new__(StepClock)
+    clock.device, clock.profiled, clock.steps, clock.spent = torch.device("cuda"), 2, 10, 0.5
+    clock._profile = SimpleNamespace(events=lambda: events)  # type: ignore[assignment]
+    found = clock.figures(100)
+    assert found == {"images/s": 2_000.0, "ms": 50.0, "steps": 10, "kernel ms": 0.02, "kernels": 1.0, "launches": 1.0}
+    events[:] = events[3:]  # without CUPTI
+    assert clock.figures(100)["kernel ms"] is None
+
+
+def test_the_description_of_a_machine_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = SimpleNamespace(name="NVIDIA H100", total_memory=85e9, multi_processor_count=132, major=9, minor=0)
+    answers = {
+        "query-gpu": "NVIDIA H100, 580.1, 1980 MHz, 2619 MHz, 700.00 W, Default, Disabled",
+        "topo": "\tGPU0\tGPU1\nGPU0\t X \tNV18\t0-63\nGPU1\tNV18\t X \t0-63\n\nLegend:\n  SYS = over the CPU",
+    }
+    monkeypatch.setattr(calibration, "_output", lambda *words: next(v for k, v in answers.items() if k in str(words)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(torch.cuda, "can_device_access_peer", lambda a, b: a < b)
+    monkeypatch.setattr(torch.cuda.nccl, "version", lambda: (2, 29, 7))
+    found = calibration.describe()
+    expected = {"gpus": 2, "gpu names": "NVIDIA H100", "gpu memory GB": 85.0, "topology": "NV18", "nccl": "2.29.7"}
+    expected |= {"nvidia-smi driver_version": "580.1", "peer access": "1 of 2 pairs", "compute capability": "9.0"}
+    assert expected.items() <= found.items()
+    assert found["threads at once"] == "unknown (AttributeError)"  # what is missing does not end the description
 
 
 def test_times_to_quality_without_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,12 @@ from typing import Any
 
 from gpu_parts.rows import MEASURED, NOT_RUN, Row, RowFile, Value, checked
 
+SCRATCH = "gpu-scratch"  # in the output folder; removed at the end
+
+
+class NoTimeLeft(Exception):
+    """The deadline of the part has passed."""
+
 
 @dataclass(frozen=True)
 class Context:
@@ -39,7 +45,7 @@ class Context:
     @property
     def scratch(self) -> Path:
         """Folder of the runs."""
-        return self.output / "scratch"
+        return self.output / SCRATCH
 
     @property
     def on_gpu(self) -> bool:
@@ -75,11 +81,23 @@ class Context:
 
     @contextmanager
     def checking(self, name: str) -> Iterator[None]:
-        """A failed row instead of an exception: the rest of the part goes on."""
+        """A row instead of an exception: the rest of the part goes on."""
         try:
             yield
+        except NoTimeLeft:
+            self.not_run(name, "no time left")
         except Exception as error:
             self.check(name, f"{type(error).__name__}: {error}")
+
+    def wait_limit(self, seconds: float) -> float:
+        """Seconds to wait: at most those that are left.
+
+        Raises:
+            NoTimeLeft: there are none.
+        """
+        if self.seconds_left <= 0:
+            raise NoTimeLeft
+        return min(seconds, self.seconds_left)
 
     def until(self, share: float) -> Context:
         """The same with a deadline after a share of the time that is left."""

@@ -30,8 +30,6 @@ def run(context: Context) -> None:
         name = f"{number.name} of rank 1 of {RANKS}"
         if context.gpus < RANKS:
             context.not_run(name, f"needs {RANKS} GPUs")
-        elif context.seconds_left < START / 2 + TIMEOUT + MARGIN:
-            context.not_run(name, "no time left")
         else:
             with context.checking(name):
                 inject(context, number, name)
@@ -60,11 +58,13 @@ def inject(context: Context, number: signal.Signals, name: str) -> None:
     folder = RunFolder(context.scratch / "faults" / number.name)
     log = context.scratch / "faults" / f"{number.name}.log"
     with started(context, command(context, folder), log) as launched:
-        wait_for_step(folder, 4 * window(context), launched.pid, log)  # a checkpoint exists
+        wait_for_step(context, folder, 4 * window(context), launched.pid, log)  # a checkpoint exists
         lost = rank_of(launched.pid, 1)
         os.kill(lost, number)
-        seconds = seconds_to_failure(folder)
-        code = wait(launched, LAUNCHER)
+        seconds = seconds_to_failure(context, folder)
+        code = wait(launched, context.wait_limit(LAUNCHER))
+        if code is None:
+            context.wait_limit(LAUNCHER)
         time.sleep(1.0)  # workers end just after their launcher
         left = [process for process in marked(os.environ[MARK]) if process.pid not in (os.getpid(), launched.pid)]
     status, _ = read_optional_json(folder.status)
@@ -88,14 +88,14 @@ def inject(context: Context, number: signal.Signals, name: str) -> None:
     context.check(name, "; ".join(problems), {"failure recorded after s": seconds}, note)
 
 
-def seconds_to_failure(folder: RunFolder) -> float | None:
+def seconds_to_failure(context: Context, folder: RunFolder) -> float | None:
     """Seconds until a run is no longer recorded as running; None if it takes too long."""
     began = time.monotonic()
     while (passed := time.monotonic() - began) < TIMEOUT + MARGIN:
         status, _ = read_optional_json(folder.status)
         if status.get("state", "running") != "running":
             return passed
-        time.sleep(0.05)
+        time.sleep(context.wait_limit(0.05))
     return None
 
 
@@ -103,7 +103,9 @@ def resume(context: Context, folder: RunFolder, log: Path) -> str:
     """Resume a run for some steps. Returns what is wrong with that."""
     target = steps(folder)[-1] + MORE
     with started(context, command(context, folder, "--train.steps", str(target)), log) as process:
-        code = wait(process, min(START, max(10.0, context.seconds_left)))
+        code = wait(process, context.wait_limit(START))
+        if code is None:
+            context.wait_limit(START)
     reached = steps(folder)
     if code != 0:
         return f"the resumed run ended with exit code {code}: {last_error(log)}"
@@ -114,7 +116,7 @@ def steps(folder: RunFolder) -> list[int]:
     return [row["step"] for row in read_json_lines(folder.metrics)]
 
 
-def wait_for_step(folder: RunFolder, step: int, pid: int, log: Path) -> None:
+def wait_for_step(context: Context, folder: RunFolder, step: int, pid: int, log: Path) -> None:
     """Return when a run has logged a step."""
     give_up = time.monotonic() + START
     while not any(logged >= step for logged in steps(folder)):
@@ -122,7 +124,7 @@ def wait_for_step(folder: RunFolder, step: int, pid: int, log: Path) -> None:
             raise RuntimeError(f"the run ended before step {step}: {log.read_text(errors='replace')[-200:]}")
         if time.monotonic() > give_up:
             raise RuntimeError(f"the run has not logged step {step} after {START:.0f} s")
-        time.sleep(0.05)
+        time.sleep(context.wait_limit(0.05))
 
 
 def rank_of(launcher: int, rank: int) -> int:

@@ -34,7 +34,11 @@ from gpu_parts import calibration, loops
 from gpu_parts.clock import StepClock, peak_memory, reset_peak_memory, this_device
 
 Result = dict[str, Any]
-session.draw_curves = session.draw_panel = lambda folder: None  # they would take most of the time
+
+
+def prepare() -> None:
+    """Leave out the pictures at the end of a run, which would take most of its time. For a process of jobs only."""
+    session.draw_curves = session.draw_panel = lambda folder: None
 
 
 def run_job(kind: str, arguments: dict[str, Any]) -> tuple[Result | None, str, bool, bool]:

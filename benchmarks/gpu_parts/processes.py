@@ -41,7 +41,7 @@ def environment(context: Context, mark: str, cpu: bool = False) -> dict[str, str
     }
     path = os.pathsep.join([str(launching.REPOSITORY), *filter(None, [kept.get("PYTHONPATH")])])
     kept |= {MARK: mark, "PYTHONPATH": path, "WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
-    kept["GAN_DIST_CACHE"] = str(context.output.absolute() / "cache")
+    kept["GAN_DIST_CACHE"] = str(context.scratch.absolute() / "cache")
     if cpu or not context.on_gpu:
         kept |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     return kept
@@ -113,5 +113,5 @@ def last_error(log: Path) -> str:
     """The line of a log that says best why a process failed."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines()] if log.exists() else []
     own = [line for line in lines if line.startswith(("gan_dist:", "gpu.py:"))]
-    errors = [line for line in lines if "Error" in line.split(" ")[0] or "Interrupt" in line.split(" ")[0]]
+    errors = [line for line in lines if "Error" in line.split(" ")[0] and "ChildFailedError" not in line]
     return (own or errors or [line for line in lines if line] or ["it printed nothing"])[-1][:300]

@@ -69,8 +69,11 @@ def train(context: Context, preset: str, source: list[str]) -> None:
     problem = ""
     if code not in (0, STOPPED_EXIT_CODE):
         problem = f"ended with exit code {code}: {last_error(log)}"
+    elif not rows and not context.short:
+        context.not_run(f"{preset}: Fréchet distance", "no evaluation in this time")
+        return
     elif not rows:
-        problem = "no evaluation in this time"
+        problem = "no evaluation"
     values: dict[str, Value] = {"evaluations": len(rows), "real images": floor.get("distance/frechet")}
     if rows:
         best = min(rows, key=lambda row: row["distance/frechet"])

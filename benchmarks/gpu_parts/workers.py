@@ -129,6 +129,7 @@ def work(file: Path, results: Path) -> int:
     limit_spinning()  # before torch is imported
     from gpu_parts import jobs as functions
 
+    functions.prepare()
     for job in json.loads(file.read_text()):
         _write(results, {"begin": job["kind"]})
         result, problem, expected, last = functions.run_job(job["kind"], job["arguments"])
