@@ -34,7 +34,7 @@ from gpu_parts.rows import FAILED, NOT_RUN, Row, write_tables
 
 # In the order of their worth: name -> module, and share of the time. A part may also use what earlier ones left.
 PARTS: dict[str, tuple[str, float]] = {
-    "machine": ("gpu_parts.machine", 1.0),
+    "machine": ("gpu_parts.machine", 5.0),
     "bits": ("gpu_parts.bits", 5.0),
     "speed": ("gpu_parts.speed", 6.0),
     "scaling": ("gpu_parts.scaling", 5.0),

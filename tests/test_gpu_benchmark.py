@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -164,9 +165,15 @@ def test_a_wait_beyond_the_deadline_is_no_failure(tmp_path: Path) -> None:
         context.wait_limit(5.0)
     with context.checking("b"):
         raise ValueError("wrong")
+    sleeping = subprocess.Popen(["sleep", "9"])
+    with context_of(tmp_path, deadline=time.time() + 0.1).checking("c"):
+        processes.wait_in_time(context_of(tmp_path, deadline=time.time() + 0.1), sleeping, 5.0)
+    sleeping.kill()
+    sleeping.wait()
     assert [(row.name, row.state, row.note) for row in context.rows.read()] == [
         ("a", NOT_RUN, "no time left"),
         ("b", FAILED, "ValueError: wrong"),
+        ("c", NOT_RUN, "no time left"),
     ]
 
 

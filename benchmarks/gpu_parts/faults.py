@@ -14,14 +14,13 @@ from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import read_json_lines, read_optional_json
 from gpu_parts.configs import GREY, SMALL, flag_words, random_images
 from gpu_parts.context import Context
-from gpu_parts.processes import MARK, last_error, marked, started, wait
+from gpu_parts.processes import MARK, last_error, marked, started, wait_in_time
 
 RANKS = 2
 TIMEOUT = 8.0  # distributed.timeout
 MARGIN = 10.0  # seconds after it within which the other rank must have recorded its failure
 LAUNCHER = 45.0  # seconds that the launcher may take then: it waits 30 s for a suspended process before it kills it
 START = 90.0  # seconds within which a run must have trained
-MORE = 300  # steps of the resumed run after the last logged one
 SIGNALS = (signal.SIGKILL, signal.SIGSTOP)
 
 
@@ -59,12 +58,9 @@ def inject(context: Context, number: signal.Signals, name: str) -> None:
     log = context.scratch / "faults" / f"{number.name}.log"
     with started(context, command(context, folder), log) as launched:
         wait_for_step(context, folder, 4 * window(context), launched.pid, log)  # a checkpoint exists
-        lost = rank_of(launched.pid, 1)
-        os.kill(lost, number)
+        os.kill(rank_of(launched.pid, 1), number)
         seconds = seconds_to_failure(context, folder)
-        code = wait(launched, context.wait_limit(LAUNCHER))
-        if code is None:
-            context.wait_limit(LAUNCHER)
+        code = wait_in_time(context, launched, LAUNCHER)
         time.sleep(1.0)  # workers end just after their launcher
         left = [process for process in marked(os.environ[MARK]) if process.pid not in (os.getpid(), launched.pid)]
     status, _ = read_optional_json(folder.status)
@@ -101,11 +97,9 @@ def seconds_to_failure(context: Context, folder: RunFolder) -> float | None:
 
 def resume(context: Context, folder: RunFolder, log: Path) -> str:
     """Resume a run for some steps. Returns what is wrong with that."""
-    target = steps(folder)[-1] + MORE
+    target = steps(folder)[-1] + 2 * window(context)
     with started(context, command(context, folder, "--train.steps", str(target)), log) as process:
-        code = wait(process, context.wait_limit(START))
-        if code is None:
-            context.wait_limit(START)
+        code = wait_in_time(context, process, START)
     reached = steps(folder)
     if code != 0:
         return f"the resumed run ended with exit code {code}: {last_error(log)}"

@@ -14,7 +14,7 @@ from pathlib import Path
 import launching
 import psutil
 
-from gpu_parts.context import Context
+from gpu_parts.context import Context, NoTimeLeft
 
 MARK = "GAN_DIST_BENCHMARK"
 # Of a job in which the benchmark itself was started: its processes are no ranks of that job.
@@ -107,6 +107,19 @@ def wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
         return process.wait(max(0.0, seconds))
     except subprocess.TimeoutExpired:
         return None
+
+
+def wait_in_time(context: Context, process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """As `wait`.
+
+    Raises:
+        NoTimeLeft: the deadline of the part came first.
+    """
+    limit = context.wait_limit(seconds)
+    code = wait(process, limit)
+    if code is None and limit < seconds:
+        raise NoTimeLeft
+    return code
 
 
 def last_error(log: Path) -> str:
