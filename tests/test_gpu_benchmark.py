@@ -41,7 +41,7 @@ sys.path.pop(0)
 
 from torch.autograd import DeviceType
 
-from gan_dist.config import PRESETS
+from gan_dist.config import PRESETS, from_dict
 
 H100S = {"gpus": 8, "TFLOP/s no": 50.0, "TFLOP/s bf16": 700.0, "kernel us": 1.5, "launch us": 5.0}
 
@@ -216,6 +216,7 @@ def test_the_plan_of_eight_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         for ranks, each in asked:
             for job in each:
                 if "config" in job.arguments:
+                    from_dict(job.arguments["config"])
                     train = job.arguments["config"]["train"]
                     assert train["batch_size"] % ranks == 0
                     assert (train["exact_shards"] or ranks) % ranks == 0

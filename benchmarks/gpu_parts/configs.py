@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gan_dist.config import PRESETS, Config, InputError, to_dict, validate
+from gan_dist.config.derived import derive
 
 SHAPES = {"stacked": (3, 28, 28), "pictures": (3, 64, 64), "cifar10": (3, 32, 32)}
 """(C, H, W) of the data of a preset; the others train on grey digits."""
@@ -117,7 +118,8 @@ def measured_config(
     precise = {"mixed_precision": "no" if precision == "tf32" else precision, "tf32": precision == "tf32"}
     never = {"samples": {"every_epochs": NEVER}, "checkpoint": {"every_steps": NEVER, "keep": 1}}
     small = SMALL | {"train": {"threads": 1}} if short else None
-    return changed(config, {"train": precise}, never, small, *changes)
+    # What depends on the data is derived here, as a stored configuration has no open fields.
+    return derive(changed(config, {"train": precise}, never, small, *changes), shape, count)[0]
 
 
 def refusal(config: Config) -> str:
