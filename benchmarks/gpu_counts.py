@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import io
 import math
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
+from gpu_parts.configs import GREY, SHAPES, changed, on_random_images, random_images
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -36,9 +35,6 @@ from gan_dist.models.cost import count_weights
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.trainer.build import build
 
-SHAPES = {"stacked": (3, 28, 28), "pictures": (3, 64, 64), "cifar10": (3, 32, 32)}
-"""(C, H, W) of the data of a preset; the others train on grey digits."""
-GREY = (1, 28, 28)
 BATCHES = (2, 4)
 
 
@@ -70,21 +66,10 @@ class CountingMode(TorchDispatchMode):
 def count(name: str, batch: int, folder: Path) -> tuple[int, int, int, int]:
     """Weights of the discriminator and of the generator, floating-point operations and bytes of a step of a preset."""
     shape = SHAPES.get(name, GREY)
-    config = PRESETS[name]()
-    labels = "none" if config.model.labels == "none" else "auto"
-    drawn = np.random.default_rng(0)
-    pixels = drawn.integers(0, 256, (8 * BATCHES[-1], *shape[1:], shape[0]), np.uint8)
-    file = folder / f"{name}-{batch}.npz"
-    np.savez(file, x_train=pixels, y_train=np.arange(len(pixels)) % 10)
-    changes: dict[str, dict[str, Any]] = {
-        "data": {"name": "arrays", "root": file, "source": "local", "labels": labels, "stack": 1},
-        "train": {"steps": 2, "batch_size": batch, "epochs": 1},
-        "evaluate": {"every_epochs": None},
-        "wandb": {"mode": "disabled"},
-        "run": {"dir": folder / f"run-{name}-{batch}"},
-    }
-    sections = {field: dataclasses.replace(getattr(config, field), **values) for field, values in changes.items()}
-    config, _ = derive(dataclasses.replace(config, **sections), shape, len(pixels))
+    file = random_images(folder, shape, 8 * BATCHES[-1])
+    config = on_random_images(name, file, batch)
+    short = {"train": {"steps": 2, "epochs": 1}, "run": {"dir": folder / f"run-{name}-{batch}"}}
+    config, _ = derive(changed(config, short), shape, 8 * BATCHES[-1])
     run = RunFolder(config.run.dir)
     with contextlib.closing(run), contextlib.redirect_stdout(io.StringIO()):
         trainer = build(config, run, StopRequest(), Accelerator(cpu=True))
