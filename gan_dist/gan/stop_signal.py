@@ -72,6 +72,7 @@ class ReducedStopSignal:
 
     def __init__(self, device: torch.device) -> None:
         self._count: Int64[Tensor, " 1"] = torch.zeros(1, dtype=torch.int64, device=device)
+        self._clear = torch.zeros_like(self._count)
         self._on_host = self._count if device.type == "cpu" else make_pinned(self._count)
         self._own = torch.zeros(1, device=device)
 
@@ -79,7 +80,8 @@ class ReducedStopSignal:
         self._own = own
 
     def receive(self, reduced: Float[Tensor, " columns"]) -> None:
-        self._count.add_(reduced == 0)
+        torch.logical_not(reduced, out=self._clear)  # faster than == and the conversion of its result
+        self._count.add_(self._clear)
         if self._on_host is not self._count:
             self._on_host.copy_(self._count, non_blocking=True)
 
