@@ -235,6 +235,15 @@ def test_the_plan_of_eight_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert any("would take about" in row.note for row in rows)
 
 
+@pytest.mark.parametrize("count", [32, 81, 11_121])
+def test_random_images_of_all_classes_remain_without_every_tenth(count: int, tmp_path: Path) -> None:
+    file = configs.random_images(tmp_path, (1, 4, 4), count)
+    labels = np.load(file)["y_train"]
+    assert len(labels) == count
+    assert all(len(set(np.delete(labels, np.s_[first::10]))) == 10 for first in range(10))
+    assert configs.random_images(tmp_path, (1, 4, 4), count) == file
+
+
 def test_shares_of_the_floors(tmp_path: Path) -> None:
     context = context_of(tmp_path, device="cuda", short=False, machine=H100S)
     figures = {"images/s": 1.0, "ms": 1.0, "kernel ms": 0.2}

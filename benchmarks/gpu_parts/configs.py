@@ -65,8 +65,9 @@ def random_images(folder: Path, shape: tuple[int, int, int], count: int, seed: i
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(seed).integers(0, 256, (count, *shape[1:], shape[0]), np.uint8)
+        labels = (np.arange(count) + np.arange(count) // 10) % 10  # every tenth is held out: of all classes
         beside = file.with_name(f"writing-{file.name}")
-        np.savez(beside, x_train=pixels, y_train=np.arange(count) % 10)
+        np.savez(beside, x_train=pixels, y_train=labels)
         beside.replace(file)
     return file
 
