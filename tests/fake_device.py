@@ -165,7 +165,7 @@ class FakeDevice(TorchDispatchMode):
         if target is not None:
             plain_kwargs["device"] = CPU
         if self.capturing is not None:
-            if inputs.on_host:
+            if inputs.on_host and not to_pinned:
                 raise DeviceError(f"{operation.name} copies from the host during a capture")
             result = self.capturing.execute(func, plain, plain_kwargs, inputs.generators)
         else:
