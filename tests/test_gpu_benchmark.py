@@ -347,7 +347,7 @@ def test_times_to_quality_without_data(tmp_path: Path, monkeypatch: pytest.Monke
 def test_every_part_on_the_cpu(tmp_path: Path, data_root: Path) -> None:
     """The short form, with a run whose weights change in one of its steps."""
     words = ["--short", "--device", "cpu", "--data", data_root, "--output", tmp_path, "--plant", "bits:bits"]
-    ended = run_command(sys.executable, REPOSITORY / "benchmarks" / "gpu.py", *words, timeout=400)
+    ended = run_command(sys.executable, REPOSITORY / "benchmarks" / "gpu.py", *words, timeout=900)
     assert ended.code == 1, ended.err
     written = json.loads((tmp_path / "gpu.json").read_text())
     rows = {(row["part"], row["name"]): row for row in written["rows"]}
