@@ -288,6 +288,8 @@ BAD = [
     (["--train.exact-shards", "4", "--train.accumulation", "2"], "train.exact_shards", "omit one of them"),
     (["--train.compile", "--train.mixed-precision", "fp16"], "train.compile", "use bf16"),
     (["--train.tf32", "--train.exact-shards", "4"], "train.tf32", "only some GPUs have TensorFloat-32"),
+    (["--distributed.gradients", "ddp", "--train.exact-shards", "4"], "distributed.gradients", "in a fixed order"),
+    (["--distributed.gradients", "ddp", "--train.compile"], "distributed.gradients", "can't replay DDP's hooks"),
     (["--data.stack", "2"], "data.stack=2", "1 or 3"),
     (["--train.loss", "wgan"], "train.loss='wgan'", "choose from bce, "),
     (["--penalty.r1", "1", "--penalty.gradient", "10"], "penalty.gradient", "use one or the others"),

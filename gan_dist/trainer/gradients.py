@@ -115,5 +115,6 @@ def describe_way(way: Way, exchange: CpuExchange | None, accelerator: Accelerato
     """How the gradients cross the ranks, for environment.json."""
     if accelerator.num_processes == 1:
         return "none: one process"
-    backend = "gloo" if accelerator.device.type == "cpu" else "nccl"
+    kind = accelerator.device.type
+    backend = {"cpu": "gloo", "cuda": "nccl"}.get(kind, kind)
     return f"{way}: {exchange.describe() if exchange else backend}"
