@@ -105,7 +105,7 @@ def wrap_in_ddp(module: nn.Module, accelerator: Accelerator, bucket_bytes: int =
     accelerator.autocast_handler = AutocastKwargs(enabled=False)
     accelerator.ddp_handler = DistributedDataParallelKwargs(
         gradient_as_bucket_view=True,
-        bucket_cap_mb=megabytes,  # type: ignore[arg-type]  # Accelerate expects whole ones, torch does not
+        bucket_cap_mb=megabytes,  # Accelerate expects whole ones, torch does not
     )
     # It is on its device. On the CPU, Accelerate would copy the weights ("cpu:0"), which are views of a vector.
     return accelerator.prepare_model(module, device_placement=False)
