@@ -69,6 +69,7 @@ class Setup:
         self, overlapped: bool, accelerator: Accelerator, parts: int, dtype: torch.dtype, scaled: bool
     ) -> None:
         rank, ranks = accelerator.process_index, accelerator.num_processes
+        self.faulty = False
         generator = torch.Generator().manual_seed(0)
         network = Network()
         for parameter in network.parameters():
@@ -104,6 +105,8 @@ class Setup:
         logits = self.update.forward_network(images.to(dtype)).float() - self.update.forward_network(-images.to(dtype))
         (gradient,) = torch.autograd.grad(self.update.full_precision(images).sum(), images, create_graph=True)
         loss = logits.square().mean() + gradient.square().sum(1).mean()
+        if self.faulty:  # the gradient is NaN, the loss is not
+            loss = loss + (0 * self.update.forward_network[0].weight.sum()).sqrt()  # type: ignore[index, union-attr, operator]
         return loss, {"loss": loss.detach()}
 
 
@@ -148,11 +151,12 @@ def check_nonfinite_and_stop(accelerator: Accelerator) -> None:
             images = inputs_of(step, rank)
             if step == 2 and rank == last:
                 images[0, 0] = torch.nan
+            setup.faulty = step == 3 and rank == last
             setup.update(setup.loss, images)
             setup.guard.record(setup.update._sums.new_zeros(accelerator.num_processes))  # of the other network
-            assert torch.equal(setup.update.weights, before) == (step == 2)
+            assert torch.equal(setup.update.weights, before) == (step in (2, 3))
             assert setup.stop.steps_before == min(step + 1, 4)
-            if step == 2:
+            if step in (2, 3):
                 (found,) = setup.guard.collect(step + 1)
                 assert found.ranks == (last,), found
                 assert found.step == step + 1

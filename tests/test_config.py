@@ -292,6 +292,8 @@ BAD = [
     (["--train.tf32", "--train.exact-shards", "4"], "train.tf32", "only some GPUs have TensorFloat-32"),
     (["--train.channels-last", "--train.exact-shards", "4"], "train.channels_last", "the order of its sums, depends"),
     (["--train.cudnn-benchmark", "--train.exact-shards", "4"], "train.cudnn_benchmark", "between two starts on one"),
+    (["--distributed.gradients", "ddp", "--train.exact-shards", "4"], "distributed.gradients", "in a fixed order"),
+    (["--distributed.gradients", "ddp", "--train.capture", "on"], "distributed.gradients", "can't replay DDP's hooks"),
     (["--data.stack", "2"], "data.stack=2", "1 or 3"),
     (["--train.loss", "wgan"], "train.loss='wgan'", "choose from bce, "),
     (["--penalty.r1", "1", "--penalty.gradient", "10"], "penalty.gradient", "use one or the others"),

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
+import torch
+from accelerate import Accelerator
 from conftest import REPOSITORY
 
-from gan_dist.config import PRESETS
+from gan_dist.config import PRESETS, Config, TrainConfig
+from gan_dist.trainer.gradients import choose_way
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +30,19 @@ def benchmarks() -> Any:
     finally:
         sys.path.pop(0)
     return SimpleNamespace(model=gpu_model, figures=gpu_figures, tables=gpu_tables)
+
+
+def test_auto_takes_the_buckets_of_ddp_for_large_networks_on_gpus(benchmarks: Any) -> None:
+    counts = benchmarks.figures.COUNTS
+
+    def way(preset: str, device: str = "cuda", ranks: int = 8, **train: Any) -> str:
+        accelerator = mock.Mock(spec=Accelerator, device=torch.device(device), num_processes=ranks)
+        config = dataclasses.replace(Config(), train=TrainConfig(**train))
+        return choose_way(config, max(counts[preset].generator, counts[preset].discriminator), accelerator)
+
+    assert [preset for preset in counts if way(preset) == "ddp"] == ["cifar10"]
+    assert way("cifar10", device="cpu") == way("cifar10", ranks=1) == way("cifar10", exact_shards=8) == "flat"
+    assert way("cifar10", compile=True) == "flat"  # a graph can't replay DDP's hooks
 
 
 def test_an_all_reduce_takes_longer_with_more_bytes_and_hosts_and_nothing_on_one_gpu(benchmarks: Any) -> None:

@@ -107,7 +107,8 @@ def wrap_in_ddp(module: nn.Module, accelerator: Accelerator, bucket_bytes: int =
         gradient_as_bucket_view=True,
         bucket_cap_mb=megabytes,  # Accelerate expects whole ones, torch does not
     )
-    # It is on its device. On the CPU, Accelerate would copy the weights ("cpu:0"), which are views of a vector.
+    # It is on its device. Between several processes on the CPU, Accelerate's move would replace the weights, which are
+    # views of a vector, by copies, and the optimizer would update the vector only.
     return accelerator.prepare_model(module, device_placement=False)
 
 
@@ -115,5 +116,6 @@ def describe_way(way: Way, exchange: CpuExchange | None, accelerator: Accelerato
     """How the gradients cross the ranks, for environment.json."""
     if accelerator.num_processes == 1:
         return "none: one process"
-    backend = "gloo" if accelerator.device.type == "cpu" else "nccl"
+    kind = accelerator.device.type
+    backend = {"cpu": "gloo", "cuda": "nccl"}.get(kind, kind)
     return f"{way}: {exchange.describe() if exchange else backend}"
