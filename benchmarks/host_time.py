@@ -1,6 +1,6 @@
 """The host's time of a training step whose operations are replayed as one graph: Python, and nothing else.
 
-    python benchmarks/host_time.py [PRESET] [--steps N] [--file]
+    python benchmarks/host_time.py [PRESET] [--steps N]
 
 Runs the training loop on the CPU with a graph that replays nothing. Each part is also timed alone; what the loop takes
 beyond them is the last row. A GPU is kept busy if its step takes longer than the sum. For comparison, the loader with
@@ -70,12 +70,12 @@ def microseconds(work: Callable[[], object], steps: int) -> float:
     return median(times)
 
 
-def make_trainer(preset: str, steps: int, file: bool, folder: Path) -> Trainer:
+def make_trainer(preset: str, folder: Path) -> Trainer:
     words = [preset, "--data.source", "sample", "--data.root", str(folder / "data"), "--run.dir", str(folder / "run")]
     rare = [str(10**6)] * 3
     words += ["--log.every-steps", rare[0], "--checkpoint.every-steps", rare[1], "--samples.every-epochs", rare[2]]
     words += ["--evaluate.every-epochs", "None", "--wandb.mode", "disabled", "--train.epochs", rare[0]]
-    words += ["--data.memory", "file" if file else "device", "--train.steps", str(10**6)]
+    words += ["--data.memory", "device", "--train.steps", str(10**6)]
     accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=True))
     trainer = build(parse(words), RunFolder(folder / "run"), StopRequest(), accelerator)
     trainer.console.begin = lambda *arguments: None  # type: ignore[method-assign]
@@ -141,7 +141,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset", nargs="?", default="r3-conv")
     parser.add_argument("--steps", type=int, default=2_000)
-    parser.add_argument("--file", action="store_true", help="the images come from a file")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with contextlib.ExitStack() as stack:
@@ -149,7 +148,7 @@ def main() -> None:
         stack.enter_context(mock.patch.dict(cuda_graph.GRAPHS, {"cpu": NoGraph}))
         stack.enter_context(mock.patch.object(latents, "has_one_generator", return_value=True))
         with contextlib.redirect_stdout(io.StringIO()):
-            trainer = make_trainer(args.preset, args.steps, args.file, folder)
+            trainer = make_trainer(args.preset, folder)
             found = measure(trainer, args.steps)
         trainer.writer.wait()
     whole = found["**sum**"]
