@@ -17,7 +17,7 @@ from gan_dist.results.diff import compare_hashes
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 from gpu_parts import philox
-from gpu_parts.configs import flag, flag_words, measured_config, random_images, refusal, stored
+from gpu_parts.configs import capture_words, flag, measured_config, random_images, refusal, stored
 from gpu_parts.context import SCRATCH, Context
 from gpu_parts.processes import started, wait
 from gpu_parts.workers import Job, Outcome, run_jobs
@@ -107,7 +107,7 @@ def test_a_process_group_with_graphs_ends(ranks: int, context: Context) -> None:
     folder, images = RunFolder(context.scratch / f"group-{ranks}"), random_images(context.scratch, (1, 28, 28), 400)
     words = [*launching.launcher(ranks, "--max_restarts", "0"), launching.TRAIN, "--data.name", "arrays"]
     words += ["--data.root", str(images), "--train.batch-size", "32", "--train.steps", "30", "--wandb.mode", "disabled"]
-    words += ["--evaluate.every-epochs", "None", "--run.dir", str(folder.path), *flag_words("capture", True)]
+    words += ["--evaluate.every-epochs", "None", "--run.dir", str(folder.path), *capture_words(on=True)]
     log = Path(context.scratch / "log")
     with started(context, words, log) as process:
         assert wait(process, 120) == 0, log.read_text()[-2000:]

@@ -229,7 +229,7 @@ def test_the_plan_of_eight_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     rows = context.rows.read()
     assert {row.state for row in rows} == {NOT_RUN}
     refused = [row.note for row in rows if "incompatible" in row.note]
-    assert all("fp16" in note for note in refused), refused
+    assert all("fp16" in note for note in refused), [note for note in refused if "fp16" not in note]
     assert set(images) >= {(1, 28, 28), (3, 28, 28), (3, 32, 32), (3, 64, 64)}
     # What takes too long for this machine is not started: cifar10 in fp32 at 8,192.
     assert any("would take about" in row.note for row in rows)

@@ -42,7 +42,7 @@ def test_auto_takes_the_buckets_of_ddp_for_large_networks_on_gpus(benchmarks: An
 
     assert [preset for preset in counts if way(preset) == "ddp"] == ["cifar10"]
     assert way("cifar10", device="cpu") == way("cifar10", ranks=1) == way("cifar10", exact_shards=8) == "flat"
-    assert way("cifar10", compile=True) == "flat"  # a graph can't replay DDP's hooks
+    assert way("cifar10", capture="on") == "flat"  # a graph can't replay DDP's hooks
 
 
 def test_an_all_reduce_takes_longer_with_more_bytes_and_hosts_and_nothing_on_one_gpu(benchmarks: Any) -> None:

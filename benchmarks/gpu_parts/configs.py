@@ -19,36 +19,25 @@ PRECISIONS = ("no", "tf32", "bf16", "fp16")
 """Of a measured run; tf32 is --train.tf32 in fp32."""
 NEVER = 10**6
 
-# The flags that this benchmark compares: name -> section, and the values of "on" and "off" of each field that has had
-# this meaning. The first field that this version has is used.
-FLAGS: dict[str, tuple[str, dict[str, tuple[Any, Any]]]] = {
-    "capture": ("train", {"capture": ("on", "off"), "compile": (True, False)}),
-    "ddp": ("distributed", {"gradients": ("ddp", "flat")}),
-    "channels_last": ("train", {"channels_last": (True, False)}),
-    "cudnn_benchmark": ("train", {"cudnn_benchmark": (True, False)}),
+FLAGS: dict[str, tuple[str, str, Any, Any]] = {
+    "capture": ("train", "capture", "on", "off"),
+    "ddp": ("distributed", "gradients", "ddp", "flat"),
+    "channels_last": ("train", "channels_last", True, False),
+    "cudnn_benchmark": ("train", "cudnn_benchmark", True, False),
 }
+"""The flags that this benchmark compares: name -> section, field, and its values when on and off."""
 
 
-def flag(name: str, on: bool) -> dict[str, dict[str, Any]] | None:
-    """Section -> field -> value, for one of FLAGS; None if this version has no such field."""
-    section, fields = FLAGS[name]
-    for field, values in fields.items():
-        if hasattr(getattr(Config(), section), field):
-            return {section: {field: values[0 if on else 1]}}
-    return None
+def flag(name: str, on: bool) -> dict[str, dict[str, Any]]:
+    """Section -> field -> value, for one of FLAGS."""
+    section, field, if_on, if_off = FLAGS[name]
+    return {section: {field: if_on if on else if_off}}
 
 
-def flag_words(name: str, on: bool) -> list[str]:
-    """The same on a command line; empty if this version has no such field."""
-    words = []
-    for section, fields in (flag(name, on) or {}).items():
-        for field, value in fields.items():
-            dotted = f"{section}.{field}".replace("_", "-")
-            if isinstance(value, bool):
-                words.append(f"--{dotted}" if value else f"--{section}.no-{field}".replace("_", "-"))
-            else:
-                words += [f"--{dotted}", str(value)]
-    return words
+def capture_words(on: bool) -> list[str]:
+    """`flag("capture", on)` on a command line."""
+    _, _, if_on, if_off = FLAGS["capture"]
+    return ["--train.capture", if_on if on else if_off]
 
 
 def changed(config: Config, *changes: dict[str, dict[str, Any]] | None) -> Config:

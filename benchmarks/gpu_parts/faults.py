@@ -12,7 +12,7 @@ import psutil
 
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import read_json_lines, read_optional_json
-from gpu_parts.configs import GREY, SMALL, flag_words, random_images
+from gpu_parts.configs import GREY, SMALL, capture_words, random_images
 from gpu_parts.context import Context
 from gpu_parts.processes import MARK, last_error, marked, started, wait_in_time
 
@@ -44,7 +44,7 @@ def command(context: Context, folder: RunFolder, *more: str) -> list[str]:
     words += ["--distributed.timeout", f"{TIMEOUT:g}", "--train.epochs", "1000000", "--run.dir", str(folder.path)]
     if context.short:
         words += ["--train.threads", "1", "--model.hidden-dim", str(SMALL["model"]["hidden_dim"])]
-    return [*words, *flag_words("capture", on=True), *more]
+    return [*words, *capture_words(on=True), *more]
 
 
 def window(context: Context) -> int:

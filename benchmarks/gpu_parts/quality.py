@@ -13,7 +13,7 @@ import numpy as np
 from gan_dist.config import STOPPED_EXIT_CODE
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import read_floor, read_json_lines
-from gpu_parts.configs import SMALL, flag_words
+from gpu_parts.configs import SMALL, capture_words
 from gpu_parts.context import Context
 from gpu_parts.processes import last_error, started, wait
 from gpu_parts.rows import Value
@@ -52,7 +52,7 @@ def train(context: Context, preset: str, source: list[str]) -> None:
         "disabled",
     ]
     every = 1 if context.short else EVERY[source[-1]]
-    words += ["--evaluate.every-epochs", str(every), "--samples.every-epochs", "1000", *flag_words("capture", on=True)]
+    words += ["--evaluate.every-epochs", str(every), "--samples.every-epochs", "1000", *capture_words(on=True)]
     if context.short:
         # An epoch of a few steps, after which there is an evaluation.
         batch = "1000" if "sample" in source else "40"

@@ -18,6 +18,7 @@ STRONG = (("conv", 1_024), ("pictures", 1_024), ("pictures", 8_192), ("cifar10",
 WEAK = (("conv", 1_024), ("pictures", 256), ("cifar10", 32))
 """(preset, batch of each rank)."""
 PRECISION = "bf16"
+DDP = ", ddp"
 EXAMPLE = "loop as in Accelerate's examples"
 
 
@@ -43,9 +44,9 @@ def settings(context: Context, ranks: int) -> dict[str, tuple[str, int, dict[str
         found[f"weak, {preset}, {batch:,} a rank"] = preset, batch * ranks, flag("ddp", on=False)
     preset, batch = strong[0]
     found[f"strong, {preset}, {batch:,}, {EXAMPLE}"] = preset, batch // ranks * ranks, None
-    if ranks > 1 and flag("ddp", on=True) is not None:
+    if ranks > 1:
         for preset, batch in strong[:2]:
-            found[f"strong, {preset}, {batch:,}, ddp"] = preset, batch // ranks * ranks, flag("ddp", on=True)
+            found[f"strong, {preset}, {batch:,}{DDP}"] = preset, batch // ranks * ranks, flag("ddp", on=True)
     return found
 
 
@@ -56,7 +57,8 @@ def measure(context: Context, ranks: int, baseline: dict[str, float]) -> None:
         run: dict[str, Any] = {"run": {"dir": context.scratch / "scaling" / f"{ranks}-{len(jobs)}"}}
         precision = "no" if context.short else PRECISION
         config = measured_config(preset, context.scratch, batch, precision, context.short, changes)
-        config = changed(config, flag("capture", on=True), run, {"distributed": {"timeout": 60.0}})
+        captured = flag("capture", on=not name.endswith(DDP))  # a graph can't replay DDP's hooks
+        config = changed(config, captured, run, {"distributed": {"timeout": 60.0}})
         expected = predicted_seconds(context, preset, precision, batch // ranks)
         slow = f"it would take about {expected:.0f} s" if expected > LIMIT / 2 else ""
         if why := refusal(config) or slow:
@@ -81,7 +83,7 @@ def measure(context: Context, ranks: int, baseline: dict[str, float]) -> None:
             speed = outcome.result["images/s"]
             if ranks == 1:
                 baseline[name] = speed
-            context.measured(row, figures(outcome.result, baseline.get(name.removesuffix(", ddp")), ranks))
+            context.measured(row, figures(outcome.result, baseline.get(name.removesuffix(DDP)), ranks))
 
 
 def figures(result: dict[str, Any], alone: float | None, ranks: int) -> dict[str, Value]:
