@@ -365,7 +365,7 @@ def test_every_part_on_the_cpu(tmp_path: Path, data_root: Path) -> None:
     assert {part for part, _ in needs_a_gpu} == {"machine", "bits", "fp16"}
     measured = [row["values"] for row in rows.values() if row["part"] in ("speed", "scaling")]
     speeds = [values["images/s"] for values in measured if "images/s" in values]
-    assert len(speeds) == 8
+    assert len(speeds) == 9
     assert all(value > 0 for value in speeds)
     assert written["gpus"] == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu.json", "gpu.md"]
