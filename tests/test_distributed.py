@@ -487,6 +487,7 @@ def test_a_mistake_in_what_rank_0_does_alone_is_said_once(flags: Callable[..., l
 # --- the preflight
 
 
+@pytest.mark.slow
 @pytest.mark.processes(2)
 def test_the_preflight_of_a_machine_that_is_fit(tmp_path: Path) -> None:
     ended = run_command("python", "-m", "gan_dist.cli", "check", "--processes", "2", "--folder", tmp_path / "runs")
