@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from conftest import REPOSITORY
 
 from gan_dist.config import PRESETS, Config, TrainConfig
-from gan_dist.trainer.gradients import choose_way
+from gan_dist.trainer.gradients import choose_gradient_sync
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_auto_takes_the_buckets_of_ddp_for_large_networks_on_gpus(benchmarks: An
     def way(preset: str, device: str = "cuda", ranks: int = 8, **train: Any) -> str:
         accelerator = mock.Mock(spec=Accelerator, device=torch.device(device), num_processes=ranks)
         config = dataclasses.replace(Config(), train=TrainConfig(**train))
-        return choose_way(config, max(counts[preset].generator, counts[preset].discriminator), accelerator)
+        return choose_gradient_sync(config, max(counts[preset].generator, counts[preset].discriminator), accelerator)
 
     assert [preset for preset in counts if way(preset) == "ddp"] == ["cifar10"]
     assert way("cifar10", device="cpu") == way("cifar10", ranks=1) == way("cifar10", exact_shards=8) == "flat"

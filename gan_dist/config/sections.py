@@ -194,8 +194,8 @@ class TrainConfig:
     """CPU threads per process. None: the number of cores divided by the number of local processes, or 1 if that is
     faster or required by the exact mode."""
     capture: Literal["auto", "on", "off"] = "auto"
-    """Capture the whole step as a CUDA graph and replay it, with the same bits. auto: on CUDA, unless profile is set.
-    on: the same, and profile is refused. off: launch each operation."""
+    """Capture the whole step as a CUDA graph and replay it, with the same bits. auto: on CUDA, unless profile is set or
+    distributed.gradients is ddp. on: the same, and both are refused. off: launch each operation."""
     tf32: bool = False
     """On CUDA: allow TensorFloat-32 in matrix products and convolutions of fp32 numbers. Faster on GPUs from Ampere on,
     with 10 instead of 23 bits of mantissa in their inputs. Incompatible with exact_shards."""

@@ -112,7 +112,7 @@ class EpochOrders:
         self.device = device
         self._draw = partial(epoch_order, dataset_size, seed, stack=stack)
         self._thread = None if device.type == "cpu" else ThreadPoolExecutor(1, "draw-order")
-        self._next: tuple[int, Future[Tensor]] | None = None
+        self._ahead: dict[int, Future[Tensor]] = {}  # by epoch
         self._current = -1, torch.empty(0)
 
     def between(self, begin: int, end: int) -> Int[Tensor, "n ..."]:
@@ -127,11 +127,11 @@ class EpochOrders:
 
     def _order(self, epoch: int) -> Int[Tensor, "n ..."]:
         if self._current[0] != epoch:
-            drawn_ahead = self._next is not None and self._next[0] == epoch
-            order = self._next[1].result() if self._next is not None and drawn_ahead else self._draw(epoch)
+            ahead = self._ahead.pop(epoch, None)
+            order = self._draw(epoch) if ahead is None else ahead.result()
             self._current = epoch, to_device(order, self.device)
             if self._thread is not None:
-                self._next = epoch + 1, self._thread.submit(self._draw, epoch + 1)
+                self._ahead[epoch + 1] = self._thread.submit(self._draw, epoch + 1)
         return self._current[1]
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gan_dist.gan.update import PartLoss, PartStats, Update
+from gan_dist.gan.update import PartLoss, PartStats, Update, views_of
 
 Wrap = Callable[[nn.Module], nn.Module]
 """A module -> a DistributedDataParallel of it, as `Accelerator.prepare_model` makes it."""
@@ -123,6 +123,4 @@ class OverlappedUpdate(Update):
 
 def _split(numbers: Float[Tensor, " numbers"], parameters: Sequence[Tensor]) -> list[Tensor]:
     """The gradients in a bucket, in the shapes of their parameters."""
-    sizes = [parameter.numel() for parameter in parameters]
-    parts = numbers[: sum(sizes)].split(sizes)
-    return [part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True)]
+    return views_of(numbers[: sum(parameter.numel() for parameter in parameters)], parameters)

@@ -119,37 +119,47 @@ class ExactReduction:
 
 
 @dataclass(frozen=True)
-class HierarchicalReduction:
+class WrappedReduction:
+    """Splits and weights a batch as another reduction does. Subclasses call it, or add the gradients otherwise.
+
+    Args:
+        inner: the other one.
+    """
+
+    inner: Reduction
+
+    @property
+    def parts(self) -> int:
+        return self.inner.parts
+
+    @property
+    def rows(self) -> int:
+        return self.inner.rows
+
+    @property
+    def weight(self) -> float:
+        return self.inner.weight
+
+    @property
+    def exact(self) -> bool:
+        return self.inner.exact
+
+
+@dataclass(frozen=True)
+class HierarchicalReduction(WrappedReduction):
     """Adds the gradients inside each host first, then one rank of each host exchanges the sums with the other hosts.
 
     A ring over R ranks of H hosts sends 2 (R - 1) / R vectors from host to host, this one 2 (H - 1) / H. The exact mode
     gives the same bits: a host with as many ranks as the others computes further levels of the same tree.
 
     Args:
-        flat: over all ranks; this one gives its result.
+        inner: over all ranks; this one gives its result.
         between: over the hosts, as if each was one rank.
         combine_on_first: of the ranks of this host.
     """
 
-    flat: FastReduction | ExactReduction
-    between: FastReduction | ExactReduction
+    between: Reduction
     combine_on_first: CombineOnFirst
-
-    @property
-    def parts(self) -> int:
-        return self.flat.parts
-
-    @property
-    def rows(self) -> int:
-        return self.flat.rows
-
-    @property
-    def weight(self) -> float:
-        return self.flat.weight
-
-    @property
-    def exact(self) -> bool:
-        return self.flat.exact
 
     def __call__(self, gradients: Float[Tensor, "rows weights"]) -> None:
         rows = add_local_pairs(gradients) if self.exact else gradients

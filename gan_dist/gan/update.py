@@ -31,15 +31,15 @@ def flatten(network: nn.Module) -> nn.Parameter:
     Returns:
         The vector, (weights,).
     """
-    flat = torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
-    for parameter, view in zip(network.parameters(), views_of(flat, network), strict=True):
+    parameters = list(network.parameters())
+    flat = torch.cat([parameter.detach().flatten() for parameter in parameters])
+    for parameter, view in zip(parameters, views_of(flat, parameters), strict=True):
         parameter.data = view
     return nn.Parameter(flat)
 
 
-def views_of(flat: Float[Tensor, " weights"], network: nn.Module) -> list[Tensor]:
-    """Views of a vector, in the shapes and order of a network's parameters."""
-    parameters = list(network.parameters())
+def views_of(flat: Float[Tensor, " weights"], parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Views of a vector, in the shapes and order of some parameters."""
     parts = flat.split([parameter.numel() for parameter in parameters])
     return [part.view_as(parameter) for parameter, part in zip(parameters, parts, strict=True)]
 
@@ -97,7 +97,7 @@ class Update:
         weights, more = len(self.weights), guard.ranks + self.stop.columns
         self._reduced = self.weights.new_zeros(reduction.rows, weights + more)
         self.gradients = self._reduced[:, :weights]
-        self._gradient_views = [views_of(gradients, self.forward_network) for gradients in self.gradients]
+        self._gradient_views = [views_of(gradients, self._parameters) for gradients in self.gradients]
         # Behind the gradients: a sum of each rank, for the guard; then the stop signal.
         self._numbers = self._reduced[0, weights:]
         self._sums, self._stop = self._numbers.split([guard.ranks, self.stop.columns])

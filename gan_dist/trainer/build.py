@@ -42,7 +42,7 @@ from gan_dist.trainer import session
 from gan_dist.trainer.augmentation import initial_probability, make_probability
 from gan_dist.trainer.cadence import Cadence
 from gan_dist.trainer.evaluator import Evaluator
-from gan_dist.trainer.gradients import describe_way, make_reduction, open_cpu_exchange
+from gan_dist.trainer.gradients import describe_gradient_sync, make_reduction, open_cpu_exchange
 from gan_dist.trainer.hyperparameters import DeviceNumbers, HostNumbers, Hyperparameters
 from gan_dist.trainer.images import share_images
 from gan_dist.trainer.meter import METRICS, Meter
@@ -126,7 +126,9 @@ def assemble(
 
     networks = build_networks(config, start, accelerator, console.announce)
     timeout = collective_timeout(config)
-    exchange = open_cpu_exchange(config, networks.way, networks.max_weights, accelerator, timeout, console.announce)
+    exchange = open_cpu_exchange(
+        config, networks.gradient_sync, networks.max_weights, accelerator, timeout, console.announce
+    )
     profiler = Profiler(config.profile and rank == 0, folder.profile, device, console.announce)
     reduction = profiler.timed(make_reduction(config.train, ranks, exchange))
     window = min(config.log.every_steps, schedule.total_steps)
@@ -172,7 +174,7 @@ def assemble(
         wait=wait,
         stopping=StopAgreement(request, stop, make_run_ahead(wait)),
         memory=exchange.memory if exchange else None,
-        gradients=describe_way(networks.way, exchange, accelerator),
+        gradients=describe_gradient_sync(networks.gradient_sync, exchange, accelerator),
         evaluator=Evaluator(config, accelerator, images, console.announce),
         writer=Writer(on_failure=request.ask),
         folder=folder,
@@ -220,7 +222,7 @@ def resolve_folder(config: Config, folder: RunFolder, start: Start, accelerator:
 def make_hyperparameters(
     schedule: Schedule, networks: Networks, factor: Tensor, ema: GeneratorAverage, device: torch.device
 ) -> Hyperparameters:
-    """The numbers of each step: on the device if steps are captured. Arguments as in `HostNumbers`."""
+    """The numbers of each step: on the device if steps are captured. Arguments as in `StepNumbers`."""
     numbers = schedule, networks.generator_optimizer, networks.discriminator_optimizer, factor, ema
     return DeviceNumbers(*numbers, device) if networks.captured else HostNumbers(*numbers)
 

@@ -11,10 +11,9 @@ from dataclasses import replace
 import torch
 
 from gan_dist.config import Config
+from gan_dist.distributed.device_wait import Gather
 from gan_dist.outputs.pictures import PANEL_EPOCHS
 from gan_dist.trainer.schedule import At, Schedule
-
-Gather = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Cadence:

@@ -23,7 +23,7 @@ from gan_dist.gan.reduction import (
 )
 
 Announce = Callable[[str], None]
-Way = Literal["flat", "ddp"]
+GradientSync = Literal["flat", "ddp"]
 FIRST_BUCKET_BYTES, BUCKET_BYTES = 2**20, 25 * 2**20  # of DistributedDataParallel
 DDP_BYTES = FIRST_BUCKET_BYTES + 2 * BUCKET_BYTES
 """Gradients of a network in fp32 from which on auto chooses DDP.
@@ -34,7 +34,7 @@ prediction; nothing was measured.
 """
 
 
-def choose_way(config: Config, weights: int, accelerator: Accelerator) -> Way:
+def choose_gradient_sync(config: Config, weights: int, accelerator: Accelerator) -> GradientSync:
     """How the gradients cross the ranks, if distributed.gradients leaves it open.
 
     Args:
@@ -42,11 +42,11 @@ def choose_way(config: Config, weights: int, accelerator: Accelerator) -> Way:
         weights: of the larger network.
         accelerator: of the ranks.
     """
-    way = config.distributed.gradients
+    sync = config.distributed.gradients
     if accelerator.num_processes == 1:
         return "flat"
-    if way != "auto":
-        return way
+    if sync != "auto":
+        return sync
     train = config.train
     if accelerator.device.type == "cpu" or train.exact_shards is not None or train.capture == "on":
         return "flat"
@@ -54,20 +54,20 @@ def choose_way(config: Config, weights: int, accelerator: Accelerator) -> Way:
 
 
 def open_cpu_exchange(
-    config: Config, way: Way, weights: int, accelerator: Accelerator, timeout: float, announce: Announce
+    config: Config, sync: GradientSync, weights: int, accelerator: Accelerator, timeout: float, announce: Announce
 ) -> CpuExchange | None:
     """Shared memory of processes that train on the CPU of one machine or several; None where there is none.
 
     Args:
         config: of the run.
-        way: of `choose_way`.
+        sync: of `choose_gradient_sync`.
         weights: of the larger network.
         accelerator: of the ranks.
         timeout: seconds to wait for another rank.
         announce: called with one line if shared memory is unavailable.
     """
     rank, ranks = accelerator.process_index, accelerator.num_processes
-    if ranks == 1 or way == "ddp" or accelerator.device.type != "cpu" or not config.distributed.shared_memory:
+    if ranks == 1 or sync == "ddp" or accelerator.device.type != "cpu" or not config.distributed.shared_memory:
         return None
     launched = read_environment()
     hosts = group_by_host(gather_object([launched.rank - launched.local_rank]))
@@ -79,7 +79,7 @@ def open_cpu_exchange(
 def make_reduction(config: TrainConfig, ranks: int, exchange: CpuExchange | None = None) -> Reduction:
     """How gradients are added over the ranks: the exact way or the fast one."""
 
-    def over(ranks: int, gather: Gather | None = None, group: Any = None) -> FastReduction | ExactReduction:
+    def over(ranks: int, gather: Gather | None = None, group: Any = None) -> Reduction:
         if config.exact_shards is not None:
             return ExactReduction(ranks, config.exact_shards, gather, group)
         return FastReduction(ranks, config.accumulation, gather=gather, group=group)
@@ -112,10 +112,10 @@ def wrap_in_ddp(module: nn.Module, accelerator: Accelerator, bucket_bytes: int =
     return accelerator.prepare_model(module, device_placement=False)
 
 
-def describe_way(way: Way, exchange: CpuExchange | None, accelerator: Accelerator) -> str:
+def describe_gradient_sync(sync: GradientSync, exchange: CpuExchange | None, accelerator: Accelerator) -> str:
     """How the gradients cross the ranks, for environment.json."""
     if accelerator.num_processes == 1:
         return "none: one process"
     kind = accelerator.device.type
     backend = {"cpu": "gloo", "cuda": "nccl"}.get(kind, kind)
-    return f"{way}: {exchange.describe() if exchange else backend}"
+    return f"{sync}: {exchange.describe() if exchange else backend}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -35,8 +36,9 @@ class Hyperparameters(Protocol):
         """Set the numbers, on the device."""
 
 
-class HostNumbers:
-    """The host sets all numbers before the step.
+@dataclass(eq=False)
+class StepNumbers:
+    """What the numbers of each step are, and what they change.
 
     Args:
         schedule: defines their values.
@@ -45,70 +47,65 @@ class HostNumbers:
         ema: defines the average's weight.
     """
 
-    def __init__(
-        self,
-        schedule: Schedule,
-        generator: Optimizer,
-        discriminator: Optimizer,
-        factor: Float[Tensor, ""],
-        ema: GeneratorAverage,
-    ) -> None:
-        self.schedule = schedule
-        multiple = schedule.config.optimizer.generator_factor
-        self.optimizers = ((generator, multiple), (discriminator, 1.0))
-        self.factor = factor
-        self.ema = ema
-        self.average_weight: float | Float[Tensor, ""] = 1.0
+    schedule: Schedule
+    generator: Optimizer
+    discriminator: Optimizer
+    factor: Float[Tensor, ""]
+    ema: GeneratorAverage
+    average_weight: float | Float[Tensor, ""] = field(default=1.0, init=False)
+
+    @property
+    def optimizers(self) -> tuple[Optimizer, Optimizer]:
+        """In the order of their rates in `at`."""
+        return self.generator, self.discriminator
+
+    def at(self, step: int) -> tuple[float, float, float, float]:
+        """The generator's rate, the discriminator's, the factor of the gammas, and the average's weight."""
+        rate, multiple = self.schedule.learning_rate(step), self.schedule.config.optimizer.generator_factor
+        return rate * multiple, rate, self.schedule.penalty_factor(step), self.ema.weight(step)
+
+
+class HostNumbers(StepNumbers):
+    """The host sets all numbers before the step. Arguments as in `StepNumbers`."""
 
     def set(self, step: int) -> None:
-        self.average_weight = self.ema.weight(step)
+        *rates, factor, self.average_weight = self.at(step)
         if self.schedule.constant:
             return
-        rate = self.schedule.learning_rate(step)
-        for optimizer, multiple in self.optimizers:
-            optimizer.param_groups[0]["lr"] = round_to_float32(rate * multiple)  # loading replaces the group
-        self.factor.fill_(self.schedule.penalty_factor(step))
+        for optimizer, rate in zip(self.optimizers, rates, strict=True):
+            optimizer.param_groups[0]["lr"] = round_to_float32(rate)  # loading replaces the group
+        self.factor.fill_(factor)
 
     def apply(self) -> None:
         pass
 
 
-class DeviceNumbers:
+@dataclass(eq=False)
+class DeviceNumbers(StepNumbers):
     """The numbers of the next steps are a table on the device, from which each step takes a row.
 
-    For steps that are replayed as a CUDA graph: the host copies a table every TABLE steps.
+    For steps that are replayed as a CUDA graph: the host copies a table every TABLE steps. Learning rates that change
+    are tensors, which are changed in place.
 
     Args:
-        schedule, generator, discriminator, factor, ema: as in `HostNumbers`. Learning rates that change are tensors,
-            which are changed in place.
-        device: of the networks.
+        device: of the networks. The others are as in `StepNumbers`.
     """
 
-    def __init__(
-        self,
-        schedule: Schedule,
-        generator: Optimizer,
-        discriminator: Optimizer,
-        factor: Float[Tensor, ""],
-        ema: GeneratorAverage,
-        device: torch.device,
-    ) -> None:
-        self.schedule = schedule
-        self.optimizers = (generator, discriminator)
-        self.factor = factor
-        self.ema = ema
-        self._table = torch.zeros(TABLE, len(self._numbers(1)), device=device)
-        self._row = torch.zeros(1, dtype=torch.int64, device=device)  # of the next step
-        self._current = torch.zeros(1, self._table.shape[1], device=device)
-        self.average_weight: float | Float[Tensor, ""] = self._current[0, -1]
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        self._table = torch.zeros(TABLE, len(self.at(1)), device=self.device)
+        self._row = torch.zeros(1, dtype=torch.int64, device=self.device)  # of the next step
+        self._current = torch.zeros(1, self._table.shape[1], device=self.device)
+        self.average_weight = self._current[0, -1]
         self._steps = range(0)
         """The steps whose numbers are on the device and are still to come."""
 
     def set(self, step: int) -> None:
         if not self._steps or step != self._steps[0]:  # the end of the table, a resume, or a rollback
             self._steps = range(step, step + TABLE)
-            table = torch.tensor([self._numbers(each) for each in self._steps], dtype=torch.float32)
-            self._table.copy_(pinned_for(self._table.device, table), non_blocking=True)
+            table = torch.tensor([self.at(each) for each in self._steps], dtype=torch.float32)
+            self._table.copy_(pinned_for(self.device, table), non_blocking=True)
             self._row.zero_()
         self._steps = self._steps[1:]
 
@@ -123,8 +120,3 @@ class DeviceNumbers:
             if isinstance(own, Tensor):
                 own.copy_(rate)
         self.factor.copy_(factor)
-
-    def _numbers(self, step: int) -> tuple[float, ...]:
-        """The generator's rate, the discriminator's, the factor of the gammas, and the average's weight."""
-        rate, multiple = self.schedule.learning_rate(step), self.schedule.config.optimizer.generator_factor
-        return rate * multiple, rate, self.schedule.penalty_factor(step), self.ema.weight(step)

@@ -33,7 +33,7 @@ from gan_dist.gan.update import Update, flatten
 from gan_dist.models import ImageShape, build_pair, count_classes
 from gan_dist.models.cost import check_memory, count_weights
 from gan_dist.models.memory_format import use_channels_last
-from gan_dist.trainer.gradients import Way, choose_way, wrap_in_ddp
+from gan_dist.trainer.gradients import GradientSync, choose_gradient_sync, wrap_in_ddp
 from gan_dist.trainer.start import Start
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -49,7 +49,7 @@ class Networks(NamedTuple):
     discriminator_optimizer: torch.optim.Optimizer
     captured: bool
     """Whether steps are captured as CUDA graphs."""
-    way: Way
+    gradient_sync: GradientSync
     """How the gradients cross the ranks."""
 
     @property
@@ -75,8 +75,8 @@ def build_networks(config: Config, start: Start, accelerator: Accelerator, annou
         if getattr(config.train, field) and device.type != "cuda":
             announce(f"train.{field} is for CUDA and has no effect here")
     pair = build_pair(config.model, spec.shape, config.train.seed, classes)
-    way = choose_way(config, max(map(count_weights, pair)), accelerator)
-    captured = way == "flat" and is_captured(config, device, announce)
+    gradient_sync = choose_gradient_sync(config, max(map(count_weights, pair)), accelerator)
+    captured = gradient_sync == "flat" and is_captured(config, device, announce)
     generator, discriminator = (network.to(device) for network in pair)
     if config.train.channels_last and not use_channels_last(generator, discriminator):
         announce(f"train.channels_last has no effect: {config.model.architecture} has no convolutions")
@@ -89,7 +89,7 @@ def build_networks(config: Config, start: Start, accelerator: Accelerator, annou
         accelerator.prepare(generator_optimizer),
         accelerator.prepare(discriminator_optimizer),
         captured,
-        way,
+        gradient_sync,
     )
 
 
@@ -152,7 +152,7 @@ def build_gan(
     rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     batch_size, dtype = config.train.batch_size, DTYPES[accelerator.mixed_precision]
     make_update: Callable[..., Update] = Update
-    if networks.way == "ddp":
+    if networks.gradient_sync == "ddp":
         make_update = partial(OverlappedUpdate, wrap=lambda module: wrap_in_ddp(module, accelerator))
     generator_update, discriminator_update = (
         make_update(

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.profiler import profile, record_function, schedule
 
 from gan_dist.files import replacing, write_json
-from gan_dist.gan.reduction import Reduction
+from gan_dist.gan.reduction import Reduction, WrappedReduction
 
 PHASES = ("data", "discriminator step", "generator step", "outputs")  # of a step, in their order
 COMMUNICATION = "communication"  # subtracted from the phases that contain it
@@ -137,27 +137,10 @@ class Profiler:
 
 
 @dataclass(frozen=True)
-class _TimedReduction:
+class _TimedReduction(WrappedReduction):
     """A reduction whose time a profiler counts as communication."""
 
-    reduction: Reduction
     profiler: Profiler
 
-    @property
-    def parts(self) -> int:
-        return self.reduction.parts
-
-    @property
-    def rows(self) -> int:
-        return self.reduction.rows
-
-    @property
-    def weight(self) -> float:
-        return self.reduction.weight
-
-    @property
-    def exact(self) -> bool:
-        return self.reduction.exact
-
     def __call__(self, gradients: Float[Tensor, "rows weights"]) -> None:
-        self.profiler.communicate(lambda: self.reduction(gradients))
+        self.profiler.communicate(lambda: self.inner(gradients))
