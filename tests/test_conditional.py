@@ -278,6 +278,7 @@ def test_an_evaluation_has_the_figures_of_classes_beside_those_of_real_images(
     assert written["real"]["score/accuracy"]["value"] == written["classifier_accuracy"]
 
 
+@pytest.mark.slow
 def test_the_accuracy_score_is_the_accuracy_of_a_classifier_of_generated_images(arrays: Path) -> None:
     """Real images in place of generated ones have the accuracy of the classifier of real images. With the classes of
     other images, a classifier learns nothing.

@@ -432,6 +432,7 @@ def test_the_shipped_classifier_classifies_digits(digits: ImageSet) -> None:
     assert classifier_for(DataConfig(source="sample"), quiet, train=digits).id == classifier.id
 
 
+@pytest.mark.slow
 def test_training_a_classifier_depends_on_its_arguments_alone(digits: ImageSet) -> None:
     train, held_out = some(digits, 5), some(digits, 37)
 

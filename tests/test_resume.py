@@ -188,7 +188,9 @@ FALLING = ["--optimizer.final-learning-rate", "1e-5", "--optimizer.decay-images"
 FALLING += ["--penalty.r1", "1", "--penalty.final-factor", "0.1", "--penalty.decay-images", "400"]
 
 
-@pytest.mark.parametrize("more", [[], FALLING], ids=["constant", "falling"])
+@pytest.mark.parametrize(
+    "more", [pytest.param([], id="constant", marks=pytest.mark.slow), pytest.param(FALLING, id="falling")]
+)
 def test_a_run_stopped_inside_an_epoch_and_a_log_window_ends_as_if_never_stopped(
     more: list[str], flags: Flags, tmp_path: Path
 ) -> None:
@@ -410,6 +412,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_checkpoint_keeps_the_one_before(
     assert_same_end(folder, straight, 30)
 
 
+@pytest.mark.slow
 def test_samples_that_can_not_be_written_are_no_failure(flags: Flags, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     assert train_run(folder.path, flags, "--train.steps", "1") == 0
@@ -436,6 +439,7 @@ def test_a_server_of_wandb_that_refuses_costs_nothing(flags: Flags, tmp_path: Pa
     assert json.loads(folder.environment.read_text())["trackers"]["wandb"]["mode"] == "offline"
 
 
+@pytest.mark.slow
 @pytest.mark.processes(1)
 def test_a_key_is_looked_for_where_wandb_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gan_dist.outputs.trackers.wandb import has_api_key

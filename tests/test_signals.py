@@ -102,7 +102,7 @@ print(handled)
 
 
 @pytest.mark.processes(1)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_process_that_waits_for_others_ends_at_once(number: signal.Signals, flags: Flags, tmp_path: Path) -> None:
     """The rendezvous runs in C++, where Python's own handlers wait for its end."""
     port = free_port()
