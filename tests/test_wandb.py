@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from wandb_server import serving
 from gan_dist.config import Config, WandbConfig
 from gan_dist.distributed import launcher
 from gan_dist.outputs.folder import RunFolder
-from gan_dist.outputs.records import read_json_lines
+from gan_dist.outputs.records import read_json, read_json_lines
 from gan_dist.outputs.trackers import Tracker, make_tracker
 
 Flags = Callable[..., list[str]]
@@ -93,7 +94,7 @@ def services(process: int) -> list[psutil.Process]:
 def test_everything_is_uploaded_in_order(flags: Flags, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with serving("works") as server:
-        ended = train_with(flags(folder.path), folder, 60, server.environment(), None)
+        ended = train_with(flags(folder.path, "--wandb.artifacts"), folder, 60, server.environment(), None)
     assert [line.split()[0] for line in wandb_lines(ended)] == ["W&B:"]
     figures = [row for row in server.rows if "loss/generator" in row]
     for row, line in zip(figures, read_json_lines(folder.metrics), strict=True):
@@ -104,6 +105,15 @@ def test_everything_is_uploaded_in_order(flags: Flags, tmp_path: Path) -> None:
     assert len(pictures) == 3
     (report,) = [content for name, content in server.files.items() if name.endswith(".html")]
     assert report.startswith(b"<!doctype html>")
+    data, generator = ((key, server.artifacts[key]) for key in server.artifacts)
+    for (key, artifact), name in ((data, "data-mnist"), (generator, "generator-")):
+        assert artifact["committed"]
+        assert artifact["artifactCollectionName"].startswith(name)
+        assert artifact["metadata"]["data_sha256"] == read_json(folder.environment)["data"]["sha256"]
+        assert artifact["used"] == (key == data[0]), "the data are an input of the run, the generator an output"
+    assert json.loads(server.files[f"{data[0]}/dataset.json"]) == data[1]["metadata"]
+    assert server.files[f"{generator[0]}/generator.safetensors"] == folder.generator.read_bytes()
+    assert {alias["alias"] for alias in generator[1]["aliases"]} == {"latest"}
 
 
 @pytest.mark.slow

@@ -31,6 +31,8 @@ class WandbServer(ThreadingHTTPServer):
         """The uploaded history, in order."""
         self.files: dict[str, bytes] = {}
         """Name -> uploaded content."""
+        self.artifacts: dict[str, dict[str, Any]] = {}
+        """Id -> what the client said of it; whether it is complete ("committed"), and an input of the run ("used")."""
         self.sweep: list[dict[str, Any]] = [{}, {}]
         """A sweep's configuration, and the parameters of the one run that an agent is asked to start."""
         self.ended = threading.Event()
@@ -79,9 +81,6 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path == "/graphql":
             request = json.loads(body)
             name = request.get("operationName") or OPERATION.findall(request["query"])[0]  # the agent sends no name
-            if name.startswith("CreateArtifact"):
-                self._answer(200, {"errors": [{"message": "artifacts are not accepted"}]})
-                return
             self._answer(200, {"data": self._graphql(name, request.get("variables") or {})})
         elif self.path.endswith("/file_stream"):
             history = json.loads(body).get("files", {}).get("wandb-history.jsonl")
@@ -120,6 +119,8 @@ class _Handler(BaseHTTPRequestHandler):
             return {"viewer": {"id": "user", "username": "somebody", "entity": "somebody", "flags": "{}"}}
         if operation == "ArtifactType":
             return {"project": {"artifact": None}}
+        if "Artifact" in operation:
+            return self._artifact(operation, variables)
         if operation == "SweepWithRuns":
             config = json.dumps(self.server.sweep[0])
             return {"project": {"sweep": {"id": "sweep", "name": "sweep", "config": config, "runs": {"edges": []}}}}
@@ -131,6 +132,63 @@ class _Handler(BaseHTTPRequestHandler):
             run = {"type": "run", "run_id": "run-of-sweep", "program": "", "args": values}
             return {"agentHeartbeat": {"agent": {"id": "agent"}, "commands": json.dumps([run] if values else [])}}
         return {}
+
+    def _artifact(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
+        """Answer the requests with which the client uploads an artifact, and declares one as an input of the run."""
+        artifacts, given = self.server.artifacts, variables.get("input", {})
+        if operation == "CreateArtifact":
+            key = f"artifact{len(artifacts)}"
+            metadata = json.loads(given["metadata"] or "{}")
+            artifacts[key] = {**given, "metadata": metadata, "committed": False, "used": False}
+            sequence = {"latestArtifact": None}
+            return {"createArtifact": {"artifact": {"id": key, "state": "PENDING", "artifactSequence": sequence}}}
+        if operation in ("CreateArtifactManifest", "UpdateArtifactManifest"):
+            key = variables.get("artifactID") or variables["artifactManifestID"]
+            file = {"id": "file", "uploadUrl": f"{self.server.url}/storage/{key}/manifest.json", "uploadHeaders": []}
+            answer = operation[0].lower() + operation[1:]
+            return {answer: {"artifactManifest": {"id": key, "file": file}}}
+        if operation == "CreateArtifactFiles":
+            nodes = []
+            for each in given["artifactFiles"]:
+                path = f"{each['artifactID']}/{each['name']}"
+                node = {"storagePath": path, "uploadUrl": f"{self.server.url}/storage/{path}", "uploadHeaders": []}
+                nodes.append({"node": {**node, "uploadMultipartUrls": None, "artifact": {"id": each["artifactID"]}}})
+            return {"createArtifactFiles": {"files": {"edges": nodes}}}
+        if operation == "CommitArtifact":
+            artifact = artifacts[variables["artifactID"]]
+            artifact["committed"] = True
+            return {"commitArtifact": {"artifact": {"id": variables["artifactID"], "digest": artifact["digest"]}}}
+        if operation == "UseArtifact":
+            artifacts[given["artifactID"]]["used"] = True
+            return {"useArtifact": {"artifact": {"id": given["artifactID"]}}}
+        if operation == "ArtifactByID":
+            return {"artifact": self._described(variables["id"])}
+        return {}
+
+    def _described(self, key: str) -> dict[str, Any]:
+        """What a server tells of an artifact."""
+        given = self.server.artifacts[key]
+        project = {"id": "project", "internalId": "1", "name": "gan_dist", "entity": {"name": "somebody"}}
+        sequence = {"__typename": "ArtifactSequence", "name": given["artifactCollectionName"], "project": project}
+        unset = dict.fromkeys(("description", "historyStep", "commitHash", "updatedAt"))
+        return {
+            "__typename": "Artifact",
+            "id": key,
+            "artifactSequence": sequence,
+            "artifactType": {"name": given["artifactTypeName"]},
+            "metadata": json.dumps(given["metadata"]),
+            "digest": given["digest"],
+            "versionIndex": 0,
+            "size": 1,
+            "fileCount": 1,
+            "ttlDurationSeconds": -2,
+            "ttlIsInherited": True,
+            "tags": [],
+            "aliases": [],
+            "state": "COMMITTED",
+            "createdAt": "2026-01-01T00:00:00Z",
+            **unset,
+        }
 
     def _resumed(self, variables: dict[str, Any]) -> dict[str, Any] | None:
         """What is known of the run; None if it has no history yet."""

@@ -14,7 +14,7 @@ from gan_dist.config import package_version, to_dict
 from gan_dist.config.nearest_preset import nearest_preset_name
 from gan_dist.models.cost import count_weights
 from gan_dist.outputs.records import Row, is_number
-from gan_dist.outputs.trackers.media import Lines, Model, Page, Table, count_values
+from gan_dist.outputs.trackers.media import Dataset, Lines, Model, Page, Table, count_values
 from gan_dist.outputs.trackers.protocol import Values
 from gan_dist.trainer.state import FindingEvent, Trainer
 
@@ -117,7 +117,7 @@ def log_pictures(trainer: Trainer, report: Callable[[Path], str] | None) -> None
 
 
 def log_end(trainer: Trainer) -> None:
-    """Send what a session ends with: charts of the evaluations, the table of findings, and the generators.
+    """Send what a session ends with: charts of the evaluations, the table of findings, the data set and the generators.
 
     These are the last calls, since W&B makes requests for them which its server may refuse or not answer.
     """
@@ -131,6 +131,8 @@ def log_end(trainer: Trainer) -> None:
         tracker.log_media(step, "doctor/table", table, final=True)
     folder, run = trainer.folder, describe_run(trainer)
     origin = {name: run[name] for name in ("preset", "data_name", "data_sha256", "architecture", "run_id", "gan_dist")}
+    dataset = Dataset(run["data_name"], {name: run[name] for name in ("data_sha256", "data_images")})
+    tracker.log_media(step, "data", dataset, final=True)
     if trainer.best is not None and folder.best_generator.exists():
         measured = {"step": trainer.best.step, "distance/frechet": trainer.best.distance}
         tracker.log_media(step, "generator", Model(folder.best_generator, "best", origin | measured), final=True)

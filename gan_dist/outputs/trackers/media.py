@@ -46,6 +46,14 @@ class Page(NamedTuple):
     html: str
 
 
+class Dataset(NamedTuple):
+    """What a run was trained on. The images stay where they are."""
+
+    name: str
+    description: Mapping[str, Any]
+    """What identifies it; equal ones are one data set of all runs."""
+
+
 class Model(NamedTuple):
     """A file of weights."""
 
@@ -56,7 +64,7 @@ class Model(NamedTuple):
     metadata: Mapping[str, Any]
 
 
-Media: TypeAlias = Image | Histogram | Table | Lines | Page | Model
+Media: TypeAlias = Image | Histogram | Table | Lines | Page | Dataset | Model
 
 
 def count_values(values: np.ndarray, lowest: float, highest: float, bins: int) -> Histogram:

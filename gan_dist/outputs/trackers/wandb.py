@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import netrc
 import os
 import re
@@ -21,7 +22,7 @@ from accelerate import Accelerator
 from gan_dist.config import Config
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.trackers.background import Backend, Opened
-from gan_dist.outputs.trackers.media import Histogram, Image, Lines, Media, Model, Page, Table
+from gan_dist.outputs.trackers.media import Dataset, Histogram, Image, Lines, Media, Model, Page, Table
 from gan_dist.outputs.trackers.protocol import DISABLED
 from gan_dist.outputs.trackers.wandb_files import STEP, last_recorded_step
 
@@ -35,6 +36,7 @@ _MEDIA = (Image, Histogram, Table, Lines, Page)
 
 _OWN_SHARE = 0.8  # of wandb.timeout for wandb's own waiting; the rest is for its cleanup
 _INTERRUPTED_SECONDS = 0.5  # for an interrupted service to write its file
+_NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_.-]")  # of artifacts
 _PREFIX = re.compile(r"^(wandb: )?((WARNING|ERROR) )?")
 
 
@@ -72,7 +74,7 @@ class WandbBackend:
 
     @property
     def media(self) -> tuple[type, ...]:
-        return (*_MEDIA, *((Model,) if self.config.artifacts else ()))
+        return (*_MEDIA, *((Dataset, Model) if self.config.artifacts else ()))
 
     def load(self) -> None:
         import wandb  # noqa: F401, here because the import takes a second
@@ -108,6 +110,9 @@ class WandbBackend:
         self._run.log({STEP: step, **values})
 
     def log_media(self, step: int, name: str, media: Media) -> None:
+        if isinstance(media, Dataset):
+            self._use_dataset(name, media)
+            return
         if isinstance(media, Model):
             self._log_artifact(name, media)
             return
@@ -186,6 +191,18 @@ class WandbBackend:
         found = [last_recorded_step(self.folder.wandb, resume_id), self._run.summary.get(STEP)]
         steps = [step for step in found if isinstance(step, int)]
         return max(steps) if steps else None
+
+    def _use_dataset(self, name: str, dataset: Dataset) -> None:
+        """Declare a data set as the run's input, so that W&B shows which models come from it. Not possible offline."""
+        import wandb
+
+        if self._run.offline:
+            return
+        name = _NOT_IN_NAMES.sub("-", f"{name}-{dataset.name}")
+        artifact = wandb.Artifact(name, type="dataset", metadata=dict(dataset.description))
+        with artifact.new_file("dataset.json") as file:  # equal contents are one version, whichever run sends them
+            json.dump(dataset.description, file, indent=2, sort_keys=True)
+        self._run.use_artifact(artifact)
 
     def _log_artifact(self, name: str, model: Model) -> None:
         """Upload a file as a version of an artifact of the run."""
