@@ -45,18 +45,18 @@ def sample_latents(
 
 
 def sample_labels(
-    count: int, class_counts: Int64[Tensor, " classes"], seed: int, purpose: str = "sample", start: int = 0
+    count: int, class_counts: Int64[Tensor, " classes"], seed: int, start: int = 0
 ) -> Int64[Tensor, " count"]:
     """Labels for as many latents of `sample_latents`, drawn on the CPU with the frequencies of the classes.
 
     Args:
         count: number of labels.
         class_counts: number of training images of each class.
-        seed, purpose, start: as in `sample_latents`.
+        seed, start: as in `sample_latents`.
     """
     labels, shares = torch.empty(count, dtype=torch.int64), class_counts.double()
     for index, block, drawn in _blocks(labels, start):
-        generator = generator_for(seed, f"{purpose}/labels", index)
+        generator = generator_for(seed, "sample/labels", index)
         block.copy_(torch.multinomial(shares, LATENT_BLOCK, True, generator=generator)[drawn])
     return labels
 

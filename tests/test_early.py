@@ -29,14 +29,18 @@ def write_run(folder: Path, *words: str) -> None:
 
 def cases(tmp_path: Path) -> dict[str, list[str]]:
     """What the message says -> the words of the command."""
-    run = tmp_path / "run"
+    run, later = tmp_path / "run", tmp_path / "run" / "of-a-later-version"
     write_run(run)
+    write_run(later)
+    config = json.loads(RunFolder(later).config.read_text())
+    RunFolder(later).config.write_text(json.dumps(config | {"new": 1}))
     return {
         "holds no mnist: looked for": [*LOCAL, str(tmp_path), "--run.dir", str(tmp_path / "new")],
         "can't be used (/proc:": ["--run.dir", "/proc/nothing"],
         "holds no run to resume, as run.resume=must": ["--run.resume", "must", "--run.dir", str(tmp_path / "new")],
         "already holds a run, and run.resume=never": ["--run.resume", "never", "--run.dir", str(run)],
         "another configuration (train.seed: 0 -> 1)": ["--train.seed", "1", "--run.dir", str(run)],
+        "a field new that this version doesn't know); restore it, use the version": ["--run.dir", str(later)],
     }
 
 

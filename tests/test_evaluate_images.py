@@ -218,7 +218,7 @@ def given(real: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -> di
         ("RUN --size 20", "size=20 is not that of the images of {run}, 28x28; omit it"),
         ("FEW REAL", "few holds 99 usable images; an evaluation needs 100 to 100,000"),
         ("MIXED REAL", "pass --size N to resize them to NxN"),
-        ("EMPTY REAL", "but nothing; use another"),
+        ("EMPTY REAL", "and no other files; use another"),
         ("TEXT REAL", "text.zip"),
         ("FLOATS REAL", "floats.npz holds images of float32, 200x28x28; images are uint8"),
         ("FAKE EMPTY", "empty holds no pictures"),

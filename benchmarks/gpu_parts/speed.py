@@ -87,8 +87,6 @@ def measure_cases(context: Context, chosen: list[Case]) -> dict[Case, dict[str, 
     jobs: dict[Case, Job] = {}
     for case in chosen:
         changes = [flag("capture", case.capture)] + ([flag(case.variant, on=True)] if case.variant else [])
-        if case.variant and changes[1] is None:
-            continue  # this version has no such flag
         timeout = {"distributed": {"timeout": 60.0}}
         config = measured_config(
             case.preset, context.scratch, case.batch, case.precision, context.short, *changes, timeout,

@@ -178,8 +178,9 @@ class TrainConfig:
     accumulation: Annotated[int, Range(1, 1_000_000, "a micro-batch has at least one image")] = 1
     """Gradient accumulation: number of micro-batches per process and step. Divides the batch size per process."""
     exact_shards: Annotated[int, Range(1, 4_096, "each is a separate pass with separate gradients")] | None = None
-    """Exact mode: the batch is split into this many shards, whose gradients are added in a fixed order. The weights are
-    then bit-identical on every number of processes that divides it. None: fast mode, equal up to rounding."""
+    """Exact mode, with this number of shards: the batch is split into them, and their gradients are added in a fixed
+    order. The weights are then bit-identical on every number of processes that divides it. None: fast mode, equal up to
+    rounding."""
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     """Precision of the forward passes; fp16 requires a GPU. None: as passed to accelerate launch, else no."""
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"

@@ -117,8 +117,8 @@ def _resolution_error() -> str | None:
 def _init_group(has_gpu: bool, timeout: datetime.timedelta) -> None:
     """Initialize the process group in the cases in which Accelerate's way does not suffice.
 
-    On CUDA, gloo connects the processes beside NCCL: what Python objects are sent through it, during the start, at log
-    points and at the end, waits with a timeout that raises an error, which NCCL's does not.
+    On CUDA, gloo connects the processes beside NCCL. Python objects are sent through it, during the start, for
+    evaluations and at the end: its timeout raises an error, which NCCL's does not.
 
     After the launcher restarted its workers because one died, the group has keys of its own in the store. With a static
     rendezvous (accelerate's default), the workers of the next attempt use the store of the previous one, find the

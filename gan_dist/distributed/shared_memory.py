@@ -258,14 +258,14 @@ def _map(file: int, size: int) -> mmap.mmap:
 
 
 def _receive_memory(peer: socket.socket, size: int) -> mmap.mmap:
-    """Map the file that rank 0 sends.
+    """Map the file that the first rank of the group sends.
 
     Raises:
         OSError, ValueError: it was not received, or cannot be mapped.
     """
     _, files, _, _ = socket.recv_fds(peer, 1, 1, socket.MSG_CMSG_CLOEXEC)
     if not files:
-        raise OSError("rank 0 sent no memory, or this process has no free descriptor")
+        raise OSError("no memory was received: its sender failed, or this process has no free descriptor")
     try:
         return _map(files[0], size)
     finally:

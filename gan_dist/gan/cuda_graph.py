@@ -93,7 +93,7 @@ class CapturedFunction:
         self.existing.add(self)
 
     def reset(self) -> None:
-        """Discard the graph, because a tensor that the function uses was replaced. The next calls capture a new one."""
+        """Discard the graph. After further `WARM_UP` calls, the next one captures a new graph."""
         if self._graph is not None:
             self._graph.reset()  # other references, such as those of a traceback, would keep it
         self._graph = None

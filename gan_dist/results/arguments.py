@@ -68,8 +68,8 @@ def check_processes(processes: int | None) -> None:
     available = available_memory()
     if processes is not None and processes > 1 and available is not None and processes * PROCESS_BYTES > available:
         raise InputError(
-            f"processes={processes} is not supported: these take at least "
-            f"{processes * PROCESS_BYTES / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB are available"
+            f"processes={processes} is not supported: these take at least {processes * PROCESS_BYTES / 1e9:,.1f} GB of "
+            f"memory, and {available / 1e9:,.1f} GB are available; use fewer"
         )
 
 

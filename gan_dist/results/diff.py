@@ -37,7 +37,7 @@ def compare_hashes(a: Path, b: Path) -> HashComparison:
         a, b: run folders.
 
     Raises:
-        InputError: one has no hashes, or they have no step in common.
+        InputError: one is no run or has no hashes, or they have no step in common.
     """
     first, second = _hashes(a), _hashes(b)
     common = sorted(first.keys() & second.keys())
@@ -52,7 +52,9 @@ def compare_hashes(a: Path, b: Path) -> HashComparison:
 
 
 def _hashes(run: Path) -> dict[int, dict[str, str]]:
-    rows = read_json_lines(RunFolder(run).hashes)
+    folder = RunFolder(run)
+    folder.check_holds_a_run()
+    rows = read_json_lines(folder.hashes)
     if not rows:
         raise InputError(f"{run} holds no hashes; train with --train.log-hashes N")
     return {row["step"]: row["hashes"] for row in rows}

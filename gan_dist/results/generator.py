@@ -92,7 +92,7 @@ def read_generator(file: Path) -> tuple[nn.Module, Config, int]:
         check_tensors(tensors, generator.state_dict())
     except BadFile as error:
         if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
-            raise InputError(f"{file.parent} holds no {file.name}; {_first_written(file.name)}") from error
+            raise InputError(f"{file.parent} holds no {file.name}; {_first_written(file)}") from error
         raise InputError(f"{file} {error}; resume the run to write it again, or restore it") from error
     generator.to_empty(device="cpu").load_state_dict(tensors)
     described = {"latent_dim": config.model.latent_dim, "shape": shape, "classes": classes, "class_counts": counts}
@@ -101,10 +101,13 @@ def read_generator(file: Path) -> tuple[nn.Module, Config, int]:
     return generator.eval().requires_grad_(False), config, step
 
 
-def _first_written(name: str) -> str:
-    if name == RunFolder(Path()).best_generator.name:
-        return "it is written with the first checkpoint after an evaluation (--evaluate.every-epochs)"
-    return "it is written with the first checkpoint"
+def _first_written(file: Path) -> str:
+    """When a generator's file that is missing is written, and whether its folder is that of a run."""
+    folder = RunFolder(file.parent)
+    elsewhere = "" if folder.holds_a_run() else ", and this is not the folder of a run; give one"
+    if file.name == folder.best_generator.name:
+        return f"it is written with the first checkpoint after an evaluation (--evaluate.every-epochs){elsewhere}"
+    return f"it is written with the first checkpoint{elsewhere}"
 
 
 def _description(metadata: Mapping[str, str]) -> tuple[Config, ImageShape, int]:

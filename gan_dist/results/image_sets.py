@@ -128,7 +128,7 @@ def run_config(path: Path) -> Config:
 def _unknown(path: Path) -> InputError:
     return InputError(
         f"{path} is neither a run folder, which holds {RunFolder(path).config.name}, nor a .safetensors file, nor a "
-        "folder, .zip or .npz file of images"
+        "folder, .zip or .npz file of images; give one of these"
     )
 
 

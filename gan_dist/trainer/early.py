@@ -58,15 +58,34 @@ def check_resume(config: Config, folder: RunFolder) -> None:
             "choose another --run.dir"
         )
     if not there and config.run.resume == "must":
-        raise InputError(f"run.dir={folder.path} holds no run to resume, as run.resume=must requires")
+        raise InputError(
+            f"run.dir={folder.path} holds no run to resume, as run.resume=must requires; "
+            "give the folder of a run, or omit --run.resume"
+        )
     if not there and folder.path.is_dir() and (others := folder.unrelated_files()):
         shown = ", ".join(others[:4]) + (", …" if others[4:] else "")
         raise InputError(
             f"run.dir={folder.path} holds files and no {folder.config.name}, so it is not a run folder ({shown}); "
             f"choose another --run.dir, or restore {folder.config.name} (every checkpoint's state.json contains it)"
         )
-    if there and (fields := differences(read_json(folder.config), config)):
+    if there and (fields := _differences(folder, config)):
         raise InputError(
             f"run.dir={folder.path} belongs to another configuration ({'; '.join(fields)}); "
             "choose another --run.dir, or pass the stored values"
         )
+
+
+def _differences(folder: RunFolder, config: Config) -> list[str]:
+    """As `differences`, with the configuration in the folder.
+
+    Raises:
+        InputError: names the file, which is damaged, or of a version with other fields.
+    """
+    stored = read_json(folder.config)
+    try:
+        return differences(stored, config)
+    except InputError as error:
+        raise InputError(
+            f"{folder.config} can't be used ({error}); restore it, use the version of gan_dist that wrote it, or "
+            "choose another --run.dir"
+        ) from error

@@ -101,7 +101,9 @@ def make_forecast(config: Config, images: ImageSet, accelerator: Accelerator) ->
     """
     count, device, size = len(images.images), accelerator.device, config.train.batch_size
     if size > count:
-        raise InputError(f"train.batch_size={size} is more than the {count:,} images of the data set")
+        raise InputError(
+            f"train.batch_size={size} is more than the {count:,} images of the data set; use at most {count}"
+        )
     free = free_memory(device)
     bound = _lower_bound(config, images)
     rows = {

@@ -71,6 +71,7 @@ def open_cpu_exchange(
         return None
     launched = read_environment()
     hosts = group_by_host(gather_object([launched.rank - launched.local_rank]))
+    # In the exact mode, a rank adds what it can of its shards' gradients before it sends the rest.
     rows = add_local_pairs(torch.empty(make_reduction(config.train, ranks).rows, 0))
     numbers = len(rows) * (weights + ranks + 1)  # of an update: the gradients, the guard's numbers, the stop signal
     return open_exchange(rank, hosts, numbers, lambda mine: gather_object([mine]), timeout, announce)

@@ -25,7 +25,7 @@ class At:
 
     @property
     def anything(self) -> bool:
-        """Whether any action is due. Only then does the host wait for the device."""
+        """Whether any action is due. Only then does the host wait for the end of the step on the device."""
         return self.log or self.adapt or self.hashes or self.sample or self.evaluate or self.checkpoint or self.stop
 
 

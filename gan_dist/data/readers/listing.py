@@ -109,8 +109,9 @@ def check_root(root: Path, at_most: int = 10_000) -> None:
         InputError: it certainly has none, or as in `list_pictures`.
     """
     if is_zip(root):
-        if not _list_zip(root).files:
-            raise no_pictures(root, 0)
+        zipped = _list_zip(root)
+        if not zipped.files:
+            raise no_pictures(root, zipped.others)
         return
     listing = Listing(root, False, [], [])
     for _ in _walk(listing):
@@ -121,10 +122,10 @@ def check_root(root: Path, at_most: int = 10_000) -> None:
 
 def no_pictures(root: Path, others: int) -> InputError:
     """The error of a root without pictures."""
-    found = f"{others:,} other files" if others else "nothing"
+    found = f"but {others:,} other file{'s' if others > 1 else ''}" if others else "and no other files"
     return InputError(
         f"data.root={quoted(root)} holds no pictures ({ACCEPTED}; names that end in {', '.join(SUFFIXES)}), "
-        f"but {found}; pass another --data.root"
+        f"{found}; pass another --data.root"
     )
 
 

@@ -43,10 +43,10 @@ class Tracker(Protocol):
         """Send a medium of a step, if the dashboard can show its kind.
 
         Args:
-            step: steps that an earlier session sent are ignored,
+            step: of the medium.
             name: key on the dashboard; media of several steps have the same one.
             media: what to show.
-            final: unless the medium belongs to the end of a session.
+            final: it belongs to the end of a session. Otherwise, a step that an earlier session sent is ignored.
         """
 
     def log_picture(self, step: int, name: str, file: Path, caption: str, final: bool = False) -> None:

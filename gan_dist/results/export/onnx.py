@@ -41,7 +41,9 @@ def export_onnx(request: ExportRequest, announce: Callable[[str], None]) -> str:
     require_packages("format=onnx", "onnx", PACKAGES)
     generator, config, step = read_generator(generator_file(request.run, request.weights))
     if count_weights(generator) > MAX_WEIGHTS:
-        raise InputError(f"run={request.run} has more than {MAX_WEIGHTS:,} weights, which one ONNX file can't hold")
+        raise InputError(
+            f"run={request.run} has more than {MAX_WEIGHTS:,} weights, which one ONNX file can't hold; use --format hub"
+        )
     metadata = {
         "config": json.dumps(to_dict(published_config(config))),
         "step": str(step),
