@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,7 +56,17 @@ class TorchGraph:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.streams = 0
         self.stream = SimpleNamespace(wait_stream=self.called("wait"))
+
+    def new_stream(self) -> SimpleNamespace:
+        self.streams += 1
+        return self.stream
+
+    def register_generator_state(self, generator: torch.Generator) -> None:
+        """As torch 2.13 and later."""
+        self.calls.append("register_generator_state")
+        warnings.warn("CUDAGraph.register_generator_state() is deprecated, and will be removed.", stacklevel=2)
 
     def called(self, name: str) -> Any:
         return lambda *arguments: self.calls.append(name)
@@ -76,7 +87,8 @@ def test_a_function_is_captured_after_its_warm_up_with_its_generators(monkeypatc
     torch_graph, seen = TorchGraph(), []
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: torch_graph)
     monkeypatch.setattr(torch.cuda, "graph", torch_graph.graph)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda: torch_graph.stream)
+    monkeypatch.setattr(CudaGraph, "_warm_up_stream", None)
+    monkeypatch.setattr(torch.cuda, "Stream", torch_graph.new_stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: torch_graph.stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
     monkeypatch.setitem(GRAPHS, "cpu", CudaGraph)
@@ -92,6 +104,7 @@ def test_a_function_is_captured_after_its_warm_up_with_its_generators(monkeypatc
         assert [each.item() for each in seen] == [0.0, 1.0, 2.0, WARM_UP + 1]  # the last is the graph's memory
         captured.reset()
         assert torch_graph.calls[-1] == "reset"
+    assert torch_graph.streams == 1  # each one would get workspaces of its own
 
 
 @pytest.fixture
