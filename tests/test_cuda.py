@@ -29,6 +29,7 @@ from gan_dist.gan.guard import NonfiniteUpdate
 from gan_dist.gan.slices import CHUNK, MAX_SLICES, count_slices, slice_sizes, slices_of
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.trainer import loop, networks, session
+from gan_dist.trainer.gradients import wrap_in_ddp
 from gan_dist.trainer.state import Trainer
 
 CUDA = torch.device("cuda", 0)
@@ -141,6 +142,11 @@ ENDS = {
     "bug": (raised(ValueError("a bug")), FAILED),
     "interrupt": (raised(KeyboardInterrupt()), FAILED),
     "lost rank": (raised(dist.DistBackendError("no answer")), FAILED),
+    "memory": (raised(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has 0 MiB.")), FAILED),
+}
+MESSAGES = {
+    "memory": "step 1: CUDA out of memory. Tried to allocate 2 GiB; use a smaller --train.batch-size, or divide it "
+    "with --train.accumulation"
 }
 
 
@@ -169,8 +175,9 @@ def test_graphs_and_the_device_are_released_before_the_group(
     if expected == CLEAN and end in ("finished", "stopped"):
         assert loop.run_to_end(config) == {"finished": 0, "stopped": 75}[end]
     else:
-        with pytest.raises((InputError, TrainingFailed, ValueError, KeyboardInterrupt)):
+        with pytest.raises((InputError, TrainingFailed, ValueError, KeyboardInterrupt)) as caught:
             loop.run_to_end(config)
+        assert str(caught.value) == MESSAGES.get(end, str(caught.value))
     if expected == FAILED:  # in two threads
         recorder.order[:2] = sorted(recorder.order[:2], reverse=True)
     assert recorder.order == expected
@@ -309,7 +316,22 @@ def test_objects_cross_between_gpus_through_gloo(host: Any, monkeypatch: pytest.
     limits: list[datetime.timedelta] = []
     monkeypatch.setattr(launcher, "dist", group_of(_set_default_timeout=limits.append))
     launcher._extend_watchdog(CUDA, wait)
-    assert limits == [wait]
+    nccl = SimpleNamespace(_set_default_timeout=limits.append)
+    monkeypatch.setattr(launcher, "dist", group_of(wrapped_pg=nccl))  # TORCH_DISTRIBUTED_DEBUG=DETAIL
+    launcher._extend_watchdog(CUDA, wait)
+    assert limits == [wait, wait]
+
+
+def test_ddp_gets_no_gpu_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of LOCAL_RANK is not there in a process that sees its own GPU alone."""
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        torch.nn.parallel, "DistributedDataParallel", lambda module, **options: given.append(options) or module
+    )
+    monkeypatch.setattr(Accelerator, "multi_device", True)
+    wrap_in_ddp(torch.nn.Linear(2, 1), Accelerator(cpu=True))
+    assert (given[0]["device_ids"], given[0]["output_device"]) == (None, None)
+    assert given[0]["gradient_as_bucket_view"]
 
 
 class Event:
