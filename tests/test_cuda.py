@@ -83,9 +83,9 @@ class TorchGraph:
         self.calls.append("end")
 
 
-def test_a_function_is_captured_after_its_warm_up_with_its_generators(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inputs are copied into the memory of the graph before each replay; a reset function warms up again."""
-    torch_graph, seen = TorchGraph(), []
+@pytest.fixture
+def torch_graph(monkeypatch: pytest.MonkeyPatch) -> TorchGraph:
+    torch_graph = TorchGraph()
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: torch_graph)
     monkeypatch.setattr(torch.cuda, "graph", torch_graph.graph)
     monkeypatch.setattr(CudaGraph, "_warm_up_stream", None)
@@ -93,6 +93,12 @@ def test_a_function_is_captured_after_its_warm_up_with_its_generators(monkeypatc
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: torch_graph.stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
     monkeypatch.setitem(GRAPHS, "cpu", CudaGraph)
+    return torch_graph
+
+
+def test_a_function_is_captured_after_its_warm_up_with_its_generators(torch_graph: TorchGraph) -> None:
+    """Inputs are copied into the memory of the graph before each replay; a reset function warms up again."""
+    seen: list[torch.Tensor] = []
     captured = CapturedFunction(seen.append, torch.device("cpu"), [torch.Generator()])
     for _ in range(2):
         seen.clear()
@@ -106,6 +112,18 @@ def test_a_function_is_captured_after_its_warm_up_with_its_generators(monkeypatc
         captured.reset()
         assert torch_graph.calls[-1] == "reset"
     assert torch_graph.streams == 1  # each one would get workspaces of its own
+
+
+def test_an_earlier_graph_is_discarded_before_a_capture(torch_graph: TorchGraph) -> None:
+    earlier, later = (CapturedFunction(len, torch.device("cpu")) for _ in range(2))
+    for _ in range(WARM_UP + 1):
+        earlier(torch.ones(1))
+    for _ in range(WARM_UP):
+        later(torch.ones(1))
+    torch_graph.calls.clear()
+    later(torch.ones(1))
+    assert torch_graph.calls == ["reset", "begin thread_local", "end", "replay"]
+    assert earlier._graph is None
 
 
 @pytest.fixture

@@ -120,6 +120,9 @@ class CapturedFunction:
             if self._calls <= WARM_UP:
                 graph.warm_up(lambda: self.function(*inputs))
                 return
+            # torch keeps one workspace of cuBLAS for all graphs, and frees it with the first of them that is reset or
+            # collected: the others would go on writing to it.
+            discard_graphs()
             self._inputs = tuple(each.to(self.device, copy=True) for each in inputs)
             self._graph = graph
             graph.capture(lambda: self.function(*self._inputs), self.generators)
