@@ -59,6 +59,9 @@ def start_accelerator(mixed_precision: str | None, threads: int | None, timeout:
             dataloader_config=DataLoaderConfiguration(split_batches=True),  # the batch size is global
             kwargs_handlers=[InitProcessGroupKwargs(timeout=wait)],
         )
+        if accelerator.device.type == "cuda" and accelerator.device.index is not None:
+            # Streams and events are made on the current GPU. Accelerate leaves it with ACCELERATE_TORCH_DEVICE=cuda:1.
+            torch.cuda.set_device(accelerator.device)
         if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
             _extend_watchdog(accelerator.device, WATCHDOG_FACTOR * wait)
             # torch 2.14 renamed what `Accelerator.gather` calls, and would warn on every rank.
