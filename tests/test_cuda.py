@@ -347,7 +347,9 @@ def test_ddp_gets_no_gpu_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.nn.parallel, "DistributedDataParallel", lambda module, **options: given.append(options) or module
     )
     monkeypatch.setattr(Accelerator, "multi_device", True)
-    wrap_in_ddp(torch.nn.Linear(2, 1), Accelerator(cpu=True))
+    with torch.random.fork_rng(devices=[]):
+        network = torch.nn.Linear(2, 1)
+    wrap_in_ddp(network, Accelerator(cpu=True))
     assert (given[0]["device_ids"], given[0]["output_device"]) == (None, None)
     assert given[0]["gradient_as_bucket_view"]
 
