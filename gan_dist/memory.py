@@ -49,6 +49,16 @@ def _limit(file: Path) -> int | None:
         return None
 
 
+def out_of_memory(error: BaseException) -> BaseException | None:
+    """The error among the causes of another one that says that a GPU's memory is exhausted; a capture may hide it."""
+    import torch
+
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, torch.OutOfMemoryError):
+        found = found.__cause__ or found.__context__
+    return found
+
+
 def free_memory(device: torch.device) -> int | None:
     """Bytes that are free on a device; None if unknown."""
     if device.type == "cuda":

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from gan_dist.gan.guard import NonfiniteUpdate
 from gan_dist.gan.slices import CHUNK, MAX_SLICES, count_slices, slice_sizes, slices_of
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.trainer import loop, networks, session
+from gan_dist.trainer.gradients import wrap_in_ddp
 from gan_dist.trainer.state import Trainer
 
 CUDA = torch.device("cuda", 0)
@@ -55,7 +57,17 @@ class TorchGraph:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.streams = 0
         self.stream = SimpleNamespace(wait_stream=self.called("wait"))
+
+    def new_stream(self) -> SimpleNamespace:
+        self.streams += 1
+        return self.stream
+
+    def register_generator_state(self, generator: torch.Generator) -> None:
+        """As torch 2.13 and later."""
+        self.calls.append("register_generator_state")
+        warnings.warn("CUDAGraph.register_generator_state() is deprecated, and will be removed.", stacklevel=2)
 
     def called(self, name: str) -> Any:
         return lambda *arguments: self.calls.append(name)
@@ -71,15 +83,22 @@ class TorchGraph:
         self.calls.append("end")
 
 
-def test_a_function_is_captured_after_its_warm_up_with_its_generators(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inputs are copied into the memory of the graph before each replay; a reset function warms up again."""
-    torch_graph, seen = TorchGraph(), []
+@pytest.fixture
+def torch_graph(monkeypatch: pytest.MonkeyPatch) -> TorchGraph:
+    torch_graph = TorchGraph()
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: torch_graph)
     monkeypatch.setattr(torch.cuda, "graph", torch_graph.graph)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda: torch_graph.stream)
+    monkeypatch.setattr(CudaGraph, "_warm_up_stream", None)
+    monkeypatch.setattr(torch.cuda, "Stream", torch_graph.new_stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: torch_graph.stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
     monkeypatch.setitem(GRAPHS, "cpu", CudaGraph)
+    return torch_graph
+
+
+def test_a_function_is_captured_after_its_warm_up_with_its_generators(torch_graph: TorchGraph) -> None:
+    """Inputs are copied into the memory of the graph before each replay; a reset function warms up again."""
+    seen: list[torch.Tensor] = []
     captured = CapturedFunction(seen.append, torch.device("cpu"), [torch.Generator()])
     for _ in range(2):
         seen.clear()
@@ -92,6 +111,19 @@ def test_a_function_is_captured_after_its_warm_up_with_its_generators(monkeypatc
         assert [each.item() for each in seen] == [0.0, 1.0, 2.0, WARM_UP + 1]  # the last is the graph's memory
         captured.reset()
         assert torch_graph.calls[-1] == "reset"
+    assert torch_graph.streams == 1  # each one would get workspaces of its own
+
+
+def test_an_earlier_graph_is_discarded_before_a_capture(torch_graph: TorchGraph) -> None:
+    earlier, later = (CapturedFunction(len, torch.device("cpu")) for _ in range(2))
+    for _ in range(WARM_UP + 1):
+        earlier(torch.ones(1))
+    for _ in range(WARM_UP):
+        later(torch.ones(1))
+    torch_graph.calls.clear()
+    later(torch.ones(1))
+    assert torch_graph.calls == ["reset", "begin thread_local", "end", "replay"]
+    assert earlier._graph is None
 
 
 @pytest.fixture
@@ -128,6 +160,11 @@ ENDS = {
     "bug": (raised(ValueError("a bug")), FAILED),
     "interrupt": (raised(KeyboardInterrupt()), FAILED),
     "lost rank": (raised(dist.DistBackendError("no answer")), FAILED),
+    "memory": (raised(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has 0 MiB.")), FAILED),
+}
+MESSAGES = {
+    "memory": "step 1: CUDA out of memory. Tried to allocate 2 GiB; use a smaller --train.batch-size, or divide it "
+    "with --train.accumulation"
 }
 
 
@@ -156,8 +193,9 @@ def test_graphs_and_the_device_are_released_before_the_group(
     if expected == CLEAN and end in ("finished", "stopped"):
         assert loop.run_to_end(config) == {"finished": 0, "stopped": 75}[end]
     else:
-        with pytest.raises((InputError, TrainingFailed, ValueError, KeyboardInterrupt)):
+        with pytest.raises((InputError, TrainingFailed, ValueError, KeyboardInterrupt)) as caught:
             loop.run_to_end(config)
+        assert str(caught.value) == MESSAGES.get(end, str(caught.value))
     if expected == FAILED:  # in two threads
         recorder.order[:2] = sorted(recorder.order[:2], reverse=True)
     assert recorder.order == expected
@@ -296,7 +334,24 @@ def test_objects_cross_between_gpus_through_gloo(host: Any, monkeypatch: pytest.
     limits: list[datetime.timedelta] = []
     monkeypatch.setattr(launcher, "dist", group_of(_set_default_timeout=limits.append))
     launcher._extend_watchdog(CUDA, wait)
-    assert limits == [wait]
+    nccl = SimpleNamespace(_set_default_timeout=limits.append)
+    monkeypatch.setattr(launcher, "dist", group_of(wrapped_pg=nccl))  # TORCH_DISTRIBUTED_DEBUG=DETAIL
+    launcher._extend_watchdog(CUDA, wait)
+    assert limits == [wait, wait]
+
+
+def test_ddp_gets_no_gpu_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of LOCAL_RANK is not there in a process that sees its own GPU alone."""
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        torch.nn.parallel, "DistributedDataParallel", lambda module, **options: given.append(options) or module
+    )
+    monkeypatch.setattr(Accelerator, "multi_device", True)
+    with torch.random.fork_rng(devices=[]):
+        network = torch.nn.Linear(2, 1)
+    wrap_in_ddp(network, Accelerator(cpu=True))
+    assert (given[0]["device_ids"], given[0]["output_device"]) == (None, None)
+    assert given[0]["gradient_as_bucket_view"]
 
 
 class Event:

@@ -501,9 +501,10 @@ def test_the_preflight_of_a_machine_that_is_fit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ranks", [1, 2, 12, 13, 16, 100, 1000])
 def test_the_preflight_has_images_for_any_number_of_ranks(ranks: int) -> None:
-    config = preflight_config(Path("scratch"), ranks, 30.0)
-    validate(config)
-    check_processes(config, ranks)
+    for shards in (ranks, None):  # with GPUs, and without
+        config = preflight_config(Path("scratch"), ranks, 30.0, shards)
+        validate(config)
+        check_processes(config, ranks)
     epoch = len(scratch_images(ranks)) / config.train.batch_size
     assert epoch > 2  # it stops and goes on inside an epoch
     assert config.train.steps is not None

@@ -95,7 +95,8 @@ def test_random_numbers_are_those_of_every_gpu(outcomes: dict[str, Outcome]) -> 
 
 def test_a_step_needs_the_memory_of_its_tensors(outcomes: dict[str, Outcome]) -> None:
     result = result_of(outcomes, "measured")
-    assert 10 < result["memory MB"] < 500  # 0.6 million weights, batches of 100 digits, 10,000 images
+    # 0.6 million weights, batches of 100 digits, 10,000 images; cuBLAS's workspaces: 32 MiB for each stream and thread.
+    assert 10 < result["memory MB"] < 1_000
     assert result["images/s"] > 0
 
 

@@ -358,6 +358,7 @@ def test_every_part_on_the_cpu(tmp_path: Path, data_root: Path) -> None:
     states = {key: row["state"] for key, row in rows.items()}
     assert states["bits", "exact mode on 2 ranks = on 1: conv, no"] == OK
     assert states["bits", "stopped after 3 steps and resumed = straight: conv, exact mode"] == OK
+    assert states["bits", "images from a file = on the device: conv, exact mode"] == OK
     assert states["faults", "SIGKILL of rank 1 of 2"] == OK
     assert states["quality", "conv: Fréchet distance"] == OK
     assert states["tests", "pytest -m gpu"] == OK

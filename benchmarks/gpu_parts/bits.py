@@ -100,7 +100,7 @@ def run(context: Context) -> None:
 
 
 def alone(context: Context, runs: Runs) -> None:
-    """Graph against eager and stopped against straight runs, on one rank."""
+    """Graph against eager, stopped against straight runs, and images from a file against the device's, on one rank."""
     exact: Changes = {"train": {"exact_shards": runs.shards}}
     modes = [("exact", case, exact) for case in EXACT] + [("fast", case, {}) for case in FAST]
     if context.short:
@@ -121,6 +121,9 @@ def alone(context: Context, runs: Runs) -> None:
     for number, until in enumerate((runs.stop, runs.steps)):
         config = runs.config(stopped, resumed, precision, exact, flag("capture", on=True), steps=until)
         jobs[stopped + number * "+"] = Job("train", {"config": stored(config)})
+    from_file: Changes = {"data": {"memory": "file"}}
+    config = runs.config("file", resumed, precision, exact, flag("capture", on=True), from_file)
+    jobs["file"] = Job("train", {"config": stored(config)})
     if context.on_gpu:
         jobs |= same_draws(runs, "gpu")
     runs.run(jobs, **DETERMINISTIC)
@@ -134,6 +137,7 @@ def alone(context: Context, runs: Runs) -> None:
             runs.compare(what, f"{prefix}-eager", f"{prefix}-graph", exact=mode == "exact")
     straight = f"exact-{EXACT[1][0]}-{EXACT[1][1]}-graph"
     runs.compare(f"stopped after {runs.stop} steps and resumed = straight: {resumed}, exact mode", straight, stopped)
+    runs.compare(f"images from a file = on the device: {resumed}, exact mode", straight, "file")
 
 
 def on_ranks(context: Context, runs: Runs) -> None:

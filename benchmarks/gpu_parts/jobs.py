@@ -24,6 +24,7 @@ from gan_dist.distributed.group_exit import destroy_group, leave_group
 from gan_dist.distributed.main_process import on_main_process
 from gan_dist.distributed.preemption import StopRequest
 from gan_dist.gan.cuda_graph import discard_graphs
+from gan_dist.memory import out_of_memory
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import read_json_lines
 from gan_dist.trainer import session
@@ -62,14 +63,6 @@ def run_job(kind: str, arguments: dict[str, Any]) -> tuple[Result | None, str, b
             outcome = None, f"{type(error).__name__}: {first}", False, True
     _release()
     return outcome
-
-
-def out_of_memory(error: BaseException) -> BaseException | None:
-    """The error among the causes of another one that says that the memory is exhausted; a capture may hide it."""
-    found: BaseException | None = error
-    while found is not None and not isinstance(found, torch.OutOfMemoryError):
-        found = found.__cause__ or found.__context__
-    return found
 
 
 def start(config: Config) -> Accelerator:

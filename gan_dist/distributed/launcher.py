@@ -6,6 +6,7 @@ import datetime
 import os
 import socket
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,13 @@ def start_accelerator(mixed_precision: str | None, threads: int | None, timeout:
             dataloader_config=DataLoaderConfiguration(split_batches=True),  # the batch size is global
             kwargs_handlers=[InitProcessGroupKwargs(timeout=wait)],
         )
+        if accelerator.device.type == "cuda" and accelerator.device.index is not None:
+            # Streams and events are made on the current GPU. Accelerate leaves it with ACCELERATE_TORCH_DEVICE=cuda:1.
+            torch.cuda.set_device(accelerator.device)
         if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
             _extend_watchdog(accelerator.device, WATCHDOG_FACTOR * wait)
+            # torch 2.14 renamed what `Accelerator.gather` calls, and would warn on every rank.
+            warnings.filterwarnings("ignore", "`torch.distributed.all_gather_into_tensor` is deprecated", FutureWarning)
             check_one_gpu_each(find_devices(accelerator))
     except dist.DistError as error:
         raise connection_failure(error, launched) from error
@@ -148,7 +154,9 @@ def _init_group(has_gpu: bool, timeout: datetime.timedelta) -> None:
 def _extend_watchdog(device: torch.device, timeout: datetime.timedelta) -> None:
     """Let NCCL's watchdog, which ends the process without naming a rank, act only after our deadlines have passed."""
     group: Any = dist.group.WORLD
-    group._get_backend(device)._set_default_timeout(timeout)
+    backend = group._get_backend(device)
+    # TORCH_DISTRIBUTED_DEBUG=DETAIL wraps it in a class that lacks the method.
+    getattr(backend, "wrapped_pg", backend)._set_default_timeout(timeout)
 
 
 def launch_here(work: Callable[[Path], int], folder: Path, processes: int | None) -> int:

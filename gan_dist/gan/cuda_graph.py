@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -40,12 +40,17 @@ class Graph(Protocol):
 class CudaGraph:
     """A graph of CUDA kernels."""
 
+    # One for all: cuBLAS keeps a workspace for each stream and thread that it was used in, 32 MiB on an H100.
+    _warm_up_stream: ClassVar[Any] = None
+
     def __init__(self) -> None:
         self._graph = torch.cuda.CUDAGraph()
         self.replay, self.reset = self._graph.replay, self._graph.reset
 
     def warm_up(self, work: Work) -> None:
-        stream = torch.cuda.Stream()
+        if CudaGraph._warm_up_stream is None:
+            CudaGraph._warm_up_stream = torch.cuda.Stream()
+        stream = CudaGraph._warm_up_stream
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), warnings.catch_warnings():
             # torch's optimizers warn that they are not captured yet.
@@ -54,8 +59,11 @@ class CudaGraph:
         torch.cuda.current_stream().wait_stream(stream)
 
     def capture(self, work: Work, generators: Iterable[torch.Generator]) -> None:
-        for generator in generators:
-            self._graph.register_generator_state(generator)
+        with warnings.catch_warnings():
+            # From torch 2.13 on, a graph finds its generators itself: the call does nothing but warn.
+            warnings.filterwarnings("ignore", r"CUDAGraph\.register_generator_state\(\) is deprecated")
+            for generator in generators:
+                self._graph.register_generator_state(generator)
         # thread_local: NCCL's watchdog thread queries CUDA events during the capture.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             work()
@@ -112,6 +120,9 @@ class CapturedFunction:
             if self._calls <= WARM_UP:
                 graph.warm_up(lambda: self.function(*inputs))
                 return
+            # torch keeps one workspace of cuBLAS for all graphs, and frees it with the first of them that is reset or
+            # collected: the others would go on writing to it.
+            discard_graphs()
             self._inputs = tuple(each.to(self.device, copy=True) for each in inputs)
             self._graph = graph
             graph.capture(lambda: self.function(*self._inputs), self.generators)

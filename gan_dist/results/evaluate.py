@@ -12,6 +12,7 @@ from rich.console import Console
 from gan_dist.config import MIN_EVALUATED, Config, DataConfig, DataSource, InputError, Weights
 from gan_dist.data.images import ImageSet
 from gan_dist.data.sources import load_held_out, load_images, pin_source
+from gan_dist.distributed.numerics import set_numerics
 from gan_dist.evaluation.accuracy_score import MAX_TRAINED, classification_accuracy_score
 from gan_dist.evaluation.classifier_file import TrainedClassifier, classifier_bytes
 from gan_dist.evaluation.classifier_training import train_classifier
@@ -236,8 +237,10 @@ def _inception(
 ) -> InceptionJudge | None:
     if inception_file(features) is None:
         return None
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return make_judge(features, real.train.images, reference.held_out_pixels, device or torch.device("cpu"), announce)
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    device = found or torch.device("cpu")
+    set_numerics(device, tf32=False, deterministic=False)  # as in a run, with which it shares its cache
+    return make_judge(features, real.train.images, reference.held_out_pixels, device, announce)
 
 
 def make_shipped_classifier(

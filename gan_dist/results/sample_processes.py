@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gan_dist.config import InputError
 from gan_dist.distributed.machine import fix_kernels
+from gan_dist.distributed.numerics import set_numerics
 from gan_dist.evaluation.features import single_thread
 from gan_dist.results.sample import Sampler
 
@@ -101,13 +102,19 @@ def _workers(
 ) -> tuple[Executor, Callable[[Finish[Any], int], Any]]:
     """What generates, and the function that it calls with (finish, number of the chunk)."""
     if processes == 1:
-        return ThreadPoolExecutor(1), functools.partial(_generate, sampler.to(devices[0]))
+        return ThreadPoolExecutor(1), functools.partial(_generate, _placed(sampler, devices[0]))
     context: Any = multiprocessing.get_context("spawn")  # CUDA can't be used in a forked process
     turns = context.SimpleQueue()
     for process in range(processes):
         turns.put(str(devices[process % len(devices)]))
     # Pickled here, so that every process has this generator, also if a run that is training writes a newer one.
     return ProcessPoolExecutor(processes, context, _start_process, (pickle.dumps(sampler), turns)), _generate_here
+
+
+def _placed(sampler: Sampler, device: torch.device) -> Sampler:
+    """A sampler on its device, which computes in fp32, as in the evaluations of a run."""
+    set_numerics(device, tf32=False, deterministic=False)
+    return sampler.to(device)
 
 
 def _generate(sampler: Sampler, finish: Finish[Result], chunk: int) -> Result:
@@ -121,7 +128,7 @@ def _start_process(pickled: bytes, turns: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the processes
     torch.set_num_threads(1)
     sampler: Sampler = pickle.loads(pickled)
-    _SAMPLERS.append(sampler.to(torch.device(turns.get())))
+    _SAMPLERS.append(_placed(sampler, torch.device(turns.get())))
 
 
 def _generate_here(finish: Finish[Result], chunk: int) -> Result:

@@ -175,7 +175,7 @@ def assemble(
         stopping=StopAgreement(request, stop, make_run_ahead(wait)),
         memory=exchange.memory if exchange else None,
         gradients=describe_gradient_sync(networks.gradient_sync, exchange, accelerator),
-        evaluator=Evaluator(config, accelerator, images, console.announce),
+        evaluator=Evaluator(config, accelerator, images, console.announce, gather),
         writer=Writer(on_failure=request.ask),
         folder=folder,
         checkpoints=Checkpoints(folder.checkpoints, config.checkpoint.keep, schedule.is_permanent, start.run_id),

@@ -19,6 +19,7 @@ from gan_dist.data.images import ImageSet
 from gan_dist.data.pixels import normalize, quantize, stack_channels
 from gan_dist.data.sources import pin_source
 from gan_dist.distributed.broadcast import broadcast_tensor
+from gan_dist.distributed.device_wait import Gather
 from gan_dist.distributed.main_process import on_main_process
 from gan_dist.evaluation.classifier_file import TrainedClassifier
 from gan_dist.evaluation.estimates import subset_indices
@@ -54,15 +55,22 @@ class Evaluator:
         accelerator: of the run.
         images: the training images, the same on every rank.
         announce: called on every rank with one line per fact that the user should know.
+        gather: of all ranks; the result can be copied to the host.
     """
 
     def __init__(
-        self, config: Config, accelerator: Accelerator, images: ImageSet, announce: Callable[[str], None]
+        self,
+        config: Config,
+        accelerator: Accelerator,
+        images: ImageSet,
+        announce: Callable[[str], None],
+        gather: Gather,
     ) -> None:
         self.config = config
         self.accelerator = accelerator
         self.images = images
         self.announce = announce
+        self._gather = gather
         self.works = True
         """False once it is known that there is no classifier or no data for an evaluation."""
         self._classifier: TrainedClassifier | None = None
@@ -189,7 +197,7 @@ class Evaluator:
         stack = chunks[0].stack
 
         def gather(local: list[Tensor]) -> Tensor:
-            gathered = self.accelerator.gather(torch.cat(local)).unflatten(0, (ranks, each, CHUNK * stack))
+            gathered = self._gather(torch.cat(local)).unflatten(0, (ranks, each, CHUNK * stack))
             return gathered.transpose(0, 1).flatten(0, 2)[: count * stack]  # in the order of the latents
 
         features = gather([chunk.features for chunk in chunks])

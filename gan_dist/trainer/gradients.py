@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import AutocastKwargs, DistributedDataParallelKwargs, gather_object
+from accelerate.utils import AutocastKwargs, DistributedDataParallelKwargs, gather_object, patch_environment
 from torch import nn
 
 from gan_dist.config import Config, TrainConfig
@@ -110,7 +110,10 @@ def wrap_in_ddp(module: nn.Module, accelerator: Accelerator, bucket_bytes: int =
     )
     # It is on its device. Between several processes on the CPU, Accelerate's move would replace the weights, which are
     # views of a vector, by copies, and the optimizer would update the vector only.
-    return accelerator.prepare_model(module, device_placement=False)
+    # DistributedDataParallel has to move no inputs either: Accelerate would name it the GPU of LOCAL_RANK, which a
+    # process that was given its own GPU alone does not see.
+    with patch_environment(ACCELERATE_BYPASS_DEVICE_MAP="true"):
+        return accelerator.prepare_model(module, device_placement=False)
 
 
 def describe_gradient_sync(sync: GradientSync, exchange: CpuExchange | None, accelerator: Accelerator) -> str:

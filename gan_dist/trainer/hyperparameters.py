@@ -107,6 +107,7 @@ class DeviceNumbers(StepNumbers):
             table = torch.tensor([self.at(each) for each in self._steps], dtype=torch.float32)
             self._table.copy_(pinned_for(self.device, table), non_blocking=True)
             self._row.zero_()
+            self._round_constant_rates(step)
         self._steps = self._steps[1:]
 
     def apply(self) -> None:
@@ -120,3 +121,11 @@ class DeviceNumbers(StepNumbers):
             if isinstance(own, Tensor):
                 own.copy_(rate)
         self.factor.copy_(factor)
+
+    def _round_constant_rates(self, step: int) -> None:
+        """If only the gammas change, the rates are numbers of the host: those that `HostNumbers` sets."""
+        if self.schedule.constant:
+            return
+        for optimizer, rate in zip(self.optimizers, self.at(step), strict=False):
+            if not isinstance(optimizer.param_groups[0]["lr"], Tensor):
+                optimizer.param_groups[0]["lr"] = round_to_float32(rate)

@@ -16,6 +16,7 @@ from gan_dist.distributed.peers import Peers
 from gan_dist.distributed.preemption import StopRequest
 from gan_dist.gan.cuda_graph import CapturedFunction
 from gan_dist.gan.steps import discriminator_step, generator_step
+from gan_dist.memory import out_of_memory
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.trainer import reporting, session
 from gan_dist.trainer.build import build, start_processes
@@ -168,20 +169,24 @@ def run_to_end(config: Config, report: session.Report | None = None) -> int:
 
 
 def raise_failure(error: BaseException, peers: Peers, trainer: Trainer | None) -> NoReturn:
-    """Record an unexpected error in the run folder, and raise it; a lost rank as a TrainingFailed that names it.
+    """Record an unexpected error in the run folder, and raise it; a lost rank as a TrainingFailed that names it, and
+    exhausted memory of a GPU as one that says what to change.
 
     Args:
         error: what was raised.
         peers: still open.
         trainer: None if it has not been built.
     """
-    lost, step = peers.find_lost(error), trainer.step if trainer else 0
+    lost, lack, step = peers.find_lost(error), out_of_memory(error), trainer.step if trainer else 0
     reason = f"{type(error).__name__}: {error}"
     if lost:
         reason = f"step {step + 1:,} {lost.message}; the same command continues from the latest checkpoint"
+    elif lack:
+        what = ". ".join(str(lack).split(". ")[:2])  # the rest is torch's advice
+        reason = f"step {step + 1:,}: {what}; use a smaller --train.batch-size, or divide it with --train.accumulation"
     if trainer is not None and trainer.is_main:
         with contextlib.suppress(OSError):  # the disk may be what failed
             session.end(trainer, "failed", reason)
-    if lost:
-        raise TrainingFailed(reason, lost.reported_by) from error
+    if lost or lack:
+        raise TrainingFailed(reason, lost.reported_by if lost else peers.rank) from error
     raise error

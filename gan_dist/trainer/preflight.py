@@ -8,11 +8,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from accelerate.utils import gather_object
 from rich.console import Console
 from rich.table import Table
 
-from gan_dist.config import Config, DistributedConfig, InputError, TrainingFailed
+from gan_dist.config import Config, DistributedConfig, InputError, TrainConfig, TrainingFailed
 from gan_dist.data.readers.idx import write_idx_images
 from gan_dist.distributed.environment import read_environment
 from gan_dist.distributed.group_exit import leave_group
@@ -38,8 +39,11 @@ def preflight(folder: Path) -> int:
         InputError: the folder is not usable.
         TrainingFailed: a process was lost.
     """
-    timeout = timeout_for(read_environment().local_ranks, usable_cores())
-    config = Config(distributed=DistributedConfig(timeout=timeout))
+    launched = read_environment()
+    timeout = timeout_for(launched.local_ranks, usable_cores())
+    # On GPUs, only the exact mode promises the same bits after a stop: in a CUDA graph, NCCL may add in another order.
+    shards = launched.ranks if torch.cuda.is_available() else None
+    config = Config(distributed=DistributedConfig(timeout=timeout), train=TrainConfig(exact_shards=shards))
     accelerator = start_processes(config)
     rank, ranks = accelerator.process_index, accelerator.num_processes
     rows, failed = [], False
@@ -49,7 +53,7 @@ def preflight(folder: Path) -> int:
             made, timeout = on_main_process(accelerator, lambda: (_make_scratch(folder, ranks), timeout))
             scratch = Path(made)
             try:
-                checked = Preflight(accelerator, scratch, preflight_config(scratch, ranks, timeout))
+                checked = Preflight(accelerator, scratch, preflight_config(scratch, ranks, timeout, shards))
                 for name, check in CHECKS.items():
                     ok, result = _agreed(check, checked)
                     failed |= not ok

@@ -170,11 +170,18 @@ def timeout_for(local_ranks: int, cores: int) -> float:
     return TIMEOUT * max(1.0, local_ranks / cores)
 
 
-def preflight_config(scratch: Path, ranks: int, timeout: float) -> Config:
-    """The configuration of the small run that is stopped and resumed."""
+def preflight_config(scratch: Path, ranks: int, timeout: float, shards: int | None = None) -> Config:
+    """The configuration of the small run that is stopped and resumed.
+
+    Args:
+        scratch: folder of its images.
+        ranks: number of processes.
+        timeout: distributed.timeout.
+        shards: train.exact_shards.
+    """
     return Config(
         data=DataConfig(root=scratch / "data", source="local"),
-        train=TrainConfig(steps=STEPS, batch_size=PER_RANK * ranks, log_hashes=5),
+        train=TrainConfig(steps=STEPS, batch_size=PER_RANK * ranks, log_hashes=5, exact_shards=shards),
         log=LogConfig(every_steps=5),
         distributed=DistributedConfig(timeout=timeout),
         evaluate=EvaluateConfig(every_epochs=None),
