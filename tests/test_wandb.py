@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -16,12 +17,12 @@ import pytest
 import wandb_file
 from conftest import REPOSITORY, TRAIN, Ended, environment, run_command, train_here, wait_for_step
 from PIL import Image
-from wandb_server import serving
+from wandb_server import KEY, serving
 
 from gan_dist.config import Config, WandbConfig
 from gan_dist.distributed import launcher
 from gan_dist.outputs.folder import RunFolder
-from gan_dist.outputs.records import read_json_lines
+from gan_dist.outputs.records import read_json, read_json_lines
 from gan_dist.outputs.trackers import Tracker, make_tracker
 
 Flags = Callable[..., list[str]]
@@ -93,8 +94,9 @@ def services(process: int) -> list[psutil.Process]:
 def test_everything_is_uploaded_in_order(flags: Flags, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with serving("works") as server:
-        ended = train_with(flags(folder.path), folder, 60, server.environment(), None)
+        ended = train_with(flags(folder.path, "--wandb.artifacts"), folder, 60, server.environment(), None)
     assert [line.split()[0] for line in wandb_lines(ended)] == ["W&B:"]
+    assert server.keys == {KEY}
     figures = [row for row in server.rows if "loss/generator" in row]
     for row, line in zip(figures, read_json_lines(folder.metrics), strict=True):
         assert {name: row[name] for name in line} == line
@@ -102,6 +104,11 @@ def test_everything_is_uploaded_in_order(flags: Flags, tmp_path: Path) -> None:
     sent = {file.read_bytes() for file in (folder.real_samples, folder.panel, folder.curves)}
     assert set(pictures) == sent
     assert len(pictures) == 3
+    (model,) = [(of, made) for of, made in server.artifacts.items() if made["artifactTypeName"] == "model"]
+    assert server.files[f"{model[0]}/{folder.generator.name}"] == folder.generator.read_bytes()
+    assert [entry["alias"] for entry in model[1]["aliases"]] == ["latest"]
+    assert json.loads(model[1]["metadata"])["data_sha256"] == read_json(folder.environment)["data"]["sha256"]
+    assert model[1]["complete"]
     (report,) = [content for name, content in server.files.items() if name.endswith(".html")]
     assert report.startswith(b"<!doctype html>")
 
@@ -242,5 +249,6 @@ def test_a_picture_is_sent_with_the_content_when_it_was_logged(tracker: Tracker,
     (sent,) = tmp_path.glob("wandb/offline-run-*/files/media/images/*.png")
     assert sent.read_bytes() == content
     (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    assert [record.alert.title for record in wandb_file.records(file) if record.HasField("alert")] == ["title"]
+    (alert,) = [record.alert for record in wandb_file.records(file) if record.HasField("alert")]
+    assert (alert.title, alert.text, alert.level) == ("title", "text", "WARN")
     assert services(os.getpid()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import re
@@ -29,8 +30,12 @@ class WandbServer(ThreadingHTTPServer):
         self.behaviour = behaviour
         self.rows: list[dict[str, Any]] = []
         """The uploaded history, in order."""
+        self.keys: set[str] = set()
+        """With which clients have logged in."""
         self.files: dict[str, bytes] = {}
         """Name -> uploaded content."""
+        self.artifacts: dict[str, dict[str, Any]] = {}
+        """Id -> what the client said of an artifact, with the names of its files, and whether it is complete."""
         self.sweep: list[dict[str, Any]] = [{}, {}]
         """A sweep's configuration, and the parameters of the one run that an agent is asked to start."""
         self.ended = threading.Event()
@@ -77,11 +82,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.server.behaviour != "works":
             self._answer(int(self.server.behaviour))
         elif self.path == "/graphql":
+            user, _, key = base64.b64decode(self.headers.get("Authorization", "")[6:]).decode().partition(":")
+            self.server.keys.add(key if user == "api" else "no key")
             request = json.loads(body)
             name = request.get("operationName") or OPERATION.findall(request["query"])[0]  # the agent sends no name
-            if name.startswith("CreateArtifact"):
-                self._answer(200, {"errors": [{"message": "artifacts are not accepted"}]})
-                return
             self._answer(200, {"data": self._graphql(name, request.get("variables") or {})})
         elif self.path.endswith("/file_stream"):
             history = json.loads(body).get("files", {}).get("wandb-history.jsonl")
@@ -120,6 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
             return {"viewer": {"id": "user", "username": "somebody", "entity": "somebody", "flags": "{}"}}
         if operation == "ArtifactType":
             return {"project": {"artifact": None}}
+        if "Artifact" in operation and hasattr(self, f"_{operation}"):
+            return getattr(self, f"_{operation}")(variables)
         if operation == "SweepWithRuns":
             config = json.dumps(self.server.sweep[0])
             return {"project": {"sweep": {"id": "sweep", "name": "sweep", "config": config, "runs": {"edges": []}}}}
@@ -131,6 +137,42 @@ class _Handler(BaseHTTPRequestHandler):
             run = {"type": "run", "run_id": "run-of-sweep", "program": "", "args": values}
             return {"agentHeartbeat": {"agent": {"id": "agent"}, "commands": json.dumps([run] if values else [])}}
         return {}
+
+    def _CreateArtifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        made = f"artifact-{len(self.server.artifacts)}"
+        self.server.artifacts[made] = {**variables["input"], "files": [], "complete": False, "used": False}
+        created = {"id": made, "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
+        return {"createArtifact": {"artifact": created}}
+
+    def _CreateArtifactManifest(self, variables: dict[str, Any]) -> dict[str, Any]:
+        return {"createArtifactManifest": self._manifest(variables["artifactID"])}
+
+    def _UpdateArtifactManifest(self, variables: dict[str, Any]) -> dict[str, Any]:
+        return {"updateArtifactManifest": self._manifest(variables["artifactManifestID"])}
+
+    def _manifest(self, of: str) -> dict[str, Any]:
+        file = {"id": of, "uploadUrl": f"{self.server.url}/storage/manifest-{of}", "uploadHeaders": []}
+        return {"artifactManifest": {"id": of, "file": file}}
+
+    def _CreateArtifactFiles(self, variables: dict[str, Any]) -> dict[str, Any]:
+        edges = []
+        for file in variables["input"]["artifactFiles"]:
+            of = file["artifactID"]
+            self.server.artifacts[of]["files"].append(file["name"])
+            path = f"{of}/{file['name']}"
+            node = {"storagePath": path, "uploadUrl": f"{self.server.url}/storage/{path}", "uploadHeaders": []}
+            edges.append({"node": {**node, "uploadMultipartUrls": None, "artifact": {"id": of}}})
+        return {"createArtifactFiles": {"files": {"edges": edges}}}
+
+    def _CommitArtifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        of = variables["artifactID"]
+        self.server.artifacts[of]["complete"] = True
+        return {"commitArtifact": {"artifact": {"id": of, "digest": self.server.artifacts[of]["digest"]}}}
+
+    def _UseArtifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        of = variables["input"]["artifactID"]
+        self.server.artifacts[of]["used"] = True
+        return {"useArtifact": {"artifact": {"id": of}}}
 
     def _resumed(self, variables: dict[str, Any]) -> dict[str, Any] | None:
         """What is known of the run; None if it has no history yet."""
