@@ -59,8 +59,9 @@ def png(width: int, height: int) -> bytes:
 def test_numbers_at_the_limits_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_recorded_run(tmp_path / "run", 4, distances=[9, 8])
     changed(folder.config, lambda values: values["evaluate"].update(every_epochs=1, every_seconds=10.0))
+    changed(folder.config, lambda values: values["log"].update(every_steps=50))
     rng, largest = np.random.default_rng(0), {"loss/generator": LARGEST, "images_per_second": SMALLEST}
-    appended(folder.metrics, *(metrics_row(step, 9_000, rng) | largest for step in range(2_401, 9_000, 2)))
+    appended(folder.metrics, *(metrics_row(step, 9_000, rng) | largest for step in range(2_401, 9_000, 90)))
     # Digits to Python's isdigit, but not to int: of another script, and more than it reads.
     classes = {"classes/²": 0.0, f"classes/{'9' * 5_000}": 0.0}
     row = evaluation_row(9_000, LARGEST, rng)
@@ -69,7 +70,7 @@ def test_numbers_at_the_limits_are_shown(tmp_path: Path, capsys: pytest.CaptureF
     other = write_recorded_run(tmp_path / "other", 4, distances=[9, 8]).path
     folder.lock(print, print)
     try:
-        for size in (Characters(80, 24), Characters(200, 60)):
+        for size in (Characters(80, 24), Characters(30, 40)):
             assert compose(Watcher(folder.path).look(), size, Abilities(True, True))
     finally:
         folder.close()
@@ -214,6 +215,7 @@ def test_a_folder_that_is_interrupted_keeps_the_old_one(tmp_path: Path, monkeypa
     assert [file.name for file in tmp_path.iterdir()] == ["pictures"]
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_not_writable_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
     folder = write_recorded_run(tmp_path / "run", 1, distances=[]).path
     folder.chmod(0o500)

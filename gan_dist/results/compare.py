@@ -41,7 +41,7 @@ CAVEAT = (
 DEFAULT_FIGURES = ("inception/fid", "distance/frechet", "coverage", "precision", "recall", "asked/obtained")
 MAX_LISTED = 8  # runs in a sentence
 PLOT_WIDTH = 18  # columns of the intervals that are drawn in the terminal
-PLOT, ASCII_PLOT = "├─┤●", "|-|o"  # of which characters; ASCII where the output is not UTF-8
+PLOT, ASCII_PLOT = [*"├─┤●"], [*"|-|o"]  # of which characters; ASCII where the output is not UTF-8
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def default_figures(runs: Sequence[RecordedRun]) -> list[str]:
     return [name for name in DEFAULT_FIGURES if "/f" not in name or name in distances]
 
 
-def _figure_table(row: FigureRow, names: Sequence[str], characters: str) -> Table:
+def _figure_table(row: FigureRow, names: Sequence[str], characters: Sequence[str]) -> Table:
     real = "" if math.isnan(row.floor) else f", real images {number(row.floor)}"
     better = {"lower": " (lower is better)", "higher": " (higher is better)", "real": ""}[info(row.name).better]
     table = Table(
@@ -234,7 +234,7 @@ def _figure_table(row: FigureRow, names: Sequence[str], characters: str) -> Tabl
     return table
 
 
-def draw_interval(figure: Measured, low: float, high: float, characters: str = PLOT) -> str:
+def draw_interval(figure: Measured, low: float, high: float, characters: Sequence[str] = PLOT) -> str:
     """An interval as characters, such as "   ├──●──┤", between the ends of all intervals."""
     left, line, right, value = characters
 
