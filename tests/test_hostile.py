@@ -60,6 +60,7 @@ def test_numbers_at_the_limits_are_shown(tmp_path: Path, capsys: pytest.CaptureF
     folder = write_recorded_run(tmp_path / "run", 4, distances=[9, 8])
     changed(folder.config, lambda values: values["evaluate"].update(every_epochs=1, every_seconds=10.0))
     changed(folder.config, lambda values: values["log"].update(every_steps=50))
+    changed(folder.config, lambda values: values["train"].update(epochs=1_000))
     rng, largest = np.random.default_rng(0), {"loss/generator": LARGEST, "images_per_second": SMALLEST}
     appended(folder.metrics, *(metrics_row(step, 9_000, rng) | largest for step in range(2_401, 9_000, 90)))
     # Digits to Python's isdigit, but not to int: of another script, and more than it reads.
