@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -115,8 +116,12 @@ UNFINISHED = ".writing-"  # prefix of the names of incomplete files and folders
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Yields a temporary path in the same folder. It replaces `file` if the block succeeds, else it is removed."""
-    temporary = file.with_name(f"{UNFINISHED}{os.getpid()}-{file.name}")
+    """Yields a temporary path in the same folder. It replaces `file` if the block succeeds, else it is removed.
+
+    The name is random: processes of two containers may have the same number, and a folder from elsewhere may have a
+    link of a foreseeable name, which a write would follow.
+    """
+    temporary = file.with_name(f"{UNFINISHED}{secrets.token_hex(6)}-{file.name}")
     try:
         yield temporary
         with open(temporary, "rb") as written:

@@ -209,7 +209,7 @@ def test_images_that_a_page_cannot_show_are_refused(
     tensors, metadata = read_tensors(RunFolder(finished).generator.read_bytes())
     file, output = tmp_path / "a.safetensors", tmp_path / "a.html"
     file.write_bytes(save(tensors | {"layers.0.bias": torch.full((32,), float("nan"))}, metadata))
-    assert "generates images that are not finite" in refusal(capsys, file, "--output", output)
+    assert "holds layers.0.bias with numbers that are not finite" in refusal(capsys, file, "--output", output)
     data = json.dumps(json.loads(metadata["data"]) | {"shape": [2, 28, 14]})
     file.write_bytes(save(tensors, metadata | {"data": data}))
     assert "images of 2 channels, and format=html supports 1 and 3" in refusal(capsys, file, "--output", output)

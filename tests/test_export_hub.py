@@ -50,7 +50,7 @@ def run(flags: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactor
     file = RunFolder(folder / "run").generator
     tensors, metadata = read_tensors(file.read_bytes())
     data = json.loads(metadata["data"])
-    data["classes"][3] = HOSTILE
+    data["classes"][3] = HOSTILE + "\ud800"  # half a surrogate pair, which JSON can hold and UTF-8 can't
     file.write_bytes(save(tensors, metadata | {"data": json.dumps(data)}))
     return folder / "run"
 

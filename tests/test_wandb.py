@@ -17,7 +17,7 @@ import pytest
 import wandb_file
 from conftest import REPOSITORY, TRAIN, Ended, environment, run_command, train_here, wait_for_step
 from PIL import Image
-from wandb_server import serving
+from wandb_server import KEY, serving
 
 from gan_dist.config import Config, WandbConfig
 from gan_dist.distributed import launcher
@@ -96,6 +96,7 @@ def test_everything_is_uploaded_in_order(flags: Flags, tmp_path: Path) -> None:
     with serving("works") as server:
         ended = train_with(flags(folder.path, "--wandb.artifacts"), folder, 60, server.environment(), None)
     assert [line.split()[0] for line in wandb_lines(ended)] == ["W&B:"]
+    assert server.keys == {KEY}
     figures = [row for row in server.rows if "loss/generator" in row]
     for row, line in zip(figures, read_json_lines(folder.metrics), strict=True):
         assert {name: row[name] for name in line} == line
@@ -252,5 +253,6 @@ def test_a_picture_is_sent_with_the_content_when_it_was_logged(tracker: Tracker,
     (sent,) = tmp_path.glob("wandb/offline-run-*/files/media/images/*.png")
     assert sent.read_bytes() == content
     (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    assert [record.alert.title for record in wandb_file.records(file) if record.HasField("alert")] == ["title"]
+    (alert,) = [record.alert for record in wandb_file.records(file) if record.HasField("alert")]
+    assert (alert.title, alert.text, alert.level) == ("title", "text", "WARN")
     assert services(os.getpid()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import re
@@ -29,6 +30,8 @@ class WandbServer(ThreadingHTTPServer):
         self.behaviour = behaviour
         self.rows: list[dict[str, Any]] = []
         """The uploaded history, in order."""
+        self.keys: set[str] = set()
+        """With which clients have logged in."""
         self.files: dict[str, bytes] = {}
         """Name -> uploaded content."""
         self.artifacts: dict[str, dict[str, Any]] = {}
@@ -79,6 +82,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.server.behaviour != "works":
             self._answer(int(self.server.behaviour))
         elif self.path == "/graphql":
+            user, _, key = base64.b64decode(self.headers.get("Authorization", "")[6:]).decode().partition(":")
+            self.server.keys.add(key if user == "api" else "no key")
             request = json.loads(body)
             name = request.get("operationName") or OPERATION.findall(request["query"])[0]  # the agent sends no name
             self._answer(200, {"data": self._graphql(name, request.get("variables") or {})})

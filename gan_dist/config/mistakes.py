@@ -11,7 +11,7 @@ from typing import Any
 
 from gan_dist.config.errors import InputError
 from gan_dist.config.options import Option
-from gan_dist.config.ranges import check_text, shortened
+from gan_dist.config.ranges import check_text, in_message, shortened
 from gan_dist.config.suggestions import did_you_mean, nearest
 
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
@@ -53,7 +53,7 @@ class CommandLine:
             if dashed(word) in RENAMED:
                 return InputError(f"{dashed(word)} has another name; write {RENAMED[dashed(word)]}")
             way_out = did_you_mean(word, self._flags) or f"{HELP_ALL} lists all flags"
-            return InputError(f"there is no flag {_printable(word.partition('=')[0])}; {way_out}")
+            return InputError(f"there is no flag {in_message(word.partition('=')[0])}; {way_out}")
         if word in self.presets:
             return InputError(f"the preset {word} must be the first word, and the only preset: {self.usage}")
         for option in self.options:
@@ -105,8 +105,3 @@ class CommandLine:
 def dashed(word: str) -> str:
     """The flag of a word: "--train.batch_size=5" -> "--train.batch-size"."""
     return word.partition("=")[0].replace("_", "-")
-
-
-def _printable(word: str) -> str:
-    """A word for a message, shortened if it is long or not printable."""
-    return word if word.isprintable() and len(word) <= 60 else shortened(word)

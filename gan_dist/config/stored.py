@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from gan_dist.config.derived import OPTIONAL, RULES
 from gan_dist.config.errors import InputError
-from gan_dist.config.ranges import shortened
+from gan_dist.config.ranges import in_message, shortened
 from gan_dist.config.sections import Config
 
 # Fields that earlier versions stored: the name -> the present one, and what its values mean.
@@ -61,7 +61,10 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
         if name != key and isinstance(value, bool):
             key, value = name, meanings[value]
         if key not in hints:
-            raise InputError(f"the stored configuration has a field {prefix + key} that this version doesn't know")
+            raise InputError(
+                f"the stored configuration has a field {in_message(prefix + key)} that this version doesn't know; "
+                "a newer one may have written it"
+            )
         kind = hints[key]
         if type(value) is int and float in (kind, *typing.get_args(kind)) and abs(value) <= 2**53:
             value = float(value)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from gan_dist.config import BAD_INPUT_EXIT_CODE, STOPPED_EXIT_CODE, InputError, Stopped, TrainingFailed
+from gan_dist.config.ranges import MAX_MESSAGE, printable
 from gan_dist.distributed.environment import ProcessEnvironment, read_environment
 
 REPORT_SECONDS = 2.0  # a launcher ends all processes when the first one ends: that must be the one that reports
@@ -41,7 +42,7 @@ def exit_code(prog: str, work: Callable[[], int]) -> int:
     except TrainingFailed as failure:
         code, reports, message = 1, rank == failure.reported_by, str(failure)
     if reports:
-        print(f"{prog}: {message}", file=sys.stderr, flush=True)
+        print(f"{prog}: {printable(message, MAX_MESSAGE)}", file=sys.stderr, flush=True)
     else:
         time.sleep(REPORT_SECONDS)
     return code

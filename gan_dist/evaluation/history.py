@@ -21,6 +21,7 @@ Row = Mapping[str, Any]
 WINDOW = 100
 RECENT = 10
 FIRST_STEP = 2 * RECENT * WINDOW
+MAX_DIGITS = 6  # of the number of a class
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class History:
 
     def describe_class(self, label: str) -> str:
         """A class in a message: its number, and its name unless that is the same."""
-        name = self.classes[int(label)] if label.isdigit() and int(label) < len(self.classes) else label
+        number = class_number(label)
+        name = self.classes[number] if number is not None and number < len(self.classes) else label
         return f"class {label}" + ("" if name == label else f" ({name})")
 
     @property
@@ -88,6 +90,11 @@ class History:
         return figure(self.evaluation, name)
 
 
+def class_number(text: str) -> int | None:
+    """The number of a class, from a part of the name of a figure such as classes/3; None if it is not such a number."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS else None
+
+
 def rows_per_window(config: Config) -> int:
     return max(1, WINDOW // config.log.every_steps)
 
@@ -106,7 +113,16 @@ def figure(row: Row, name: str) -> float:
 def mean(rows: Sequence[Row], name: str) -> float:
     """The mean of a figure over the rows that have it; NaN if none has."""
     known = [value for row in rows if not math.isnan(value := figure(row, name))]
-    return fmean(known) if known else math.nan
+    return mean_of(known) if known else math.nan
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """The mean of finite numbers, at least one."""
+    try:
+        return fmean(values)
+    except OverflowError:  # their sum is not a float, but their mean is
+        largest = max(map(abs, values))
+        return largest * fmean(value / largest for value in values)
 
 
 def _median(windows: Sequence[float]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -13,14 +12,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from gan_dist.config.ranges import MAX_MESSAGE, printable
+
 REFRESHES_PER_SECOND = 4  # of the bar
 MAX_BAR_WIDTH = 80  # columns: a wider terminal may become narrower, which would break longer lines
 LOG_FILE_WIDTH = 100_000  # columns
-
-# Controls (C0, C1, DEL), formats such as bidirectional overrides, surrogates, private and unassigned characters, line
-# and paragraph separators: a terminal obeys them, or their width is unknown.
-NOT_PRINTED = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-MAX_CHARACTERS = 1_000  # of a text; a line is cut at the width of the terminal anyway
 
 
 class Progress(NamedTuple):
@@ -60,7 +56,7 @@ class Console:
     def announce(self, line: str) -> None:
         """Print one unwrapped line, above the bar if there is one."""
         if self.enabled:
-            self.rich.print(Text(line), soft_wrap=True)
+            self.rich.print(Text(printable(line, MAX_MESSAGE)), soft_wrap=True)
 
     def table(self, title: str, rows: Mapping[str, Any]) -> None:
         """Print an unwrapped line and a table of names and values.
@@ -138,14 +134,6 @@ class Console:
             f"loss D {_figure(self._row['loss/discriminator'], 3)} G {_figure(self._row['loss/generator'], 3)}  "
             f"score real {_figure(self._row['score/real'], 2)} fake {_figure(self._row['score/fake'], 2)}"
         )
-
-
-def printable(text: str) -> str:
-    """A text without what a terminal could obey: white space becomes a space, and other such characters become "?"."""
-    return "".join(
-        " " if letter in "\t\n\r" else "?" if unicodedata.category(letter) in NOT_PRINTED else letter
-        for letter in text[:MAX_CHARACTERS]
-    )
 
 
 def _figure(value: float | None, digits: int) -> str:

@@ -166,7 +166,8 @@ class RunFolder:
         """Remove incomplete files of killed processes. The folder must be locked."""
         for folder in (self.path, self.samples, self.checkpoints):
             for temporary in folder.glob(f"{UNFINISHED}*"):
-                shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
+                is_folder = temporary.is_dir() and not temporary.is_symlink()
+                shutil.rmtree(temporary) if is_folder else temporary.unlink()
 
     def close(self) -> None:
         """Release the lock. Removes the folder if `lock` created it and it is empty."""

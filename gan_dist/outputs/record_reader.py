@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gan_dist.config import InputError
 from gan_dist.files import BadFile, open_regular_file
-from gan_dist.outputs.records import MAX_ROWS_BYTES, DamagedLine, Records, Row, parse_row
+from gan_dist.outputs.records import MAX_ROWS_BYTES, DamagedLine, Records, Row, by_step, parse_row
 
 REMEMBERED = 1_024  # bytes before the position, compared to notice that the file is another one
 
@@ -49,18 +49,19 @@ class RecordReader:
             self._forget()
             raise InputError(f"{self.file} {error}; move it away, or choose another folder") from error
         end = content.rfind(b"\n") + 1
-        for line in content[: max(end - 1, 0)].split(b"\n") if end else []:
+        lines = io.BytesIO(content)  # does not copy the content
+        while lines.tell() < end:
             self._lines += 1
-            self._add(line, self._rows, self._damaged)
+            self._add(lines.readline().removesuffix(b"\n"), self._rows, self._damaged)
         self._position += end
-        self._before = (self._before + content[:end])[-REMEMBERED:]
-        rows, damaged = list(self._rows.values()), list(self._damaged)
+        self._before = (self._before + content[max(end - REMEMBERED, 0) : end])[-REMEMBERED:]
+        rows, damaged = by_step(self._rows), list(self._damaged)
         if rest := content[end:]:
             unfinished: dict[int, Row] = {}
             self._lines += 1
             self._add(rest, unfinished, damaged)
             self._lines -= 1
-            rows += unfinished.values()
+            rows = by_step(self._rows | unfinished) if unfinished else rows
         return Records(rows, damaged, complete=not rest)
 
     def _forget(self) -> None:

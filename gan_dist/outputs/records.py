@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from gan_dist.config import Config, InputError, from_dict, validate
+from gan_dist.config.ranges import in_message
 from gan_dist.files import MAX_JSON_BYTES, BadFile, is_whole, parse_json_object, read_file, replacing, sync
 
 Row = dict[str, Any]
 MAX_ROWS_BYTES = 2**30  # 2 million lines of metrics
+MAX_LINE_BYTES = MAX_JSON_BYTES  # an evaluation of 10,000 classes takes 4 MB
 MAX_STEP = 2**53  # largest integer that JSON numbers represent exactly
 
 
@@ -84,7 +87,7 @@ class Records:
     """The content of a file with one JSON object per line."""
 
     rows: list[Row]
-    """The valid lines in order. Each has a unique "step", an int."""
+    """The valid lines, ordered by their "step", which is unique and an int."""
     damaged: list[DamagedLine]
     complete: bool = True
     """Whether the last line ends with a newline, so that another one can be appended."""
@@ -94,7 +97,7 @@ def read_records(file: Path) -> Records:
     """Read metrics.jsonl, evaluations.jsonl or hashes.jsonl. A damaged line does not affect the others.
 
     Returns:
-        The rows; none if the file is missing.
+        The rows, ordered by their step; none if the file is missing.
 
     Raises:
         InputError: the file is not a regular file, cannot be read, or is too large.
@@ -107,13 +110,20 @@ def read_records(file: Path) -> Records:
         raise InputError(f"{file} {error}; move it away, or choose another folder") from error
     rows: dict[int, Row] = {}
     damaged = []
-    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n") if content else [], 1):
+    for number, ended in enumerate(io.BytesIO(content), 1):
+        line = ended.removesuffix(b"\n")
         try:
             row = parse_row(line, file.name, rows)
             rows[row["step"]] = row
         except BadFile as error:
             damaged.append(DamagedLine(number, line, str(error)))
-    return Records(list(rows.values()), damaged, complete=content.endswith(b"\n") or not content)
+    return Records(by_step(rows), damaged, complete=content.endswith(b"\n") or not content)
+
+
+def by_step(rows: Mapping[int, Row]) -> list[Row]:
+    """Rows in the order of their steps, which is that of the file, unless something else has written to it."""
+    ordered = sorted(rows)
+    return list(rows.values()) if ordered == list(rows) else [rows[step] for step in ordered]
 
 
 def parse_row(line: bytes, name: str, earlier: Container[int]) -> Row:
@@ -127,6 +137,8 @@ def parse_row(line: bytes, name: str, earlier: Container[int]) -> Row:
     Raises:
         BadFile: no run writes such a line there.
     """
+    if len(line) > MAX_LINE_BYTES:
+        raise BadFile(f"is too long: {len(line):,} bytes; the maximum is {MAX_LINE_BYTES:,}")
     row = parse_json_object(line)
     step = row.get("step")
     if not (is_whole(step) and 0 <= step <= MAX_STEP):
@@ -229,7 +241,7 @@ def _require_numbers(row: Row, required: Sequence[str], other: Sequence[str] = (
             raise BadFile(f"has no number {name}")
     for name, value in row.items():
         if name not in other and value is not None and not is_number(value):
-            raise BadFile(f"has a {name} that is not a number")
+            raise BadFile(f"has a {in_message(name)} that is not a number")
 
 
 def _is_interval(value: Any) -> bool:

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gan_dist.config.ranges import printable
 from gan_dist.evaluation.doctor import diagnose
 from gan_dist.evaluation.history import Row, figure
-from gan_dist.outputs.console import printable
 from gan_dist.results.figures import (
     Measured,
     general_figures,
@@ -41,6 +41,7 @@ CAVEAT = (
 DEFAULT_FIGURES = ("inception/fid", "distance/frechet", "coverage", "precision", "recall", "asked/obtained")
 MAX_LISTED = 8  # runs in a sentence
 PLOT_WIDTH = 18  # columns of the intervals that are drawn in the terminal
+PLOT, ASCII_PLOT = [*"├─┤●"], [*"|-|o"]  # of which characters; ASCII where the output is not UTF-8
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ def print_comparison(runs: Sequence[RecordedRun], comparison: Comparison, figure
     console.print(table)
     shown = [row for row in comparison.figures if not figures or row.name in figures]
     for row in shown:
-        console.print(_figure_table(row, comparison.names))
+        console.print(_figure_table(row, comparison.names, PLOT if console.encoding.startswith("utf") else ASCII_PLOT))
     for row in shown:
         show(row.summary(comparison.names))
     for note in comparison.notes:
@@ -208,7 +209,7 @@ def default_figures(runs: Sequence[RecordedRun]) -> list[str]:
     return [name for name in DEFAULT_FIGURES if "/f" not in name or name in distances]
 
 
-def _figure_table(row: FigureRow, names: Sequence[str]) -> Table:
+def _figure_table(row: FigureRow, names: Sequence[str], characters: Sequence[str]) -> Table:
     real = "" if math.isnan(row.floor) else f", real images {number(row.floor)}"
     better = {"lower": " (lower is better)", "higher": " (higher is better)", "real": ""}[info(row.name).better]
     table = Table(
@@ -228,22 +229,23 @@ def _figure_table(row: FigureRow, names: Sequence[str]) -> Table:
     ends = [end for m in drawn for end in (m.value, m.low, m.high) if math.isfinite(end)]
     for name, cell in sorted(known, key=order):
         assert cell.measured is not None
-        plot = draw_interval(cell.measured, min(ends), max(ends)) if cell.is_compared else ""
+        plot = draw_interval(cell.measured, min(ends), max(ends), characters) if cell.is_compared else ""
         table.add_row(Text(printable(name)), value_text(cell.measured), interval_text(cell.measured), plot, cell.mark)
     return table
 
 
-def draw_interval(figure: Measured, low: float, high: float) -> str:
+def draw_interval(figure: Measured, low: float, high: float, characters: Sequence[str] = PLOT) -> str:
     """An interval as characters, such as "   ├──●──┤", between the ends of all intervals."""
+    left, line, right, value = characters
 
-    def column(value: float) -> int:
-        share = (value - low) / (high - low) if math.isfinite(high - low) and high > low else 0.0
+    def column(position: float) -> int:
+        share = (position - low) / (high - low) if math.isfinite(high - low) and high > low else 0.0
         return round((PLOT_WIDTH - 1) * share)
 
     cells = [" "] * PLOT_WIDTH
     if figure.has_interval:
         for i in range(column(figure.low), column(figure.high) + 1):
-            cells[i] = "─"
-        cells[column(figure.low)], cells[column(figure.high)] = "├", "┤"
-    cells[column(figure.value)] = "●"
+            cells[i] = line
+        cells[column(figure.low)], cells[column(figure.high)] = left, right
+    cells[column(figure.value)] = value
     return "".join(cells).rstrip()

@@ -10,9 +10,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from gan_dist.config.ranges import printable
 from gan_dist.evaluation.doctor import NEEDED, DoctorReport, Finding, Verdict, diagnose
 from gan_dist.evaluation.history import Row, figure
-from gan_dist.outputs.console import printable
 from gan_dist.results.recorded import RecordedRun, read_run
 
 MAX_MOMENTS = (

@@ -25,7 +25,7 @@ from gan_dist.evaluation.inception_judge import InceptionJudge, make_judge
 from gan_dist.evaluation.metrics import compute_figures
 from gan_dist.evaluation.reference import reference_for
 from gan_dist.files import replacing
-from gan_dist.results.evaluation import Evaluation
+from gan_dist.results.evaluation import Evaluation, check_result
 from gan_dist.results.image_sets import (
     ImageFiles,
     JudgedImages,
@@ -80,6 +80,7 @@ def evaluate_run(run: Path, announce: Callable[[str], None], options: RunOptions
     if count < MIN_EVALUATED:
         raise InputError(f"count={count} is not supported: an evaluation needs at least {MIN_EVALUATED} images")
     opened = Run.read(run, options.weights)
+    check_result(opened.result)
     if options.accuracy_score and not opened.config.model.conditional:
         raise InputError(f"accuracy-score is for conditional runs, and {run} is not one; omit it")
     features = _features(options.features, opened.config, announce)
@@ -155,6 +156,7 @@ def evaluate_images(
         _check_size(size, found.train.shape, real)
     files = _files(images, size, like)
     judged = files.judged(found.train.shape, real, announce)
+    check_result(judged.result)
     return _evaluate(lambda: judged, found, features, announce)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,8 +10,21 @@ from rich.markup import escape
 from rich.table import Table
 
 from gan_dist.config import InputError
+from gan_dist.config.ranges import printable
 from gan_dist.evaluation.estimates import Estimate
 from gan_dist.files import write_json
+
+
+def check_result(file: Path) -> None:
+    """Check that the file of an evaluation can be written, before anything is computed.
+
+    Raises:
+        InputError: it can't.
+    """
+    if file.is_dir():
+        raise InputError(f"{file} can't be written (it is a folder); rename it")
+    if not os.access(file.parent, os.W_OK | os.X_OK):
+        raise InputError(f"{file} can't be written (no permission); make {file.parent} writable")
 
 
 @dataclass(frozen=True)
@@ -77,4 +91,4 @@ class Evaluation:
         index = figure.split("/")[1] if "/" in figure else ""
         if self.classes is None or not index.isdigit() or self.classes[int(index)] == index:
             return figure
-        return f"{figure} {escape(self.classes[int(index)])}"
+        return f"{figure} {escape(printable(self.classes[int(index)]))}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gan_dist.evaluation.history import Row, figure
+from gan_dist.evaluation.history import Row, class_number, figure
 from gan_dist.files import is_whole
 from gan_dist.outputs.records import is_number
 
@@ -104,7 +104,7 @@ def general_figures(row: Row) -> list[str]:
 def of_class(name: str) -> bool:
     """Whether a figure is of a single class, such as classes/3, asked/3, within/3 and within/3/diversity."""
     parts = name.split("/")
-    return len(parts) > 1 and parts[0] in ("classes", "asked", "within") and parts[1].isdigit()
+    return len(parts) > 1 and parts[0] in ("classes", "asked", "within") and class_number(parts[1]) is not None
 
 
 def comparable(a: Row, b: Row, name: str) -> bool:

@@ -90,6 +90,7 @@ def read_generator(file: Path) -> tuple[nn.Module, Config, int]:
         classes, counts = _classes(config, metadata)
         generator = _build(config, shape, len(classes or ()))
         check_tensors(tensors, generator.state_dict())
+        _check_finite(tensors)
     except BadFile as error:
         if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
             raise InputError(f"{file.parent} holds no {file.name}; {_first_written(file)}") from error
@@ -99,6 +100,17 @@ def read_generator(file: Path) -> tuple[nn.Module, Config, int]:
     for name, value in described.items():
         setattr(generator, name, value)
     return generator.eval().requires_grad_(False), config, step
+
+
+def _check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Check that a network with these weights can generate images: NaN would become black pixels.
+
+    Raises:
+        BadFile: with the name of the first tensor that has NaN or infinity.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise BadFile(f"holds {name} with numbers that are not finite")
 
 
 def _first_written(file: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -96,16 +97,18 @@ class Run:
         channels, height, width = cast(Shape, self.generator.shape)
         return channels, height, width
 
+    @property
+    def result(self) -> Path:
+        """File in which the figures are written."""
+        if is_generator_file(self.path):
+            return self.path.with_name(f"{self.path.stem}-evaluation.json")
+        return RunFolder(self.path).evaluation
+
     def generate(self, count: int, seed: int) -> JudgedImages:
         """Generate the images that are judged."""
-        result = (
-            self.path.with_name(f"{self.path.stem}-evaluation.json")
-            if is_generator_file(self.path)
-            else RunFolder(self.path).evaluation
-        )
         labels = choose_labels(self.generator, count, seed)
         pixels = quantize(generate_images(self.generator, count, seed, labels))
-        return JudgedImages(self.path, pixels, result, seed, self.file, self.step, labels)
+        return JudgedImages(self.path, pixels, self.result, seed, self.file, self.step, labels)
 
 
 def run_config(path: Path) -> Config:
@@ -178,9 +181,10 @@ class ImageFiles:
         pixels = _both_splits(images)
         if not EVALUATED.lowest <= len(pixels) <= EVALUATED.highest:
             raise InputError(f"{self.path} holds {len(pixels):,} usable images; an evaluation needs {EVALUATED}")
-        absolute = self.path.absolute()
+        absolute = Path(os.path.abspath(self.path))
         name = absolute.name if absolute.is_dir() else absolute.stem
-        return JudgedImages(self.path, pixels, self.path.parent / f"{name}-evaluation.json")
+        beside = absolute.parent if self.path.name in ("", "..") else self.path.parent  # "." has no name
+        return JudgedImages(self.path, pixels, beside / f"{name}-evaluation.json")
 
     def real(self, shape: Shape | None, of: Path | None, announce: Callable[[str], None]) -> RealImages:
         """The images as real ones, with their classes and splits.

@@ -22,8 +22,9 @@ def check_output(output: Path, force: bool, folder: bool = False) -> None:
         folder: whether it is a folder.
 
     Raises:
-        InputError: it exists, or is of another kind, or its parent does not exist.
+        InputError: it exists, or is of another kind, or its parent does not exist or is not writable.
     """
+    parent = output.absolute().parent
     if output.exists() and not (output.is_dir() if folder else output.is_file()):
         raise InputError(f"output={output} is not a {'folder' if folder else 'file'}; choose another")
     if os.path.lexists(output):
@@ -31,8 +32,10 @@ def check_output(output: Path, force: bool, folder: bool = False) -> None:
             raise InputError(f"output={output} exists; choose another, or pass --force to replace it")
         if output.is_symlink():
             raise InputError(f"output={output} is a symbolic link, and is not replaced; choose another")
-    elif not output.absolute().parent.is_dir():
+    elif not parent.is_dir():
         raise InputError(f"output={output} can't be written (there is no folder {output.parent}); choose another")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"output={output} can't be written ({output.parent} is not writable); choose another")
 
 
 @contextlib.contextmanager
@@ -61,12 +64,17 @@ def output_folder(output: Path, replaceable: Callable[[str], bool]) -> Iterator[
         if output.exists() and (others := sorted(name for name in os.listdir(output) if not replaceable(name))):
             raise InputError(f"output={output} also holds {quoted(others[0])}, and is not replaced; choose another")
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=output.absolute().parent) as beside:
-            made = Path(beside) / "new"
+            made, old = Path(beside) / "new", Path(beside) / "old"
             made.mkdir()
             yield made
-            if output.exists():
-                output.rename(Path(beside) / "old")
-            made.rename(output)
+            try:
+                if output.exists():
+                    output.rename(old)
+                made.rename(output)
+            except BaseException:  # also Ctrl-C: the old one must not be removed with the temporary folder
+                if old.exists() and not output.exists():
+                    old.rename(output)
+                raise
 
 
 @contextlib.contextmanager

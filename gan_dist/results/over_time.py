@@ -11,7 +11,7 @@ from gan_dist.config import InputError
 from gan_dist.files import BadFile
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.pictures import BACKGROUND
-from gan_dist.results.animation import Frame, enlarge
+from gan_dist.results.animation import Frame, check_size, enlarge
 from gan_dist.results.report.pictures import read_picture, spread
 
 TEXT = 16  # pixels: height of the captions' letters
@@ -48,7 +48,7 @@ def readable_grids(
         announce: called with one line for each grid that is skipped.
 
     Raises:
-        InputError: there is no readable one.
+        InputError: there is no readable one, or they are too large for an animation.
     """
     found: list[tuple[int, Image.Image]] = []
     for epoch in reversed(epochs):
@@ -61,6 +61,8 @@ def readable_grids(
         if found and picture.size != found[0][1].size:
             announce(f"{file} has another size than the last grid; it is skipped")
             continue
+        if not found:
+            check_size(len(epochs), *picture.size)  # before all of them are in memory
         found.append((epoch, picture))
     if not found:
         raise InputError(f"{folder.samples} holds no readable grid; the files are damaged")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from gan_dist.outputs.records import MAX_STEP, Row, numbers_of, read_config, rea
 
 MAX_TEXT = 300  # characters of a text from a file
 MAX_SESSIONS = 1_000
+MAX_VERSIONS = 100  # packages of a session; a run records about 10
 MAX_NAMED = 5  # damaged lines
 
 
@@ -171,7 +173,7 @@ def read_runs(paths: Sequence[Path]) -> list[RecordedRun]:
 
 def names_of(runs: Sequence[RecordedRun]) -> list[str]:
     """A short name for each run: the last parts of its path that tell it from the others."""
-    paths = [run.path.absolute() for run in runs]
+    paths = [Path(os.path.abspath(run.path)) for run in runs]  # without ..
     for count in range(1, max(len(path.parts) for path in paths)):
         names = ["/".join(path.parts[-count:]) for path in paths]
         if len({*names}) == len(names):
@@ -223,7 +225,7 @@ def _sessions(environment: Mapping[str, Any]) -> list[Session]:
         if not isinstance(values, dict) or (from_step := whole(values, "from_step")) is None:
             continue
         versions = values.get("versions")
-        known = versions.items() if isinstance(versions, dict) else ()
+        known = list(versions.items())[:MAX_VERSIONS] if isinstance(versions, dict) else []
         sessions.append(
             Session(
                 from_step=from_step,

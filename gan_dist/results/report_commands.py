@@ -44,7 +44,8 @@ def report(arguments: Sequence[str]) -> int:
     from gan_dist.results.export.html import generator_page
     from gan_dist.results.report.page import write_report
 
-    write_report(runs, output, parsed.force, generator_page(runs[0])[0] if parsed.interactive else None)
+    interactive = (lambda: generator_page(runs[0])[0]) if parsed.interactive else None
+    write_report(runs, output, parsed.force, interactive)
     print(f"report of {len(runs)} run(s) in {output}, {output.stat().st_size / 1e6:.1f} MB")
     return 0
 

@@ -120,7 +120,7 @@ class WandbBackend:
             self.log(step, {name: _as_wandb(name, media, Path(folder))})
 
     def alert(self, step: int, title: str, text: str) -> None:
-        self._run.alert(title=title, text=text)
+        self._run.alert(title=title, text=text, level="WARN")
 
     def close(self, exit_code: int) -> None:
         """Finish the run, end the service and remove wandb's exit handler."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,7 +70,8 @@ def export(arguments: Sequence[str]) -> int:
 def _output(parsed: ExportArguments, suffix: str) -> Path:
     """The output file or folder."""
     if parsed.output is None:
-        name = (parsed.repo or "").rpartition("/")[2] or parsed.run.absolute().name.removesuffix(".safetensors")
+        run = Path(os.path.abspath(parsed.run))  # without ..
+        name = (parsed.repo or "").rpartition("/")[2] or run.name.removesuffix(".safetensors")
         return Path(f"{name or 'run'}{suffix}")
     if suffix and parsed.output.suffix != suffix:
         raise InputError(f"output={parsed.output} must end in {suffix}")

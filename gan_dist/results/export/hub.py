@@ -76,7 +76,7 @@ def repository_files(
     count = COUNT if labels is None else len(labels)
     card = model_card(repo, license, generator, config, step, measured, data, rows, (count, SEED))
     return {
-        "README.md": f"{card}\n".encode(),
+        "README.md": f"{card}\n".encode(errors="replace"),  # half a surrogate pair in a class
         FILE: tensor_bytes(tensors, described),
         "config.json": json.dumps(to_dict(config), indent=2).encode(),
         "samples.png": _grid(generator, count, labels),

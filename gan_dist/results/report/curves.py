@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gan_dist.evaluation.history import Row, figure, mean
-from gan_dist.results.figures import info, measured
+from gan_dist.results.figures import info, measured, of_class
 from gan_dist.results.recorded import RecordedRun
 
 MAX_POINTS = 1_500  # of a curve; more would not be visible, and make the page large
+MAX_FIGURES = 100  # that are drawn; a run has about 15
 NOT_DRAWN = ("step", "epoch", "images_seen")
 
 Points = list[float | None]
@@ -55,6 +57,8 @@ class Curves:
     """Figure -> ends of its interval at each point."""
     averaged: int = 1
     """Number of lines of which each point is the mean."""
+    left_out: int = 0
+    """Number of figures beyond MAX_FIGURES, which are not drawn."""
 
     def to_dict(self) -> dict[str, Any]:
         return {"x": self.positions, "y": self.values, "low": self.low, "high": self.high}
@@ -68,8 +72,10 @@ def metric_curves(run: RecordedRun, most: int = MAX_POINTS) -> Curves:
     positions = {name: [_short(figure(group[-1], name)) for group in groups] for name in NOT_DRAWN}
     ends = [min(first + size, len(run.rows)) - 1 for first in range(0, len(run.rows), size)]
     positions["seconds"] = [_short(seconds[end]) for end in ends]
-    names = dict.fromkeys(name for row in run.rows for name in row if name not in NOT_DRAWN)
-    return Curves(positions, {name: [_short(mean(group, name)) for group in groups] for name in names}, averaged=size)
+    every = list(dict.fromkeys(name for row in run.rows for name in row if name not in NOT_DRAWN))
+    names = every[:MAX_FIGURES]
+    values = {name: [_short(mean(group, name)) for group in groups] for name in names}
+    return Curves(positions, values, averaged=size, left_out=len(every) - len(names))
 
 
 def evaluation_curves(run: RecordedRun) -> Curves:
@@ -79,7 +85,9 @@ def evaluation_curves(run: RecordedRun) -> Curves:
     positions["seconds"] = [_short(interpolate(figure(row, "step"), steps, seconds)) for row in rows]
     names = dict.fromkeys(name for row in rows for name in row if isinstance(row.get(name), int | float))
     found = {
-        name: [measured(row, name) for row in rows] for name in names if name not in (*NOT_DRAWN, "seconds", "count")
+        name: [measured(row, name) for row in rows]
+        for name in names
+        if name not in (*NOT_DRAWN, "seconds", "count") and not of_class(name)
     }
     return Curves(
         positions,
@@ -133,10 +141,11 @@ def interpolate(at: float, x: Sequence[float], y: Sequence[float]) -> float:
     """The value at a position between increasing ones; outside of them, that of the nearest."""
     if not x:
         return math.nan
-    for (x0, y0), (x1, y1) in zip(zip(x, y, strict=True), zip(x[1:], y[1:], strict=True), strict=False):
-        if x0 <= at <= x1:
-            return y0 if x0 == x1 else y0 + (y1 - y0) * (at - x0) / (x1 - x0)
-    return y[0] if at < x[0] else y[-1]
+    after = bisect_left(x, at)
+    if after in (0, len(x)):
+        return y[0] if after == 0 else y[-1]
+    (x0, x1), (y0, y1) = x[after - 1 : after + 1], y[after - 1 : after + 1]
+    return y0 + (y1 - y0) * (at - x0) / (x1 - x0)
 
 
 def _short(value: float) -> float | None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gan_dist.evaluation.history import Row, figure
+from gan_dist.evaluation.history import Row, class_number, figure
 from gan_dist.results.figures import FigureInfo, Measured, comparable, general_figures, info, measured
 from gan_dist.results.report.context import Content, Context
 from gan_dist.results.report.curves import evaluation_charts, evaluation_curves
@@ -77,7 +77,8 @@ def classes_section(context: Context) -> Content | None:
     """The figures of each class; None if the evaluation has none."""
     judged = context.judged[0]
     row, floor = judged.row, judged.floor
-    labels = sorted({int(parts[1]) for name in row if (parts := name.split("/"))[1:] and parts[1].isdigit()})
+    numbers = {class_number(parts[1]) for name in row if (parts := name.split("/"))[1:]}
+    labels = sorted(number for number in numbers if number is not None)
     columns = {}
     for title, pattern in CLASS_FIGURES.items():
         names = {label: pattern.format(label) for label in labels}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +29,23 @@ MIN_MOMENTS = 50  # of the diagnosis of each run
 PICTURE_BYTES = 3_600_000  # of data URIs: with scripts and curves, a page stays below 5 MB
 
 
-def write_report(paths: Sequence[Path], output: Path, force: bool = False, interactive: str | None = None) -> None:
+def write_report(
+    paths: Sequence[Path], output: Path, force: bool = False, interactive: Callable[[], str] | None = None
+) -> None:
     """Write the report of one run, or the comparison of several, which may still be training.
 
     Args:
         paths: run folders.
         output: the file to write.
         force: whether an existing file is replaced.
-        interactive: see `Context.interactive`.
+        interactive: makes the document of `Context.interactive`, once the runs and the output are known to be usable.
 
     Raises:
         InputError: a folder holds no run or no metrics yet, or the file exists or can't be written.
     """
     runs = read_runs(paths)
     check_output(output, force)
-    page = make_page(runs, interactive)
+    page = make_page(runs, None if interactive is None else interactive())
     with output_file(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
@@ -63,7 +65,7 @@ def render(context: Context) -> str:
     inside_scripts = [script for content in found.values() for script in content.scripts]
     inside_styles = [style for content in found.values() for style in content.styles]
     data = as_json({name: content.data for name, content in found.items() if content.data})
-    return (
+    page = (
         _environment()
         .get_template("page.html")
         .render(
@@ -77,6 +79,8 @@ def render(context: Context) -> str:
             written=timestamp(),
         )
     )
+    # JSON can hold halves of surrogate pairs, which UTF-8 can't.
+    return page.encode(errors="replace").decode()
 
 
 def as_json(value: Any) -> str:

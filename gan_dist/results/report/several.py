@@ -71,9 +71,9 @@ def strips_section(context: Context) -> Content | None:
     groups: dict[tuple[Any, ...], list[str]] = {}
     for name, run in zip(context.names, context.runs, strict=True):
         groups.setdefault(fixed_inputs(run), []).append(name)
-    strips = []
+    strips, budget = [], context.picture_bytes // len(context.runs)
     for name, run in zip(context.names, context.runs, strict=True):
-        found = read_strips(run, Size(*run.spec.shape[:0:-1]), STRIP_EPOCHS) if run.spec is not None else []
+        found = read_strips(run, Size(*run.spec.shape[:0:-1]), STRIP_EPOCHS, budget) if run.spec is not None else []
         if found:
             strips.append(
                 {

@@ -30,7 +30,7 @@ def curves_section(context: Context) -> Content:
     curves = metric_curves(context.run)
     charts = [chart(spec, "metrics", ["metrics"]) for spec in metric_charts(list(curves.values))]
     return Content(
-        {"charts": charts, "averaged": curves.averaged, "lines": len(context.run.rows)},
+        {"charts": charts, "averaged": curves.averaged, "left_out": curves.left_out, "lines": len(context.run.rows)},
         {"charts": charts, "curves": {"metrics": curves.to_dict()}, "marks": session_steps(context.run)},
     )
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean
 
 from rich.text import Text
 
-from gan_dist.evaluation.history import Row, figure
+from gan_dist.evaluation.history import Row, figure, mean_of
 from gan_dist.results.compare import DEFAULT_FIGURES
 from gan_dist.results.figures import Measured, general_figures, info, measured, number, value_text
 from gan_dist.results.report.curves import NOT_DRAWN, THROUGHPUT, metric_charts
@@ -148,7 +147,7 @@ def _metric_curve(rows: Sequence[Row], name: str, points: int) -> Curve | None:
         group = rows[first : first + size]
         known = [value for row in group[::-stride] if not math.isnan(value := figure(row, name))]
         if known:
-            found.append(Point(group[-1]["step"], fmean(known)))
+            found.append(Point(group[-1]["step"], mean_of(known)))
     _, group_name, last = name.rpartition("/")
     label = SHORT_LABELS.get(last, last)[:MAX_LABEL] if group_name else ""  # the title says it
     return Curve(label, found) if found else None

@@ -91,7 +91,7 @@ def _seconds_left(run: RecordedRun, total: int, speed: float) -> float:
         return math.nan
     left = max(total - run.step, 0) * run.config.train.batch_size / speed
     every = run.config.evaluate.every_epochs
-    if every is None:
+    if every is None or math.isinf(left):
         return left
     size = run.config.train.batch_size
     done, due = (step * size // images // every for step in (run.step, total))
