@@ -40,7 +40,10 @@ def cases(tmp_path: Path) -> dict[str, list[str]]:
         "holds no run to resume, as run.resume=must": ["--run.resume", "must", "--run.dir", str(tmp_path / "new")],
         "already holds a run, and run.resume=never": ["--run.resume", "never", "--run.dir", str(run)],
         "another configuration (train.seed: 0 -> 1)": ["--train.seed", "1", "--run.dir", str(run)],
-        "a field new that this version doesn't know); restore it, use the version": ["--run.dir", str(later)],
+        "a field new that this version doesn't know; a newer one may have written it); restore it, use": [
+            "--run.dir",
+            str(later),
+        ],
     }
 
 

@@ -46,7 +46,7 @@ evaluation.training_findings evaluation.image_findings evaluation.doctor evaluat
 outputs.lock outputs.records outputs.record_reader outputs.folder outputs.checkpoint_format outputs.checkpoint
 outputs.optimizer_state outputs.host_copy outputs.pictures outputs.curves outputs.console outputs.writer
 outputs.trackers.media outputs.trackers.protocol outputs.trackers.worker outputs.trackers.background
-outputs.trackers.wandb_files
+outputs.trackers.wandb_files outputs.trackers.wandb_server
 outputs.trackers.wandb outputs.trackers.tensorboard outputs.trackers.trackio outputs.trackers.several outputs.trackers
 outputs
 distributed.openmp distributed.descriptors distributed.output_targets distributed.output_streams distributed.environment

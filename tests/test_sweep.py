@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -61,3 +62,5 @@ def test_the_agent_trains_a_run(flags: Callable[..., list[str]], tmp_path: Path)
         row["distance/frechet"] for row in rows
     ]
     assert len(rows) == 2
+    summary = json.loads(server.files["wandb-summary.json"])
+    assert summary["distance/frechet"] == rows[-1]["distance/frechet"], "a number: what a sweep compares"

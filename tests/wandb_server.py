@@ -81,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif self.server.behaviour != "works":
             self._answer(int(self.server.behaviour))
-        elif self.path == "/graphql":
+        elif self.path == "/graphql" and self.command == "POST":
             user, _, key = base64.b64decode(self.headers.get("Authorization", "")[6:]).decode().partition(":")
             self.server.keys.add(key if user == "api" else "no key")
             request = json.loads(body)

@@ -172,7 +172,7 @@ class BackgroundTracker(Tracker):
             worker.join(_INTERRUPTED_SECONDS)
         problem = None
         if not in_time or isinstance(worker.error, TimeoutError):  # the client may have a limit of its own
-            problem = f"did not accept all data within {self._limit}"
+            problem = f"did not accept all data in time; a slow network needs more than {self._limit}"
         elif worker.error is not None:
             problem = f"failed ({first_line(worker.error)})"
         elif self.backend.warning is not None:

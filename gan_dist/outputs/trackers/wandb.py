@@ -25,6 +25,7 @@ from gan_dist.outputs.trackers.background import Backend, Opened
 from gan_dist.outputs.trackers.media import Dataset, Histogram, Image, Lines, Media, Model, Page, Table
 from gan_dist.outputs.trackers.protocol import DISABLED
 from gan_dist.outputs.trackers.wandb_files import STEP, last_recorded_step
+from gan_dist.outputs.trackers.wandb_server import Server
 
 # Pattern of figures -> what W&B's table of runs shows of them. All others: the last value.
 SUMMARIES = {
@@ -34,7 +35,11 @@ SUMMARIES = {
 }
 _MEDIA = (Image, Histogram, Table, Lines, Page)
 
-_OWN_SHARE = 0.8  # of wandb.timeout for wandb's own waiting; the rest is for its cleanup
+# Of wandb.timeout, for wandb's own waiting: at the start, for the upload of a generator, and for the end of a run.
+_INIT_SHARE, _UPLOAD_SHARE, _FINISH_SHARE = 0.8, 0.25, 0.2
+_FINISH_SECONDS = 6.0  # at least, if wandb.timeout allows. Only a run that W&B has ended itself has a complete file
+# For an answer of the server, before W&B's client would wait longer for it: at the start, and at the end.
+_ANSWER_SECONDS, _LATE_ANSWER_SECONDS = 4.0, 1.5
 _INTERRUPTED_SECONDS = 0.5  # for an interrupted service to write its file
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_.-]")  # of artifacts
 _PREFIX = re.compile(r"^(wandb: )?((WARNING|ERROR) )?")
@@ -70,6 +75,7 @@ class WandbBackend:
         self.mode = mode
         self._run: Any = None  # wandb's, or None
         self._sync_dir: Path | None = None  # of this session
+        self._server = Server()
         self._id = ""
 
     @property
@@ -89,6 +95,8 @@ class WandbBackend:
         self.accelerator.log_with, self.accelerator.trackers = ["wandb"], []
         try:
             _silence(None)
+            if mode == "online":
+                self._server.require(_ANSWER_SECONDS)
             kwargs = {"wandb": self._init_kwargs(mode, resume_id)}
             self.accelerator.init_trackers(self.config.project, config=run_config, init_kwargs=kwargs)
             self._run = self.accelerator.get_tracker("wandb", unwrap=True)
@@ -130,6 +138,11 @@ class WandbBackend:
         try:
             if run is not None:
                 run.finish(exit_code=exit_code)
+        except TimeoutError:
+            self.interrupt()  # its file is complete, and `teardown` would wait for the server once more
+            with contextlib.suppress(Exception):
+                wandb.teardown()
+            raise
         finally:
             wandb.teardown()
 
@@ -155,7 +168,7 @@ class WandbBackend:
         """The arguments of wandb.init, except the project."""
         import wandb
 
-        seconds = _OWN_SHARE * self.timeout
+        finish = max(_FINISH_SHARE * self.timeout, min(_FINISH_SECONDS, _INIT_SHARE * self.timeout))
         return {
             "mode": mode,
             "entity": self.config.entity,
@@ -171,8 +184,8 @@ class WandbBackend:
             "settings": wandb.Settings(
                 silent=True,
                 console="off",
-                init_timeout=seconds,
-                finish_timeout=seconds,
+                init_timeout=_INIT_SHARE * self.timeout,
+                finish_timeout=finish,
                 finish_timeout_raises=True,
             ),
         }
@@ -180,7 +193,9 @@ class WandbBackend:
     def _define_metrics(self) -> None:
         """The x axis of all figures, and what the table of runs shows of each. The first pattern that fits counts."""
         self._run.define_metric(STEP)
-        for pattern, summary in SUMMARIES.items():
+        # A sweep reads its objective from the summary as a number; with a summary of its own it would be a mapping.
+        summaries = {} if self._run.sweep_id else SUMMARIES
+        for pattern, summary in summaries.items():
             self._run.define_metric(pattern, step_metric=STEP, summary=summary)
         self._run.define_metric("*", step_metric=STEP)
 
@@ -198,6 +213,7 @@ class WandbBackend:
 
         if self._run.offline:
             return
+        self._server.require(_LATE_ANSWER_SECONDS)
         name = _NOT_IN_NAMES.sub("-", f"{name}-{dataset.name}")
         artifact = wandb.Artifact(name, type="dataset", metadata=dict(dataset.description))
         with artifact.new_file("dataset.json") as file:  # equal contents are one version, whichever run sends them
@@ -210,7 +226,11 @@ class WandbBackend:
 
         artifact = wandb.Artifact(f"{name}-{self._run.id}", type="model", metadata=dict(model.metadata))
         artifact.add_file(str(model.file))
-        self._run.log_artifact(artifact, aliases=[model.alias])
+        if self._run.offline:
+            self._run.log_artifact(artifact, aliases=[model.alias])
+            return
+        self._server.require(_LATE_ANSWER_SECONDS)
+        self._run.log_artifact(artifact, aliases=[model.alias]).wait(int(_UPLOAD_SHARE * self.timeout) + 1)
 
     def _sync_command(self) -> str:
         """The command that uploads this session. Of a resumed run also earlier ones, which W&B orders by their time."""
