@@ -99,6 +99,7 @@ def test_two_folders(real: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert set(good["real"]) == set(good["figures"]) > {"classes/0", "nearest/ratio", "coverage"}
 
 
+@pytest.mark.slow
 def test_all_images_are_judged_whatever_their_folders(real: Path, tmp_path: Path) -> None:
     """A tenth of such pictures would be held out of a training."""
     flat = evaluate(tmp_path / "flat-evaluation.json", write_pictures(tmp_path / "flat", DISCS[:400]), real)

@@ -283,6 +283,7 @@ def test_no_line_is_appended_to_a_truncated_one(flags: Flags, tmp_path: Path) ->
 DAMAGED = [b"", b"\xff", b"5", b"null", b"[]", b'{"data": 3, "earlier_sessions": 4, "wandb": 5}', b'{"a":' * 5000]
 
 
+@pytest.mark.slow
 def test_damaged_optional_files_do_not_end_a_run(flags: Flags, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     assert train_run(folder.path, flags, "--train.steps", "5") == 0

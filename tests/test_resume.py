@@ -212,7 +212,8 @@ def train_hurt(fault: str, network: str, step: int, times: int, folder: Path, fl
     return run_command("python", INJECT, fault, network, str(step), "0", str(times), *words)
 
 
-@pytest.mark.parametrize("network", [pytest.param("discriminator", marks=pytest.mark.slow), "generator"])
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["discriminator", "generator"])
 def test_nan_ends_a_run_with_the_state_before_it(network: str, flags: Flags, tmp_path: Path) -> None:
     straight, folder = RunFolder(tmp_path / "straight"), RunFolder(tmp_path / "run")
     more = ["--train.steps", "20", "--checkpoint.every-steps", "5"]
@@ -285,6 +286,7 @@ def test_a_picture_that_can_not_be_drawn_is_no_failure(
     assert folder.panel.exists()
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_begins_again(
     flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -395,6 +397,7 @@ def test_a_disk_that_fills_up_costs_nothing_but_the_wait(
     assert_same_end(folder, straight, 30)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_in_the_middle_of_a_checkpoint_keeps_the_one_before(
     flags: Flags, small_disk: Callable[[int], Path], tmp_path: Path
 ) -> None:

@@ -352,6 +352,7 @@ def in_terminal(command: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
                 os.close(user)
 
 
+@pytest.mark.slow
 @pytest.mark.processes(1)
 def test_ctrl_c_in_a_terminal_shows_how_the_run_ended(flags: Flags, tmp_path: Path) -> None:
     folder, screen = RunFolder(tmp_path / "run"), bytearray()
