@@ -81,9 +81,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif self.server.behaviour != "works":
             self._answer(int(self.server.behaviour))
-        elif self.path == "/graphql" and self.command == "POST":
-            user, _, key = base64.b64decode(self.headers.get("Authorization", "")[6:]).decode().partition(":")
-            self.server.keys.add(key if user == "api" else "no key")
+        elif self.path == "/graphql":
+            if authorization := self.headers.get("Authorization"):
+                user, _, key = base64.b64decode(authorization.removeprefix("Basic ")).decode().partition(":")
+                self.server.keys.add(key if user == "api" else "no key")
             request = json.loads(body)
             name = request.get("operationName") or OPERATION.findall(request["query"])[0]  # the agent sends no name
             self._answer(200, {"data": self._graphql(name, request.get("variables") or {})})

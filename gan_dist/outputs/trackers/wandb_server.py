@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from http.client import HTTPException
 
 _PAUSE = 0.5  # between two requests, seconds
+_QUERY = b'{"query": "query Viewer { viewer { id } }"}'  # the client's first one
+_UNAVAILABLE = (502, 503, 504)
 _SILENT = "does not answer"
 
 
@@ -49,9 +51,9 @@ def find_problem(base_url: str, proxies: Mapping[str, str], seconds: float) -> s
         seconds: how long this may take.
 
     Returns:
-        Why the server is of no use now: it is not reached, does not answer, or has a status from 500 on. None if it
-        answers. A certificate or a proxy that Python does not accept counts as an answer: W&B's client has its own
-        rules for them.
+        Why the server is of no use now: it is not reached, does not answer, or says that it is unavailable. None if it
+        answers otherwise, if only to ask for a key. A certificate or a proxy that Python does not accept counts as an
+        answer: W&B's client has its own rules for them.
     """
     problem: str | None = _SILENT
     opener = urllib.request.build_opener(urllib.request.ProxyHandler(urllib.request.getproxies() | dict(proxies)))
@@ -73,10 +75,11 @@ def find_problem(base_url: str, proxies: Mapping[str, str], seconds: float) -> s
 
 def _problem(opener: urllib.request.OpenerDirector, url: str, seconds: float) -> str | None:
     """The result of one request, as that of `find_problem`."""
+    request = urllib.request.Request(url, _QUERY, {"Content-Type": "application/json"})
     try:
-        opener.open(url, timeout=seconds).close()
+        opener.open(request, timeout=seconds).close()
     except urllib.error.HTTPError as error:
-        return f"answers with status {error.code}" if error.code >= 500 else None
+        return f"answers with status {error.code}" if error.code in _UNAVAILABLE else None
     except (OSError, ValueError, HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, TimeoutError):
