@@ -137,15 +137,24 @@ def test_a_server_that_is_of_no_use_is_not_waited_for(behaviour: Any, problem: s
 
 @pytest.mark.slow
 @pytest.mark.processes(1)
-@pytest.mark.parametrize("behaviour", ["503", "hangs", "refuses"])
-def test_without_a_server_a_run_is_offline(behaviour: str, flags: Flags, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        ("503", "answers with status 503"),
+        ("403", "is the API key valid?"),
+        ("hangs", "does not answer"),
+        ("refuses", "is not reached"),
+    ],
+)
+def test_without_a_server_a_run_is_offline(behaviour: Any, reason: str, flags: Flags, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    with serving("hangs" if behaviour == "hangs" else "503") as server:
+    with serving("503" if behaviour == "refuses" else behaviour) as server:
         if behaviour == "refuses":
             server.die()
         ended = train_with(flags(folder.path), folder, 60, server.environment(), None)
     online, offline = wandb_lines(ended)
     assert online.startswith("W&B online is unavailable (")
+    assert reason in online
     assert [row["train/step"] for row in wandb_file.history(synced_file(offline))][-1] == 60
 
 

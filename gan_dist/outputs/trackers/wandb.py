@@ -42,6 +42,7 @@ _FINISH_SECONDS = 6.0  # at least, if wandb.timeout allows. Only a run that W&B 
 _ANSWER_SECONDS, _LATE_ANSWER_SECONDS = 4.0, 1.5
 _INTERRUPTED_SECONDS = 0.5  # for an interrupted service to write its file
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_.-]")  # of artifacts
+_REFUSED = "<no message>"  # of wandb's error if the server gave a status and no text
 _PREFIX = re.compile(r"^(wandb: )?((WARNING|ERROR) )?")
 
 
@@ -101,9 +102,11 @@ class WandbBackend:
             self.accelerator.init_trackers(self.config.project, config=run_config, init_kwargs=kwargs)
             self._run = self.accelerator.get_tracker("wandb", unwrap=True)
             self._define_metrics()
-        except BaseException:
+        except BaseException as error:
             self._run = None
             wandb.teardown()  # otherwise the next attempt in this process fails like this one
+            if str(error) == _REFUSED:
+                raise ConnectionError("the server refused it; is the API key valid? wandb login --relogin") from error
             raise
         finally:
             self.accelerator.trackers = []  # another tracker may use the list
