@@ -28,8 +28,8 @@ from gan_dist.outputs.trackers import Tracker, make_tracker
 from gan_dist.outputs.trackers.wandb_server import find_problem
 
 Flags = Callable[..., list[str]]
-TIMEOUT = 15.0  # wandb.timeout, seconds: on a busy machine, the start of W&B's service takes some of them
-EXIT = 30.0  # maximum seconds until a process ends after its last output; about one if W&B works
+TIMEOUT = 30.0  # wandb.timeout, seconds: on a busy machine, the start and the end of W&B's service take some of them
+EXIT = 45.0  # maximum seconds until a process ends after its last output; about one if W&B works
 
 
 def train_with(
@@ -38,14 +38,16 @@ def train_with(
     steps: int,
     env: dict[str, str],
     half_way: Callable[[int], object] | None,
+    timeout: float = TIMEOUT,
 ) -> Ended:
     """Train in another process that logs every step, and check what holds whatever happens to W&B.
 
     Args:
         half_way: called with the process id in the middle of the run.
+        timeout: wandb.timeout.
     """
     arguments = [*arguments, "--train.steps", str(steps), "--train.epochs", "1000", "--log.every-steps", "1"]
-    arguments += ["--samples.every-epochs", "100", "--wandb.timeout", str(TIMEOUT)]
+    arguments += ["--samples.every-epochs", "100", "--wandb.timeout", str(timeout)]
     logs = [folder.path.with_name(name) for name in ("out", "err")]
     with open(logs[0], "w") as out, open(logs[1], "w") as err:
         process = subprocess.Popen(
@@ -192,7 +194,7 @@ def test_a_suspended_service_does_not_stop_the_run(flags: Flags, tmp_path: Path)
 
     # The service's socket holds about 200 figures: the others would wait forever.
     try:
-        ended = train_with(flags(folder.path, "--wandb.mode", "offline"), folder, 600, {}, suspend)
+        ended = train_with(flags(folder.path, "--wandb.mode", "offline"), folder, 600, {}, suspend, timeout=15.0)
         assert [service.is_running() for service in suspended] == [False]
     finally:
         kill(suspended)
