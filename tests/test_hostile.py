@@ -19,17 +19,17 @@ from recorded_run import evaluation_row, metrics_row, write_recorded_run
 from unprivileged import run_unprivileged
 
 from gan_dist import cli
-from gan_dist.config.ranges import printable
+from gan_dist.config.text import printable
 from gan_dist.files import write_json
 from gan_dist.outputs import records
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.record_reader import RecordReader
 from gan_dist.outputs.records import read_records
 from gan_dist.results import output, over_time
-from gan_dist.results.recorded import names_of, read_run, read_runs
+from gan_dist.results.recorded import MAX_NAMED, names_of, read_run, read_runs
 from gan_dist.results.report.curves import MAX_FIGURES, evaluation_curves, metric_curves
 from gan_dist.results.report.page import make_page, write_report
-from gan_dist.results.report.pictures import MAX_NAMED, SHOWN_SIDE, Size, read_grids, read_strips
+from gan_dist.results.report.pictures import SHOWN_SIDE, Size, read_grids, read_strips
 from gan_dist.results.watch.frame import compose
 from gan_dist.results.watch.text import Abilities
 from gan_dist.results.watch.text import Size as Characters

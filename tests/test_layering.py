@@ -15,8 +15,8 @@ PACKAGE = REPOSITORY / "gan_dist"
 # From top to bottom. Four small modules without a package come first.
 MODULES = """
 files memory seeding tensors
-config.errors config.cadence config.extras config.version config.hub config.ranges config.tables config.sections
-config.presets
+config.errors config.cadence config.extras config.version config.hub config.text config.ranges config.tables
+config.sections config.presets
 config.derived config.stored config.resume config.nearest_preset config.trackers
 config.suggestions config.rules config
 config.options config.helptext config.mistakes config.arguments config.run_arguments config.reference

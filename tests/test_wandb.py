@@ -244,10 +244,15 @@ def test_sync_of_a_run_that_was_killed_and_resumed_shows_each_step_once(flags: F
     arguments = [sys.executable, str(TRAIN), *flags(folder.path, *more, "3000")]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment(), "cwd": REPOSITORY}
     with subprocess.Popen(arguments, **quiet, start_new_session=True) as process:  # type: ignore[call-overload]
+        wait_for_step(folder, 100, process)
+        for service in services(process.pid):
+            service.suspend()  # it writes at times of its own: from here on, nothing
         wait_for_step(folder, 200, process)
         os.killpg(process.pid, signal.SIGKILL)  # with W&B's service, as a killed container
     (killed,) = folder.wandb.glob("offline-run-*")
-    (file,) = killed.glob("run-*.wandb")  # usually without the last lines of metrics.jsonl, at times with more
+    (file,) = killed.glob("run-*.wandb")
+    recorded = [row["train/step"] for row in wandb_file.history(file)]
+    assert max(recorded, default=0) < max(row["step"] for row in read_json_lines(folder.metrics))
     steps = max(row["step"] for row in read_json_lines(folder.metrics)) + 50
     assert train_here([*arguments[2:-1], str(steps)]) == 0
     with serving("works") as server:

@@ -29,7 +29,7 @@ from recorded_run import evaluation_row, metrics_row, write_recorded_run
 from rich.console import Console
 
 from gan_dist import cli
-from gan_dist.config.ranges import NOT_PRINTED
+from gan_dist.config.text import NOT_PRINTED
 from gan_dist.files import write_json
 from gan_dist.outputs.folder import RunFolder
 from gan_dist.outputs.records import StepLines

@@ -2,7 +2,7 @@
 
 from gan_dist.config.errors import BAD_INPUT_EXIT_CODE, STOPPED_EXIT_CODE, InputError, Stopped, TrainingFailed
 from gan_dist.config.presets import PRESETS
-from gan_dist.config.ranges import Range, check_text, shortened
+from gan_dist.config.ranges import Range, check_text
 from gan_dist.config.resume import CHANGEABLE_ON_RESUME, HOST_SPECIFIC, differences
 from gan_dist.config.rules import check_processes, validate, warnings
 from gan_dist.config.sections import (
@@ -30,6 +30,7 @@ from gan_dist.config.sections import (
     Weights,
 )
 from gan_dist.config.stored import from_dict, to_dict, to_flat
+from gan_dist.config.text import shortened
 from gan_dist.config.version import package_version
 
 __all__ = [

@@ -11,8 +11,9 @@ from typing import Any
 
 from gan_dist.config.errors import InputError
 from gan_dist.config.options import Option
-from gan_dist.config.ranges import check_text, in_message, shortened
+from gan_dist.config.ranges import check_text
 from gan_dist.config.suggestions import did_you_mean, nearest
+from gan_dist.config.text import in_message, shortened
 
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
 RENAMED = {"--train.compile": "--train.capture on", "--train.no-compile": "--train.capture off"}

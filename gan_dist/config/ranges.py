@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
 from gan_dist.config.errors import InputError
+from gan_dist.config.text import shortened
 
 MAX_TEXT = 128  # characters of a name, as W&B allows
 MAX_PATH_BYTES = 1_024  # Linux allows 4,096 for the whole path, the files of a run and the working directory included
 MAX_NAME_BYTES = 200  # Linux allows 255 for a file or folder; while one is written its name is longer
-
-# Controls (C0, C1, DEL), formats such as bidirectional overrides, surrogates, private and unassigned characters, line
-# and paragraph separators: a terminal obeys them, or their width is unknown.
-NOT_PRINTED = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-MAX_CHARACTERS = 1_000  # of a text in a table or chart
-MAX_MESSAGE = 10_000  # characters
 
 
 @dataclass(frozen=True)
@@ -72,33 +66,6 @@ def check_text(name: str, value: str, path: bool = False) -> None:
         problem = f"it is longer than {MAX_TEXT} characters"
     if problem is not None:
         raise InputError(f"{name}={shortened(value)} is not supported: {problem}; choose another")
-
-
-def shortened(value: Any) -> str:
-    """A value for a message: one printable line of bounded length. Strings are quoted."""
-    try:
-        text = repr(value)
-    except ValueError:  # an integer of more digits than Python prints
-        return "a huge number"
-    return text if len(text) <= 60 else f"{text[:40]}…"
-
-
-def in_message(name: str) -> str:
-    """A name for a message: as it is, or as `shortened` if it is long or can't be printed."""
-    return name if name.isprintable() and len(name) <= 60 else shortened(name)
-
-
-def printable(text: str, most: int = MAX_CHARACTERS) -> str:
-    """A text without what a terminal could obey: white space becomes a space, and other such characters become "?".
-
-    Args:
-        text: of any length; may quote a file.
-        most: characters that are kept.
-    """
-    return "".join(
-        " " if letter in "\t\n\r" else "?" if unicodedata.category(letter) in NOT_PRINTED else letter
-        for letter in text[:most]
-    )
 
 
 def check_ranges(instance: Any) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gan_dist.config.errors import InputError
 from gan_dist.config.hub import HUB_EXAMPLE, hub_id
-from gan_dist.config.ranges import check_ranges, check_text, shortened
+from gan_dist.config.ranges import check_ranges, check_text
 from gan_dist.config.sections import (
     DATA_NAMES,
     INCEPTION,
@@ -19,6 +19,7 @@ from gan_dist.config.sections import (
 )
 from gan_dist.config.stored import flatten
 from gan_dist.config.suggestions import nearest
+from gan_dist.config.text import shortened
 
 OWN_FILES = ("folder", "arrays")
 COLOUR = ("cifar10", "svhn")

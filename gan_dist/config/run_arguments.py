@@ -9,10 +9,10 @@ from typing import TypeVar
 from gan_dist.config.arguments import read_arguments
 from gan_dist.config.errors import InputError
 from gan_dist.config.presets import PRESETS
-from gan_dist.config.ranges import shortened
 from gan_dist.config.rules import validate
 from gan_dist.config.sections import Config
 from gan_dist.config.suggestions import nearest
+from gan_dist.config.text import shortened
 
 C = TypeVar("C", bound=Config)
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from gan_dist.config.derived import OPTIONAL, RULES
 from gan_dist.config.errors import InputError
-from gan_dist.config.ranges import in_message, shortened
 from gan_dist.config.sections import Config
+from gan_dist.config.text import in_message, shortened
 
 # Fields that earlier versions stored: the name -> the present one, and what its values mean.
 RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {"train.compile": ("capture", {True: "on", False: "off"})}

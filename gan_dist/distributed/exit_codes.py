@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from gan_dist.config import BAD_INPUT_EXIT_CODE, STOPPED_EXIT_CODE, InputError, Stopped, TrainingFailed
-from gan_dist.config.ranges import MAX_MESSAGE, printable
+from gan_dist.config.text import MAX_MESSAGE, printable
 from gan_dist.distributed.environment import ProcessEnvironment, read_environment
 
 REPORT_SECONDS = 2.0  # a launcher ends all processes when the first one ends: that must be the one that reports

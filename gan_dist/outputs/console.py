@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from gan_dist.config.ranges import MAX_MESSAGE, printable
+from gan_dist.config.text import MAX_MESSAGE, printable
 
 REFRESHES_PER_SECOND = 4  # of the bar
 MAX_BAR_WIDTH = 80  # columns: a wider terminal may become narrower, which would break longer lines

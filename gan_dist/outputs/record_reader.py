@@ -55,14 +55,14 @@ class RecordReader:
             self._add(lines.readline().removesuffix(b"\n"), self._rows, self._damaged)
         self._position += end
         self._before = (self._before + content[max(end - REMEMBERED, 0) : end])[-REMEMBERED:]
-        rows, damaged = by_step(self._rows), list(self._damaged)
+        rows, damaged = self._rows, list(self._damaged)
         if rest := content[end:]:
             unfinished: dict[int, Row] = {}
             self._lines += 1
             self._add(rest, unfinished, damaged)
             self._lines -= 1
-            rows = by_step(self._rows | unfinished) if unfinished else rows
-        return Records(rows, damaged, complete=not rest)
+            rows = self._rows | unfinished
+        return Records(by_step(rows), damaged, complete=not rest)
 
     def _forget(self) -> None:
         self._rows: dict[int, Row] = {}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gan_dist.config import Config, InputError, from_dict, validate
-from gan_dist.config.ranges import in_message
+from gan_dist.config.text import in_message
 from gan_dist.files import MAX_JSON_BYTES, BadFile, is_whole, parse_json_object, read_file, replacing, sync
 
 Row = dict[str, Any]

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gan_dist.config.ranges import printable
+from gan_dist.config.text import printable
 from gan_dist.evaluation.doctor import diagnose
 from gan_dist.evaluation.history import Row, figure
 from gan_dist.results.figures import (

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from gan_dist.config.ranges import printable
+from gan_dist.config.text import printable
 from gan_dist.evaluation.doctor import NEEDED, DoctorReport, Finding, Verdict, diagnose
 from gan_dist.evaluation.history import Row, figure
 from gan_dist.results.recorded import RecordedRun, read_run

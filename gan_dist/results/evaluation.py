@@ -10,8 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from gan_dist.config import InputError
-from gan_dist.config.ranges import printable
+from gan_dist.config.text import printable
 from gan_dist.evaluation.estimates import Estimate
+from gan_dist.evaluation.history import class_number
 from gan_dist.files import write_json
 
 
@@ -89,6 +90,7 @@ class Evaluation:
     def _label(self, figure: str) -> str:
         """A figure's name, with that of its class unless this is the same number."""
         index = figure.split("/")[1] if "/" in figure else ""
-        if self.classes is None or not index.isdigit() or self.classes[int(index)] == index:
+        number = class_number(index)
+        if self.classes is None or number is None or self.classes[number] == index:
             return figure
-        return f"{figure} {escape(printable(self.classes[int(index)]))}"
+        return f"{figure} {escape(printable(self.classes[number]))}"

@@ -18,7 +18,7 @@ from gan_dist.outputs.records import MAX_STEP, Row, numbers_of, read_config, rea
 MAX_TEXT = 300  # characters of a text from a file
 MAX_SESSIONS = 1_000
 MAX_VERSIONS = 100  # packages of a session; a run records about 10
-MAX_NAMED = 5  # damaged lines
+MAX_NAMED = 5  # damaged lines, or files that are skipped
 
 
 @dataclass(frozen=True)

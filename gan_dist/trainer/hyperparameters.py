@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -64,17 +65,22 @@ class StepNumbers:
         rate, multiple = self.schedule.learning_rate(step), self.schedule.config.optimizer.generator_factor
         return rate * multiple, rate, self.schedule.penalty_factor(step), self.ema.weight(step)
 
+    def _set_host_rates(self, rates: Sequence[float]) -> None:
+        """Set the learning rates, except those that are tensors on the device."""
+        for optimizer, rate in zip(self.optimizers, rates, strict=True):
+            group = optimizer.param_groups[0]  # loading replaces it
+            if not isinstance(group["lr"], Tensor):
+                group["lr"] = round_to_float32(rate)
+
 
 class HostNumbers(StepNumbers):
     """The host sets all numbers before the step. Arguments as in `StepNumbers`."""
 
     def set(self, step: int) -> None:
         *rates, factor, self.average_weight = self.at(step)
-        if self.schedule.constant:
-            return
-        for optimizer, rate in zip(self.optimizers, rates, strict=True):
-            optimizer.param_groups[0]["lr"] = round_to_float32(rate)  # loading replaces the group
-        self.factor.fill_(factor)
+        if not self.schedule.constant:
+            self._set_host_rates(rates)
+            self.factor.fill_(factor)
 
     def apply(self) -> None:
         pass
@@ -107,7 +113,8 @@ class DeviceNumbers(StepNumbers):
             table = torch.tensor([self.at(each) for each in self._steps], dtype=torch.float32)
             self._table.copy_(pinned_for(self.device, table), non_blocking=True)
             self._row.zero_()
-            self._round_constant_rates(step)
+            if not self.schedule.constant:  # if only the gammas change, the rates are still numbers of the host
+                self._set_host_rates(self.at(step)[:2])
         self._steps = self._steps[1:]
 
     def apply(self) -> None:
@@ -121,11 +128,3 @@ class DeviceNumbers(StepNumbers):
             if isinstance(own, Tensor):
                 own.copy_(rate)
         self.factor.copy_(factor)
-
-    def _round_constant_rates(self, step: int) -> None:
-        """If only the gammas change, the rates are numbers of the host: those that `HostNumbers` sets."""
-        if self.schedule.constant:
-            return
-        for optimizer, rate in zip(self.optimizers, self.at(step), strict=False):
-            if not isinstance(optimizer.param_groups[0]["lr"], Tensor):
-                optimizer.param_groups[0]["lr"] = round_to_float32(rate)

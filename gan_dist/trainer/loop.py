@@ -177,16 +177,16 @@ def raise_failure(error: BaseException, peers: Peers, trainer: Trainer | None) -
         peers: still open.
         trainer: None if it has not been built.
     """
-    lost, lack, step = peers.find_lost(error), out_of_memory(error), trainer.step if trainer else 0
+    lost, shortage, step = peers.find_lost(error), out_of_memory(error), trainer.step if trainer else 0
     reason = f"{type(error).__name__}: {error}"
     if lost:
         reason = f"step {step + 1:,} {lost.message}; the same command continues from the latest checkpoint"
-    elif lack:
-        what = ". ".join(str(lack).split(". ")[:2])  # the rest is torch's advice
+    elif shortage:
+        what = ". ".join(str(shortage).split(". ")[:2])  # the rest is torch's advice
         reason = f"step {step + 1:,}: {what}; use a smaller --train.batch-size, or divide it with --train.accumulation"
     if trainer is not None and trainer.is_main:
         with contextlib.suppress(OSError):  # the disk may be what failed
             session.end(trainer, "failed", reason)
-    if lost or lack:
+    if lost or shortage:
         raise TrainingFailed(reason, lost.reported_by if lost else peers.rank) from error
     raise error

@@ -37,7 +37,7 @@ _MEDIA = (Image, Histogram, Table, Lines, Page)
 
 # Of wandb.timeout, for wandb's own waiting: at the start, for the upload of a generator, and for the end of a run.
 _INIT_SHARE, _UPLOAD_SHARE, _FINISH_SHARE = 0.8, 0.25, 0.2
-_FINISH_SECONDS = 6.0  # at least, if wandb.timeout allows. Only a run that W&B has ended itself has a complete file
+_FINISH_SECONDS = 6.0  # at least, if wandb.timeout allows: the file of an interrupted run may lack the last figures
 # For an answer of the server, before W&B's client would wait longer for it: at the start, and at the end.
 _ANSWER_SECONDS, _LATE_ANSWER_SECONDS = 4.0, 1.5
 _INTERRUPTED_SECONDS = 0.5  # for an interrupted service to write its file

@@ -14,13 +14,12 @@ from PIL import Image, ImageChops
 
 from gan_dist.files import BadFile, first_line, read_file
 from gan_dist.outputs.pictures import COLUMNS, GAP, MAX_PICTURE_BYTES, MAX_ROWS
-from gan_dist.results.recorded import RecordedRun
+from gan_dist.results.recorded import MAX_NAMED, RecordedRun
 
 MAX_PIXELS = 89_000_000  # of a grid: 8 x 10 images of 1,024 x 1,024. Pillow warns of larger pictures
 SHOWN_SIDE = 4_200  # pixels: 8 images of 512. No screen shows more, and WebP has at most 16,383
 THREADS = 4  # Pillow encodes outside of Python's lock
 THREADED_PIXELS = 2**26  # in all threads together: about 0.6 GB
-MAX_NAMED = 5  # files that are skipped
 PROBES = 6  # grids that are encoded first, to estimate the size of all
 WANTED = 60  # epochs below which a stronger compression is tried
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
-from gan_dist.config.ranges import printable
+from gan_dist.config.text import printable
 
 TONES = {"good": "green", "caution": "yellow", "bad": "bold red", "unknown": "default"}
 """Tone of a statement -> style."""
